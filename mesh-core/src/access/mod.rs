@@ -1,0 +1,5 @@
+//! Who may do what.
+
+pub mod rbac;
+pub mod check;
+pub mod cache;

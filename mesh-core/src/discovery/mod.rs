@@ -1,0 +1,4 @@
+//! Where configuration and endpoints come from.
+
+pub mod file;
+pub mod publish;

@@ -1,0 +1,6 @@
+//! The server side.
+
+pub mod serve;
+pub mod listener;
+pub mod drain;
+pub mod forward;

@@ -1,0 +1,5 @@
+//! The client side.
+
+pub mod call;
+pub mod attempt;
+pub mod replay;

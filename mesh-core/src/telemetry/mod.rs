@@ -1,0 +1,6 @@
+//! What every call leaves behind.
+
+pub mod names;
+pub mod metrics;
+pub mod trace;
+pub mod access_log;
