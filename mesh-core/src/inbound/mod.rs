@@ -2,5 +2,4 @@
 
 pub mod serve;
 pub mod listener;
-pub mod drain;
 pub mod forward;
