@@ -13,14 +13,13 @@ use std::time::{Duration, Instant};
 
 use hyper::client::conn::{http1, http2};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use rustls_pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_rustls::TlsConnector;
 
 use crate::body::Body;
 use crate::error::{Error, ErrorKind};
 use crate::identity::source::IdentitySource;
-use crate::identity::tls::{PeerIdentity, peer_identity};
+use crate::identity::tls::{PeerIdentity, peer_identity, server_name};
 use crate::identity::verifier::VerifyError;
 use crate::time::Clock;
 
@@ -147,7 +146,7 @@ impl Dialer {
             let facts = ConnectionFacts { peer: None, retire_at: None };
             return Ok((self.handshake(stream, transport.protocol == Protocol::Http2).await?, facts));
         };
-        let name = ServerName::IpAddress(address.ip().into());
+        let name = server_name();
         let stream = TlsConnector::from(Arc::clone(tls)).connect(name, stream).await.map_err(|error| tls_error(address, error))?;
         let session = stream.get_ref().1;
         let peer = session.peer_certificates().and_then(peer_identity);
@@ -190,7 +189,7 @@ impl Dialer {
     }
 
     fn certificate_expiry(&self, peer: Option<&PeerIdentity>) -> Option<Instant> {
-        let ours = self.identity.as_ref().and_then(IdentitySource::current).map(|identity| identity.svid.not_after);
+        let ours = self.identity.as_ref().and_then(IdentitySource::current).map(|identity| identity.svid.not_after());
         let expiry = ours.into_iter().chain(peer.map(|peer| peer.not_after)).min()?;
         let left = expiry.duration_since(self.clock.wall()).unwrap_or_default();
         Some(crate::time::after(self.clock.now(), left))
@@ -218,7 +217,7 @@ impl Future for AbortOnDrop {
 
 /// A TLS failure, told apart by whether the peer's identity was the reason.
 fn tls_error(address: SocketAddr, error: io::Error) -> Error {
-    match VerifyError::find(&error) {
+    match VerifyError::find_in(&error) {
         Some(reason) => Error::new(ErrorKind::PeerIdentity, format!("{address}: {reason}")),
         None if error.kind() == io::ErrorKind::UnexpectedEof || error.kind() == io::ErrorKind::ConnectionReset => {
             Error::new(ErrorKind::Tls, format!("{address} ended the TLS handshake; it may have refused our identity"))

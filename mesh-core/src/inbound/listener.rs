@@ -25,17 +25,7 @@ use crate::identity::tls::{PeerIdentity, peer_identity};
 use crate::identity::verifier::VerifyError;
 use crate::drain::{ConnectionGuard, Drain};
 use crate::inbound::{ConnectionAddress, Inbound, serve};
-
-/// What a listener demands of a connection.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum TlsMode {
-    /// Mutual TLS or nothing.
-    Strict,
-    /// Mutual TLS when the peer starts with it, else plaintext, on one port.
-    Permissive,
-    /// Plaintext only.
-    Plaintext,
-}
+use crate::snapshot::TlsMode;
 
 /// A running listener. Dropping it does not stop it; the mesh's drain or close does.
 pub struct Listening {
@@ -70,7 +60,7 @@ where
     drop(entered);
     let local = socket.local_addr().map_err(failed)?;
     let drain = inbound.core.drain.clone();
-    tracing::info!(address = %local, listener = inbound.name, tls = ?inbound.tls_mode, "listening");
+    tracing::info!(address = %local, listener = inbound.name, tls = ?inbound.tls_mode(), "listening");
     let accepting = drain.guard();
     runtime.spawn(accept(socket, inbound, service, accepting));
     Ok(Listening { address: local, drain })
@@ -132,7 +122,7 @@ pub(crate) struct Connection {
 }
 
 async fn admit(stream: TcpStream, inbound: &Inbound) -> Result<(Box<dyn Io>, Option<PeerIdentity>), String> {
-    let speaks_tls = match inbound.tls_mode {
+    let speaks_tls = match inbound.tls_mode() {
         TlsMode::Plaintext => false,
         TlsMode::Strict => true,
         TlsMode::Permissive => starts_with_tls(&stream).await.map_err(|error| error.to_string())?,
@@ -141,7 +131,7 @@ async fn admit(stream: TcpStream, inbound: &Inbound) -> Result<(Box<dyn Io>, Opt
         return Ok((Box::new(stream), None));
     }
     let config = inbound.tls.clone().ok_or("the listener has no identity")?;
-    let stream = TlsAcceptor::from(config).accept(stream).await.map_err(|error| match VerifyError::find(&error) {
+    let stream = TlsAcceptor::from(config).accept(stream).await.map_err(|error| match VerifyError::find_in(&error) {
         Some(reason) => reason.to_string(),
         None => format!("TLS handshake failed: {error}"),
     })?;
