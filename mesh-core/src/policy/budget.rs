@@ -76,7 +76,7 @@ impl Budget {
             epoch: OnceLock::new(),
             tick: AtomicU64::new(0),
             buckets: Default::default(),
-            balance: AtomicI64::new(reserve as i64),
+            balance: AtomicI64::new((reserve as i64).min(MAX_RESERVE)),
             turn: Mutex::new(()),
         }
     }
@@ -144,6 +144,8 @@ fn token_sizes(ratio: f64) -> (i64, i64) {
 const SCALE: i64 = 1000;
 /// Buckets in a window [Finagle, tower].
 const BUCKETS: u32 = 10;
+/// Far above any real reserve, and far enough from overflow for deposits on top.
+const MAX_RESERVE: i64 = i64::MAX / 2;
 /// Most retries a request may earn [Finagle].
 const MAX_RATIO: f64 = 1000.0;
 /// Shortest window [Finagle].
