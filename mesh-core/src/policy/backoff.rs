@@ -128,7 +128,8 @@ mod tests {
         let p = &case["parameters"];
         let ms = |names: &[&str]| names.iter().find_map(|name| p[*name].as_f64());
         let seconds = |name: &str| p[name].as_f64().map(|s| s * 1000.0);
-        let base = ms(&["initial_ms", "base_ms", "first_ms", "delay_ms"]).or_else(|| seconds("factor_s")).expect("base");
+        let base =
+            ms(&["initial_ms", "base_ms", "first_ms", "delay_ms"]).or_else(|| seconds("factor_s")).expect("base");
         let max = ms(&["max_ms"]).or_else(|| seconds("max_s")).unwrap_or(base * 10.0);
         let millis = |v: f64| Duration::from_secs_f64(v / 1000.0);
         let constant = p["delay_ms"].is_number();
@@ -160,12 +161,18 @@ mod tests {
         let (mut least, mut most) = (f64::MAX, 0.0_f64);
         for _ in 0..2_000 {
             let drawn = backoff.delay(n, &mut rng).as_secs_f64() * 1000.0;
-            assert!(drawn >= low - 0.001 && drawn <= high + 0.001, "{id}: retry {n} drew {drawn}, not in {low}..{high}");
+            assert!(
+                drawn >= low - 0.001 && drawn <= high + 0.001,
+                "{id}: retry {n} drew {drawn}, not in {low}..{high}"
+            );
             (least, most) = (least.min(drawn), most.max(drawn));
         }
         // The whole range is used, so a bound is not met by a narrower draw.
         let edge = (high - low) * 0.02 + 0.001;
-        assert!(least <= low + edge && most >= high - edge, "{id}: retry {n} drew only {least}..{most} of {low}..{high}");
+        assert!(
+            least <= low + edge && most >= high - edge,
+            "{id}: retry {n} drew only {least}..{most} of {low}..{high}"
+        );
     }
 
     #[test]
@@ -182,10 +189,9 @@ mod tests {
             } else {
                 let backoff = match id {
                     // No cap in this model: one far away stands for it.
-                    "resilience4j-exponential" | "resilience4j-exponential-random-half" => Backoff {
-                        max: Duration::from_secs(3600),
-                        ..backoff_of(&case)
-                    },
+                    "resilience4j-exponential" | "resilience4j-exponential-random-half" => {
+                        Backoff { max: Duration::from_secs(3600), ..backoff_of(&case) }
+                    }
                     _ => backoff_of(&case),
                 };
                 let bounds = case["expected"]["delay_bounds"].as_array().expect("bounds");
@@ -228,7 +234,10 @@ mod tests {
             assert_eq!(Backoff::default().with_growth(growth).map_err(|e| e.field), Err("backoff.growth"));
         }
         for share in [-0.1, 1.1, f64::NAN] {
-            assert_eq!(Backoff::default().with_jitter(Jitter::Spread(share)).map_err(|e| e.field), Err("backoff.jitter"));
+            assert_eq!(
+                Backoff::default().with_jitter(Jitter::Spread(share)).map_err(|e| e.field),
+                Err("backoff.jitter")
+            );
         }
     }
 

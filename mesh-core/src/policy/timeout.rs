@@ -108,14 +108,8 @@ fn decimal(text: &str) -> Option<u64> {
 const GRPC_DIGITS: usize = 8;
 const GRPC_MAX: u128 = 99_999_999;
 /// Units and their size in nanoseconds, finest first.
-const GRPC_UNITS: [(char, u128); 6] = [
-    ('n', 1),
-    ('u', 1_000),
-    ('m', 1_000_000),
-    ('S', 1_000_000_000),
-    ('M', 60_000_000_000),
-    ('H', 3_600_000_000_000),
-];
+const GRPC_UNITS: [(char, u128); 6] =
+    [('n', 1), ('u', 1_000), ('m', 1_000_000), ('S', 1_000_000_000), ('M', 60_000_000_000), ('H', 3_600_000_000_000)];
 
 #[cfg(test)]
 mod tests {
