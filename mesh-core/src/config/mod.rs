@@ -12,6 +12,7 @@ pub mod document;
 pub mod duration;
 pub mod identity;
 pub mod listener;
+pub mod parse;
 pub mod policy;
 pub mod route;
 pub mod schema;
@@ -21,16 +22,19 @@ pub mod value;
 
 pub use access::{Access, AccessRule, Action};
 pub use cluster::{Balancer, Cluster, ClusterTls, Endpoint, Locality, Protocol, ServiceNames, TlsMode, Workload};
+pub use diagnostic::{Diagnostic, Path, Severity};
 pub use document::{Defaults, Document, Node};
 pub use duration::TimeSpan;
 pub use identity::{DevCa, Identity, IdentityFiles, TrustBundle};
 pub use listener::{Listener, ListenerTls};
+pub use parse::{Parsed, Positions, parse, parse_endpoints};
 pub use policy::{
     CacheAttribute, Check, CheckCache, CircuitBreaker, CircuitBreakerOverride, ConcurrencyLimit,
     ConcurrencyLimitOverride, FailureMode, Outlier, OutlierOverride, Policy, Retry, RetryBudget, RetryBudgetOverride,
     RetryCondition, RetryOverride,
 };
 pub use route::{Backend, HeaderMatch, Matches, PathMatch, QueryMatch, RequestMatch, Rewrite, Route, Rule, Test};
+pub use schema::json_schema;
 pub use telemetry::{AccessLog, Admin, LogTarget, Metrics, Telemetry, Tracing};
 pub use value::{
     AddressText, HeaderName, HostPattern, HostPatternKind, Method, Name, Percent, RegexText, SpiffeIdText, TextPattern,
