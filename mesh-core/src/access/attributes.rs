@@ -5,13 +5,14 @@
 //! a remote call in flight.
 //! Invariant: `principal` is a proven identity or `None`; it is never taken from a header.
 
+use std::fmt;
 use std::net::SocketAddr;
 use std::time::SystemTime;
 
 use http::HeaderMap;
 
 /// The facts of one request, borrowed from it.
-#[derive(Debug, Clone, Copy)]
+#[derive(Clone, Copy)]
 pub struct Attributes<'a> {
     /// The caller's proven SPIFFE ID (`spiffe://...`), `None` for an unauthenticated caller.
     pub principal: Option<&'a str>,
@@ -76,8 +77,27 @@ impl Attributes<'_> {
     }
 }
 
+/// Header values are left out: they hold credentials.
+impl fmt::Debug for Attributes<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Attributes")
+            .field("principal", &self.principal)
+            .field("listener", &self.listener)
+            .field("method", &self.method)
+            .field("path", &self.path)
+            .field("host", &self.host)
+            .finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for AttributesBuf {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.borrow().fmt(f)
+    }
+}
+
 /// [`Attributes`] that own what they hold.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct AttributesBuf {
     /// See [`Attributes::principal`].
     pub principal: Option<String>,

@@ -111,6 +111,47 @@ pub fn apply_to_query(verdict: &Verdict, query: Option<&str>) -> Option<String> 
     (!pairs.is_empty()).then(|| pairs.join("&"))
 }
 
+/// Why a check gave no verdict.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Failure {
+    /// What went wrong.
+    pub reason: FailureReason,
+    /// The reply the server wants a refused caller to have.
+    pub reply: Option<Verdict>,
+}
+
+impl Failure {
+    /// A failure without a reply of its own.
+    pub fn new(reason: FailureReason) -> Self {
+        Self { reason, reply: None }
+    }
+}
+
+/// What went wrong with a check.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FailureReason {
+    /// No answer in time.
+    Timeout,
+    /// The call failed with a gRPC status.
+    Rpc(tonic::Code),
+    /// The server answered that it could not decide.
+    ServerError,
+    /// The answer says neither yes nor no, or asks for something impossible.
+    Malformed,
+}
+
+impl FailureReason {
+    /// Stable name for logs and metrics.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Timeout => "timeout",
+            Self::Rpc(_) => "rpc",
+            Self::ServerError => "server_error",
+            Self::Malformed => "malformed",
+        }
+    }
+}
+
 /// One change to a header map.
 #[derive(Debug, Clone, PartialEq)]
 pub struct HeaderChange {
