@@ -14,13 +14,14 @@ use arc_swap::ArcSwap;
 use serde_json::{Value, json};
 
 use crate::cluster::outlier::{OutlierConfig, OutlierDetector, Verdict};
-use crate::cluster::picker::{BalancerKind, NoEndpoint, Picker};
+use crate::cluster::picker::{BalancerKind, Candidate, NoEndpoint, Picker};
 use crate::cluster::taken::Taken;
 use crate::config::cluster::{Endpoint as Written, Locality, TlsMode};
 use crate::endpoint::connect::Transport;
 use crate::endpoint::load::Load;
 use crate::endpoint::pool::{Pool, PoolLimits};
-use crate::endpoint::{Endpoint, Live, Proximity};
+use crate::cluster::locality::Proximity;
+use crate::endpoint::{Endpoint, Live};
 use crate::error::{Error, ErrorKind, Place};
 use crate::policy::Invalid;
 use crate::policy::budget::{Budget, BudgetConfig};
@@ -199,7 +200,14 @@ impl Cluster {
 
     /// Lets ejected endpoints come back and judges the interval. Called each `outlier.interval`.
     pub fn sweep(&self, now: Instant, rng: &mut fastrand::Rng) {
-        self.outlier.sweep(now, rng);
+        let sweep = self.outlier.sweep(now, rng);
+        if !sweep.returned.is_empty() || !sweep.detections.is_empty() {
+            tracing::info!(cluster = %self.name, returned = sweep.returned.len(), detected = sweep.detections.len(), "outlier sweep");
+        }
+    }
+
+    /// Closes connections that are idle for too long, retired or closed by the peer.
+    pub fn close_idle(&self, now: Instant) {
         for endpoint in self.endpoints() {
             endpoint.live.pool.sweep(now, self.settings.pool);
         }
@@ -267,6 +275,28 @@ impl Cluster {
     }
 }
 
+impl Candidate for Endpoint {
+    fn load(&self) -> &Load {
+        &self.live.load
+    }
+
+    fn weight(&self) -> u32 {
+        self.weight
+    }
+
+    fn is_available(&self, now: Instant) -> bool {
+        !self.live.outlier.is_ejected() && !self.live.breaker.is_open(now)
+    }
+
+    fn is_local(&self) -> bool {
+        self.proximity == Proximity::Zone
+    }
+
+    fn proximity(&self) -> Proximity {
+        self.proximity
+    }
+}
+
 /// The detector knows endpoints by number.
 fn outlier_key(key: &str) -> u64 {
     let mut hasher = std::hash::DefaultHasher::new();
@@ -293,7 +323,7 @@ fn proximity(ours: Option<&Locality>, theirs: Option<&Locality>) -> Proximity {
     match (ours, theirs) {
         (Some(ours), Some(theirs)) if ours == theirs => Proximity::Zone,
         (Some(ours), Some(theirs)) if ours.region == theirs.region => Proximity::Region,
-        _ => Proximity::Far,
+        _ => Proximity::Elsewhere,
     }
 }
 

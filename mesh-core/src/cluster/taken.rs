@@ -57,7 +57,7 @@ impl Taken {
             now,
             rng,
         );
-        if let Some(seen) = outlier_outcome(outcome, judgement) {
+        if let Some(seen) = verdict(outcome, judgement) {
             self.cluster.judge(&self.endpoint, seen, now, rng);
         }
         if let Some(in_flight) = &mut self.in_flight {
@@ -96,20 +96,11 @@ fn judge(outcome: &Outcome<'_>) -> Judgement {
     }
 }
 
-fn outlier_outcome(outcome: &Outcome<'_>, judgement: Judgement) -> Option<Verdict> {
-    match (outcome, judgement) {
-        (_, Judgement::Nothing) => None,
-        (Outcome::Response { status, .. }, Judgement::Bad) if *status < 500 => Some(Verdict::GatewayError),
-        (Outcome::Response { status, .. }, _) => Some(of_status(*status)),
-        (Outcome::Failure { .. }, _) => Some(Verdict::GatewayError),
-    }
-}
-
-fn of_status(status: u16) -> Verdict {
-    match status {
-        502..=504 => Verdict::GatewayError,
-        500.. => Verdict::ServerError,
-        _ => Verdict::Success,
+fn verdict(outcome: &Outcome<'_>, judgement: Judgement) -> Option<Verdict> {
+    match *outcome {
+        _ if judgement == Judgement::Nothing => None,
+        Outcome::Response { status, grpc_status, .. } => Some(Verdict::of_response(status, grpc_status)),
+        Outcome::Failure { kind, .. } => Verdict::of_failure(kind),
     }
 }
 

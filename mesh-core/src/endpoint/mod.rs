@@ -6,6 +6,7 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use crate::cluster::locality::Proximity;
 use crate::cluster::outlier::OutlierState;
 use crate::endpoint::load::Load;
 use crate::endpoint::pool::Pool;
@@ -32,17 +33,6 @@ pub struct Endpoint {
     pub workload: Arc<Peer>,
     /// What we have learned of it.
     pub live: Arc<Live>,
-}
-
-/// How near an endpoint is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Proximity {
-    /// Our zone.
-    Zone,
-    /// Our region.
-    Region,
-    /// Anywhere else, or not known.
-    Far,
 }
 
 /// Live state of an address, carried over from document to document.

@@ -60,7 +60,7 @@ where
     drop(entered);
     let local = socket.local_addr().map_err(failed)?;
     let drain = inbound.core.drain.clone();
-    tracing::info!(address = %local, listener = inbound.name, tls = ?inbound.tls_mode(), "listening");
+    tracing::info!(address = %local, listener = %inbound.name, tls = ?inbound.tls_mode(), "listening");
     let accepting = drain.guard();
     runtime.spawn(accept(socket, inbound, service, accepting));
     Ok(Listening { address: local, drain })
@@ -114,9 +114,9 @@ where
 }
 
 /// One connection as seen by its requests.
-pub(crate) struct Connection {
-    pub(crate) address: ConnectionAddress,
-    pub(crate) peer: Option<Arc<PeerIdentity>>,
+struct Connection {
+    address: ConnectionAddress,
+    peer: Option<Arc<PeerIdentity>>,
     /// 0 until the first request, then the major HTTP version.
     version: AtomicU8,
 }
@@ -161,7 +161,8 @@ where
         let (inbound, service, facts) = (Arc::clone(&inbound), service.clone(), Arc::clone(&facts));
         facts.version.store(if request.version() == Version::HTTP_2 { 2 } else { 1 }, Ordering::Relaxed);
         async move {
-            let response = serve::serve(&inbound, &facts, request.map(Body::from), service).await;
+            let origin = (Some(facts.address), facts.peer.clone());
+            let response = serve::serve(&inbound, origin, request.map(Body::from), service).await;
             Ok::<_, std::convert::Infallible>(response)
         }
     });

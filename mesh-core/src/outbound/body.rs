@@ -12,7 +12,7 @@ use http_body::{Body as HttpBody, Frame, SizeHint};
 use hyper::body::Incoming;
 
 use crate::body::Body;
-use crate::cluster::group::Taken;
+use crate::cluster::taken::Taken;
 use crate::error::{BoxError, Error, ErrorKind, Sent};
 use crate::outbound::attempt::{Held, body_failure};
 use crate::policy::concurrency::Permit;

@@ -8,7 +8,7 @@ use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Instant;
 
-use http::{HeaderMap, HeaderValue, Request, Response, Uri, header};
+use http::{HeaderMap, Request, Response};
 
 use crate::body::Body;
 use crate::cluster::group::Cluster;
@@ -25,6 +25,7 @@ use crate::policy::concurrency::Permit;
 use crate::policy::retry::{Decision, Outcome, RequestFacts, RetryPolicy, RetryState, StopReason, is_idempotent};
 use crate::policy::timeout::{self, Limits};
 use crate::route::matcher::RequestHead;
+use crate::route::table::Miss;
 use crate::snapshot::Snapshot;
 use crate::telemetry::names::header::PEER;
 use crate::telemetry::peer::{self, Peer};
@@ -158,7 +159,8 @@ impl<'a> Call<'a> {
         }
         let head = RequestHead::new(&self.head.method, &self.head.uri, &self.head.headers);
         let matched = snapshot.routes.lookup(authority, head).map_err(|miss| {
-            Error::new(ErrorKind::NoRoute, format!("{miss} for {} {authority}{}", self.head.method, self.head.uri.path()))
+            let what = if miss == Miss::NoHost { "no route has the host" } else { "no rule matches" };
+            Error::new(ErrorKind::NoRoute, format!("{what}: {} {authority}{}", self.head.method, self.head.uri.path()))
         })?;
         let (action, prefix) = (&matched.rule.action, matched.prefix_len);
         self.place.route = Some(action.name.to_string());

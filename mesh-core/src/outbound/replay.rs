@@ -82,9 +82,9 @@ impl Replay {
         }
     }
 
-    /// Bytes of body handed to the latest attempts, at most counted once per byte.
-    pub fn bytes(&self) -> u64 {
-        self.sent.load(Ordering::Relaxed)
+    /// Counts bytes of the body as attempts send them, each byte once.
+    pub fn counter(&self) -> Arc<AtomicU64> {
+        Arc::clone(&self.sent)
     }
 }
 
@@ -191,7 +191,7 @@ mod tests {
         assert_eq!(replay.attempt().collect_up_to(64).await.unwrap(), "abcdef");
         assert!(first.frame().await.unwrap().is_err(), "the earlier attempt may not read on");
         assert!(replay.is_replayable());
-        assert_eq!(replay.bytes(), 6);
+        assert_eq!(replay.counter().load(Ordering::Relaxed), 6);
     }
 
     #[tokio::test]
