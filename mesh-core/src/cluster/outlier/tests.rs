@@ -3,6 +3,7 @@ use std::collections::BTreeMap as Map;
 use serde_json::Value;
 
 use super::*;
+use crate::error::ErrorKind;
 use crate::policy::vectors::{cases, seconds, text, whole};
 
 const VECTORS: &str = include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/vectors/outlier.json"));
@@ -34,7 +35,9 @@ impl Cluster {
     }
 
     fn fail(&mut self, key: u64, times: u32, at: Duration) {
-        (0..times).for_each(|_| drop(self.record(key, Verdict::ServerError, at)));
+        for _ in 0..times {
+            self.record(key, Verdict::ServerError, at);
+        }
     }
 
     fn sweep(&mut self, at: Duration) -> Sweep {
@@ -321,7 +324,7 @@ fn a_rule_that_is_not_enforced_is_still_reported() {
     assert_eq!(cluster.record(0, Verdict::GatewayError, Duration::ZERO), None);
     let expected = Detection { key: 0, cause: Cause::ConsecutiveGateway, consequence: Consequence::NotEnforced };
     assert_eq!(cluster.record(0, Verdict::GatewayError, Duration::ZERO), Some(expected));
-    assert_eq!(cluster.ejected(), []);
+    assert!(cluster.ejected().is_empty());
 }
 
 #[test]
@@ -349,24 +352,4 @@ fn an_endpoint_that_stays_keeps_its_state() {
     cluster.detector.remove(0);
     assert!(!cluster.detector.add(0).is_ejected());
     assert_eq!(cluster.detector.ejected(), 0);
-}
-
-#[test]
-fn verdicts_follow_the_status_and_the_kind() {
-    for (status, grpc, expected) in [
-        (200, None, Verdict::Success),
-        (404, None, Verdict::Success),
-        (500, None, Verdict::ServerError),
-        (503, None, Verdict::GatewayError),
-        (200, Some(0), Verdict::Success),
-        (200, Some(14), Verdict::GatewayError),
-        (200, Some(13), Verdict::ServerError),
-        (200, Some(5), Verdict::Success),
-    ] {
-        assert_eq!(Verdict::of_response(status, grpc), expected, "{status} {grpc:?}");
-    }
-    assert_eq!(Verdict::of_failure(ErrorKind::Reset), Some(Verdict::GatewayError));
-    for neutral in [ErrorKind::Cancelled, ErrorKind::Denied, ErrorKind::Overloaded, ErrorKind::Draining] {
-        assert_eq!(Verdict::of_failure(neutral), None, "{neutral}");
-    }
 }
