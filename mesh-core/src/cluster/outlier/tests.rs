@@ -201,6 +201,7 @@ fn check_timeline(case: &Value) {
             other => panic!("unknown event {other}"),
         }
         let is_ejected = cluster.detector.is_ejected(0);
+        assert_eq!(cluster.detector.ejected(), usize::from(is_ejected));
         assert!(event["ejected"].is_null() || event["ejected"] == is_ejected, "{}: {event}", text(case, "id"));
         let times = u64::from(cluster.detector.lock().by_key[&0].times);
         assert!(event["multiplier"].is_null() || event["multiplier"] == times, "{}: {event}", text(case, "id"));
@@ -245,35 +246,37 @@ fn check_config(case: &Value) {
     assert_eq!(accepted, case["expected"]["accepted"] == true, "{}", text(case, "id"));
 }
 
+fn check(case: &Value) {
+    match text(case, "kind") {
+        "max_ejection" => check_max_ejection(case),
+        "success_rate" => check_success_rate(case),
+        "failure_percentage" => check_failure_percentage(case),
+        "consecutive_5xx" => {
+            check_streak(case, OutlierConfig { consecutive_5xx: number(case, "consecutive_5xx"), ..silent() });
+        }
+        "consecutive_gateway" => {
+            let consecutive_gateway = number(case, "consecutive_gateway_failure");
+            let enforcing_consecutive_gateway = number(case, "enforcing_percent");
+            check_streak(case, OutlierConfig { consecutive_gateway, enforcing_consecutive_gateway, ..silent() });
+        }
+        "ejection_time" => check_ejection_time(case),
+        "timeline" if text(case, "id") == "timeline-host-removed-frees-slot" => check_removal(case),
+        "timeline" => check_timeline(case),
+        "config" => check_config(case),
+        other => panic!("unknown kind {other}"),
+    }
+}
+
 #[test]
 fn every_outlier_vector_holds() {
     let (mut count, mut skipped) = (Map::new(), 0);
     for case in cases(VECTORS) {
-        let id = text(&case, "id");
-        if OUT_OF_SCOPE.iter().any(|(name, _)| *name == id) {
+        if OUT_OF_SCOPE.iter().any(|(name, _)| *name == text(&case, "id")) {
             skipped += 1;
             continue;
         }
-        let kind = text(&case, "kind").to_owned();
-        match kind.as_str() {
-            "max_ejection" => check_max_ejection(&case),
-            "success_rate" => check_success_rate(&case),
-            "failure_percentage" => check_failure_percentage(&case),
-            "consecutive_5xx" => {
-                check_streak(&case, OutlierConfig { consecutive_5xx: number(&case, "consecutive_5xx"), ..silent() });
-            }
-            "consecutive_gateway" => {
-                let consecutive_gateway = number(&case, "consecutive_gateway_failure");
-                let enforcing_consecutive_gateway = number(&case, "enforcing_percent");
-                check_streak(&case, OutlierConfig { consecutive_gateway, enforcing_consecutive_gateway, ..silent() });
-            }
-            "ejection_time" => check_ejection_time(&case),
-            "timeline" if id == "timeline-host-removed-frees-slot" => check_removal(&case),
-            "timeline" => check_timeline(&case),
-            "config" => check_config(&case),
-            other => panic!("unknown kind {other}"),
-        }
-        *count.entry(kind).or_insert(0) += 1;
+        check(&case);
+        *count.entry(text(&case, "kind").to_owned()).or_insert(0) += 1;
     }
     let expected = [
         ("max_ejection", 20),
@@ -352,4 +355,16 @@ fn an_endpoint_that_stays_keeps_its_state() {
     cluster.detector.remove(0);
     assert!(!cluster.detector.add(0).is_ejected());
     assert_eq!(cluster.detector.ejected(), 0);
+}
+
+#[test]
+fn failures_that_arrive_during_an_ejection_are_forgotten_on_return() {
+    let mut cluster = Cluster::new(OutlierConfig::default(), 3);
+    cluster.fail(0, 5, Duration::ZERO);
+    cluster.fail(0, 4, Duration::from_secs(1));
+    assert_eq!(cluster.sweep(Duration::from_secs(30)).returned, [0]);
+    cluster.fail(0, 4, Duration::from_secs(31));
+    assert!(cluster.ejected().is_empty());
+    cluster.fail(0, 1, Duration::from_secs(31));
+    assert_eq!(cluster.ejected(), [0]);
 }

@@ -106,6 +106,10 @@ impl Timeline {
         }
     }
 
+    fn finish_early(&mut self, outcome: Outcome, now: Instant) {
+        self.early.pop().expect("a call started early").record(outcome, now, &mut self.rng);
+    }
+
     fn try_calls(&mut self, count: u64, now: Instant) -> u64 {
         let admitted: Vec<_> = (0..count).filter_map(|_| self.breaker.admit(now).ok()).collect();
         let number = admitted.len() as u64;
@@ -130,12 +134,8 @@ impl Timeline {
                 self.finish(whole(event, "successes"), Outcome::Success, now);
                 self.finish(whole(event, "failures"), Outcome::Failure, now);
             }
-            "late_success_of_call_started_before_open" => {
-                self.early.pop().expect("early").record(Outcome::Success, now, &mut self.rng);
-            }
-            "late_failure_of_call_started_before_open" => {
-                self.early.pop().expect("early").record(Outcome::Failure, now, &mut self.rng);
-            }
+            "late_success_of_call_started_before_open" => self.finish_early(Outcome::Success, now),
+            "late_failure_of_call_started_before_open" => self.finish_early(Outcome::Failure, now),
             "call" => {
                 assert_eq!(
                     self.breaker.is_open(now),
