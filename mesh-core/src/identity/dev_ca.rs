@@ -109,7 +109,8 @@ impl DevCa {
         }
         let path = private.join("lock");
         let lock = OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(&path);
-        let lock = lock.and_then(|file| file.lock().map(|()| file)).map_err(|error| IdentityError::io(&path, &error))?;
+        let lock =
+            lock.and_then(|file| file.lock().map(|()| file)).map_err(|error| IdentityError::io(&path, &error))?;
         let created = self.create_locked(now);
         drop(lock);
         created

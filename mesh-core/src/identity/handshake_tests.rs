@@ -9,7 +9,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt, duplex};
 use tokio_rustls::{TlsAcceptor, TlsConnector};
 
 use super::bundle::TrustBundles;
-use super::mint::{self, Authority, DAY, StillClock};
+use super::mint::{self, Authority, StillClock, day};
 use super::source::{Identity, IdentitySource};
 use super::spiffe_id::SpiffeId;
 use super::tls::{PeerIdentity, client_config, peer_identity, provider, server_config, server_name};
@@ -85,7 +85,7 @@ fn source(identity: Identity) -> IdentitySource {
 
 fn identity(authority: &Authority, id: &str, trusted: &[(&Authority, &str)]) -> Identity {
     let bundles = trusted.iter().map(|(root, trust_domain)| root.bundle(trust_domain));
-    Identity { svid: authority.svid(id, DAY, HOUR), bundles: TrustBundles::from_iter(bundles) }
+    Identity { svid: authority.svid(id, day(), HOUR), bundles: TrustBundles::from_iter(bundles) }
 }
 
 struct Ends {
@@ -98,7 +98,7 @@ struct Ends {
 fn ends() -> Ends {
     let td = mint::authority("td");
     let of = |id| source(identity(&td, id, &[(&td, "td")]));
-    Ends { client: of(CLIENT), server: of(SERVER), clock: StillClock::at(DAY + HOUR / 2) }
+    Ends { client: of(CLIENT), server: of(SERVER), clock: StillClock::at(day() + HOUR / 2) }
 }
 
 impl Ends {
@@ -125,7 +125,7 @@ async fn two_workloads_of_one_trust_domain_know_each_other() {
     let (server_svid, client_svid) = (ends.server.current().unwrap(), ends.client.current().unwrap());
     let peer = client.peer.unwrap();
     assert_eq!((peer.id.as_str(), peer.serial.as_str()), (SERVER, server_svid.svid.serial()));
-    assert_eq!(peer.not_after, DAY + HOUR);
+    assert_eq!(peer.not_after, day() + HOUR);
     assert_eq!(server.peer.unwrap().serial, client_svid.svid.serial());
     assert_eq!(server.alpn.as_deref(), Some(&b"h2"[..]));
 }
@@ -196,7 +196,7 @@ async fn a_server_that_is_not_the_expected_one_is_refused() {
 async fn every_refusal_looks_the_same_to_the_peer() {
     let td = mint::authority("td");
     let unknown = mint::authority("unknown");
-    let not_yet = Identity { svid: td.svid(CLIENT, DAY, HOUR * 9), bundles: TrustBundles::default() };
+    let not_yet = Identity { svid: td.svid(CLIENT, day(), HOUR * 9), bundles: TrustBundles::default() };
     let mut alerts = std::collections::HashSet::new();
     // A stranger, a forger (the right name, the wrong root).
     for (client, refused) in [
@@ -218,11 +218,10 @@ async fn every_refusal_looks_the_same_to_the_peer() {
     let ends = ends();
     ends.client.publish(not_yet);
     ends.client.publish(identity(&td, CLIENT, &[(&td, "td")]));
-    let late = StillClock::at(DAY + HOUR * 2);
-    ends.server.publish(td.identity(SERVER, DAY, HOUR * 9));
-    let outcome =
-        handshake(ends.client_config(&[SERVER]), server_config(&ends.server, late).unwrap()).await;
-    let reason = VerifyError::Expired { id: SpiffeId::parse(CLIENT).unwrap(), not_after: DAY + HOUR };
+    let late = StillClock::at(day() + HOUR * 2);
+    ends.server.publish(td.identity(SERVER, day(), HOUR * 9));
+    let outcome = handshake(ends.client_config(&[SERVER]), server_config(&ends.server, late).unwrap()).await;
+    let reason = VerifyError::Expired { id: SpiffeId::parse(CLIENT).unwrap(), not_after: day() + HOUR };
     assert_eq!(outcome.server_reason(), Some(reason));
     alerts.insert(Outcome::alert_seen_by(&outcome.client));
     assert_eq!(alerts.len(), 1, "{alerts:?}");
@@ -231,10 +230,10 @@ async fn every_refusal_looks_the_same_to_the_peer() {
 #[tokio::test]
 async fn an_own_certificate_that_has_expired_is_not_presented() {
     let ends = ends();
-    ends.set(DAY + HOUR * 2);
+    ends.set(day() + HOUR * 2);
     assert!(ends.call(&[SERVER]).await.server.is_err(), "the server has nothing to show");
 
-    ends.server.publish(mint::authority("td").identity(SERVER, DAY, HOUR * 9));
+    ends.server.publish(mint::authority("td").identity(SERVER, day(), HOUR * 9));
     let outcome = ends.call(&[SERVER]).await;
     assert!(matches!(outcome.client_reason(), Some(VerifyError::NoIdentity(_))), "{:?}", outcome.client);
     assert!(outcome.server.is_err());
@@ -246,7 +245,7 @@ async fn two_trust_domains_live_side_by_side_without_pooling_their_roots() {
     let both: &[(&Authority, &str)] = &[(&td, "td"), (&other, "other")];
     let server = source(identity(&td, SERVER, both));
     let call = |client: Identity| {
-        let ends = Ends { client: source(client), server: server.clone(), clock: StillClock::at(DAY) };
+        let ends = Ends { client: source(client), server: server.clone(), clock: StillClock::at(day()) };
         async move { ends.call(&[SERVER]).await }
     };
     for (authority, id) in [(&td, CLIENT), (&other, "spiffe://other/client")] {
@@ -271,7 +270,7 @@ async fn a_new_identity_serves_the_next_handshake_of_the_same_settings() {
         let seen = outcome.client.unwrap();
         assert!(!seen.resumed && !outcome.server.unwrap().resumed);
         serials.push(seen.peer.unwrap().serial);
-        ends.server.publish(mint::authority("td").identity(SERVER, DAY, HOUR));
+        ends.server.publish(mint::authority("td").identity(SERVER, day(), HOUR));
     }
     assert_eq!(serials, ends.server.recent_serials()[..3]);
 

@@ -182,10 +182,9 @@ fn calendar(time: SystemTime) -> OffsetDateTime {
 }
 
 /// Some day in 2027.
-pub(super) const DAY: SystemTime = match UNIX_EPOCH.checked_add(Duration::from_secs(1_800_000_000)) {
-    Some(day) => day,
-    None => UNIX_EPOCH,
-};
+pub(super) fn day() -> SystemTime {
+    UNIX_EPOCH + Duration::from_secs(1_800_000_000)
+}
 
 /// A wall clock that stands still until it is set.
 pub(super) struct StillClock(Mutex<SystemTime>);
@@ -243,7 +242,7 @@ impl Clock for JumpClock {
     }
 
     fn wall(&self) -> SystemTime {
-        DAY + Duration::from_millis(250) + self.elapsed()
+        day() + Duration::from_millis(250) + self.elapsed()
     }
 
     fn sleep_until(&self, deadline: Instant) -> Pin<Box<dyn Future<Output = ()> + Send>> {

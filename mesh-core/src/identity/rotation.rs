@@ -29,9 +29,9 @@ pub trait Issuer: Send + Sync + 'static {
     }
 }
 
-/// When to renew: when the remaining life equals (0.5 - `jitter`) of the whole, and `now` if that
-/// is past. `jitter` is a share of the lifetime, clamped to +-10 %, so that a fleet started
-/// together does not renew together.
+/// When to renew: at the age of (0.5 + `jitter`) of the whole life, and `now` if that is past.
+/// `jitter` is a share of the lifetime, clamped to +-10 %, so that a fleet started together does
+/// not renew together.
 pub fn rotation_due(issued_at: SystemTime, not_after: SystemTime, now: SystemTime, jitter: f64) -> SystemTime {
     let jitter = if jitter.is_finite() { jitter.clamp(-MAX_JITTER, MAX_JITTER) } else { 0.0 };
     let lifetime = not_after.duration_since(issued_at).unwrap_or_default();
@@ -76,8 +76,8 @@ struct Schedule {
 
 impl Schedule {
     fn due(&mut self, identity: &Identity, wall: SystemTime) -> SystemTime {
-        let magnitude = MIN_JITTER + self.rng.f64() * (MAX_JITTER - MIN_JITTER);
-        let jitter = if self.rng.bool() { magnitude } else { -magnitude };
+        // Early rather than late: more than half of the life is left to sit out an outage.
+        let jitter = -(MIN_JITTER + self.rng.f64() * (MAX_JITTER - MIN_JITTER));
         rotation_due(identity.svid.issued_at(), identity.svid.not_after(), wall, jitter)
     }
 
@@ -145,7 +145,7 @@ async fn issue(issuer: Arc<dyn Issuer>, clock: &dyn Clock) -> Result<Identity, I
 
 /// Share of the lifetime. Istio `SECRET_GRACE_PERIOD_RATIO` default; ztunnel's half-life.
 const RATIO: f64 = 0.5;
-/// Shares of the lifetime. The least still spreads a fleet; the most leaves 40 % for an outage.
+/// Shares of the lifetime. The least still spreads a fleet; the most renews at 40 %.
 const MIN_JITTER: f64 = 0.01;
 const MAX_JITTER: f64 = 0.1;
 /// First retry delay. Istio: 100 ms.
