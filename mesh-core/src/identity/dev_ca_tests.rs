@@ -59,11 +59,17 @@ fn the_root_key_is_for_its_owner_only() {
     assert_eq!(mode(&authority.bundle_path()), 0o644);
     for exposed in [0o640, 0o604, 0o620] {
         fs::set_permissions(&key, fs::Permissions::from_mode(exposed)).unwrap();
-        let refused = IdentityError::KeyReadableByOthers { path: key.clone(), mode: exposed };
+        let refused = IdentityError::Exposed { path: key.clone(), mode: exposed };
         assert_eq!(open(directory.path()).unwrap_err(), refused);
         assert_eq!(authority.issue(&id(), TTL, day()).unwrap_err(), refused);
-        assert!(refused.to_string().contains("chmod 600"));
+        assert!(refused.to_string().contains("chmod go="));
     }
+    fs::set_permissions(&key, fs::Permissions::from_mode(0o600)).unwrap();
+    let private = key.parent().unwrap();
+    fs::set_permissions(private, fs::Permissions::from_mode(0o770)).unwrap();
+    assert_eq!(open(directory.path()).unwrap_err(), IdentityError::Exposed { path: private.into(), mode: 0o770 });
+    fs::set_permissions(private, fs::Permissions::from_mode(0o700)).unwrap();
+    assert!(open(directory.path()).is_ok());
 }
 
 #[test]

@@ -281,6 +281,38 @@ async fn a_new_identity_serves_the_next_handshake_of_the_same_settings() {
     assert!(matches!(outcome.server_reason(), Some(VerifyError::UnknownTrustDomain { .. })));
 }
 
+#[tokio::test]
+#[ignore = "takes 20 seconds of real time"]
+async fn certificates_of_four_seconds_never_fail_a_handshake() {
+    use super::{DevCa, DevCaIssuer, TrustDomain, rotate};
+    use crate::time::{Clock, SystemClock};
+
+    let directory = tempfile::tempdir().unwrap();
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+    let ca = DevCa::open(directory.path(), &TrustDomain::parse("td").unwrap(), clock.wall()).unwrap();
+    let mut sources = Vec::new();
+    for (seed, id) in [CLIENT, SERVER].into_iter().enumerate() {
+        let id = SpiffeId::parse(id).unwrap();
+        let issuer = Arc::new(DevCaIssuer::new(ca.clone(), id, Duration::from_secs(4), clock.clone()));
+        let source = IdentitySource::new();
+        tokio::spawn(rotate(source.clone(), issuer, clock.clone(), seed as u64));
+        source.watch().wait_for(|count| *count > 0).await.unwrap();
+        sources.push(source);
+    }
+    let expected = vec![SpiffeId::parse(SERVER).unwrap()];
+    let client = client_config(&sources[0], expected, Vec::new(), clock.clone()).unwrap();
+    let server = server_config(&sources[1], clock.clone()).unwrap();
+    let mut serials = std::collections::HashSet::new();
+    let end = clock.now() + Duration::from_secs(20);
+    while clock.now() < end {
+        let outcome = handshake(client.clone(), server.clone()).await;
+        serials.insert(outcome.client.unwrap().peer.unwrap().serial);
+        outcome.server.unwrap();
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    assert!(serials.len() >= 8, "{}", serials.len());
+}
+
 #[test]
 fn the_reason_is_found_through_wrapping_errors() {
     let reason = VerifyError::NoCertificate;

@@ -23,7 +23,7 @@ pub trait Issuer: Send + Sync + 'static {
         false
     }
 
-    /// How often to ask `changed`.
+    /// How often to ask `changed`, and to look at the calendar.
     fn look_every(&self) -> Duration {
         SLICE
     }
@@ -120,10 +120,12 @@ fn first_due(source: &IdentitySource, schedule: &mut Schedule, wall: SystemTime)
 }
 
 /// Until `due`, or until the issuer says that something changed. In slices, because calendar time
-/// may jump (a suspended machine) while monotonic time does not.
+/// may jump (a suspended machine, a clock set right) while monotonic time does not.
 async fn wait(issuer: &Arc<dyn Issuer>, clock: &dyn Clock, due: SystemTime) {
+    let at_most = due.duration_since(clock.wall()).unwrap_or_default();
     while let Ok(left) = due.duration_since(clock.wall()) {
-        if left.is_zero() {
+        // Set back: the certificate at hand may now lie in the future.
+        if left.is_zero() || left > at_most {
             return;
         }
         clock.sleep_until(after(clock.now(), left.min(issuer.look_every()))).await;
@@ -157,8 +159,8 @@ const BACKOFF_MIN: Duration = Duration::from_millis(20);
 /// How often a certificate past its half-life is looked at again.
 const RELOOK_MIN: Duration = Duration::from_secs(1);
 const RELOOK_MAX: Duration = Duration::from_secs(60);
-/// Longest sleep before the calendar is looked at again.
-const SLICE: Duration = Duration::from_secs(60);
+/// How soon a changed file, or a machine that was suspended, is noticed.
+const SLICE: Duration = Duration::from_secs(1);
 
 #[cfg(test)]
 mod tests {
@@ -177,6 +179,11 @@ mod tests {
     }
 
     impl Issuer for Scripted {
+        /// Seldom, so that days pass quickly.
+        fn look_every(&self) -> Duration {
+            Duration::from_secs(60)
+        }
+
         fn issue(&self) -> Result<Identity, IdentityError> {
             let wall = self.clock.wall();
             if (self.down)(self.clock.elapsed()) {
@@ -191,7 +198,11 @@ mod tests {
 
     /// Runs the loop for `span` of the injected clock.
     fn run(ttl: Duration, span: Duration, down: fn(Duration) -> bool) -> (IdentitySource, Arc<Scripted>) {
-        let clock = Arc::new(JumpClock::until(span));
+        run_with(JumpClock::until(span), ttl, down)
+    }
+
+    fn run_with(clock: JumpClock, ttl: Duration, down: fn(Duration) -> bool) -> (IdentitySource, Arc<Scripted>) {
+        let clock = Arc::new(clock);
         let source = IdentitySource::new();
         let issuer = Arc::new(Scripted {
             clock: clock.clone(),
@@ -260,6 +271,22 @@ mod tests {
         let first_retry = failed[1].duration_since(failed[0]).unwrap();
         assert!(first_retry >= Duration::from_millis(90) && first_retry <= Duration::from_millis(110));
         assert!(failed[0] > issued + Duration::from_secs(39));
+    }
+
+    #[test]
+    fn a_calendar_that_jumps_is_noticed_within_one_look() {
+        let (day, hour) = (Duration::from_secs(86_400), 3600);
+        for leap in [30 * hour, 13 * hour, -2 * hour, -30 * hour] {
+            let at = Duration::from_secs(1_000);
+            let clock = JumpClock::until(Duration::from_secs(1_100)).with_leap(at, leap);
+            let (source, issuer) = run_with(clock, day, |_| false);
+            assert_eq!(source.rotations(), 2, "{leap}");
+            let clock = &issuer.clock;
+            assert!(source.usable_at(clock.wall()).is_ok());
+            let renewed = source.current().unwrap().svid.not_before();
+            let noticed = clock.wall().duration_since(renewed).unwrap();
+            assert!(noticed >= Duration::from_secs(100 - 61), "{leap}: {noticed:?}");
+        }
     }
 
     #[test]

@@ -312,3 +312,43 @@ impl fmt::Debug for ServerVerifier {
         write!(f, "ServerVerifier({:?})", self.expected)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::mint::{self, Spec, day};
+    use super::*;
+
+    #[test]
+    fn an_expired_path_does_not_hide_a_valid_one() {
+        let hour = Duration::from_secs(3600);
+        let root = mint::authority("td");
+        let bundles = TrustBundles::from_iter([root.bundle("td")]);
+        let (expired, valid) =
+            (Spec::intermediate(day() - hour * 2, day() - hour), Spec::intermediate(day() - hour, day() + hour));
+        let intermediate = root.sign(&expired);
+        let renewed = root.cross_sign(&valid, &intermediate);
+        let leaf = intermediate.sign(&Spec::leaf("spiffe://td/a", day(), day() + hour)).certificate;
+        let verify = |sent: &[&CertificateDer<'static>]| {
+            let chain: Vec<_> = std::iter::once(&leaf).chain(sent.iter().copied()).cloned().collect();
+            verify_chain(&bundles, &chain, PeerRole::Server, day())
+        };
+        assert!(verify(&[&intermediate.certificate, &renewed]).is_ok());
+        assert!(verify(&[&renewed, &intermediate.certificate]).is_ok());
+        assert!(matches!(verify(&[&intermediate.certificate]), Err(VerifyError::Expired { .. })));
+    }
+
+    #[test]
+    fn an_incapable_intermediate_does_not_hide_a_capable_one() {
+        let hour = Duration::from_secs(3600);
+        let root = mint::authority("td");
+        let bundles = TrustBundles::from_iter([root.bundle("td")]);
+        let good = Spec::intermediate(day(), day() + hour);
+        let bad = Spec { key_usage: Some(vec![rcgen::KeyUsagePurpose::CrlSign]), ..good.clone() };
+        let intermediate = root.sign(&bad);
+        let renewed = root.cross_sign(&good, &intermediate);
+        let leaf = intermediate.sign(&Spec::leaf("spiffe://td/a", day(), day() + hour)).certificate;
+        let chain = [leaf, intermediate.certificate.clone(), renewed];
+        assert!(verify_chain(&bundles, &chain, PeerRole::Client, day()).is_ok());
+        assert!(verify_chain(&bundles, &chain[..2], PeerRole::Client, day()).is_err());
+    }
+}
