@@ -8,6 +8,8 @@ use rustls::pki_types::CertificateDer;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, duplex};
 use tokio_rustls::{TlsAcceptor, TlsConnector};
 
+use crate::error::ErrorKind;
+
 use super::bundle::TrustBundles;
 use super::mint::{self, Authority, StillClock, day};
 use super::source::{Identity, IdentitySource};
@@ -188,6 +190,7 @@ async fn a_server_that_is_not_the_expected_one_is_refused() {
         id: SpiffeId::parse(SERVER).unwrap(),
         expected: vec![SpiffeId::parse(expected).unwrap()],
     };
+    assert_eq!((reason.kind(), reason.as_str()), (ErrorKind::PeerIdentity, "unexpected_id"));
     assert_eq!(outcome.client_reason(), Some(reason));
     assert!(ends().call(&[]).await.client.is_err(), "nobody expected, nobody accepted");
 }

@@ -18,6 +18,7 @@ use rustls::{CertificateError, DigitallySignedStruct, DistinguishedName, OtherEr
 use thiserror::Error;
 use webpki::KeyUsage;
 
+use crate::error::ErrorKind;
 use crate::time::Clock;
 
 use super::bundle::TrustBundles;
@@ -102,6 +103,28 @@ impl VerifyError {
         None
     }
 
+    /// How a call that failed for this reason is reported.
+    pub const fn kind(&self) -> ErrorKind {
+        match self {
+            Self::NoIdentity(_) => ErrorKind::Tls,
+            _ => ErrorKind::PeerIdentity,
+        }
+    }
+
+    /// The stable name of the reason, for logs and metrics.
+    pub const fn as_str(&self) -> &'static str {
+        match self {
+            Self::NoIdentity(_) => "no_identity",
+            Self::NoCertificate => "no_certificate",
+            Self::NotASvid(_) => "not_a_svid",
+            Self::UnknownTrustDomain { .. } => "unknown_trust_domain",
+            Self::Expired { .. } => "expired",
+            Self::NotYetValid { .. } => "not_yet_valid",
+            Self::Untrusted { .. } => "untrusted",
+            Self::UnexpectedId { .. } => "unexpected_id",
+        }
+    }
+
     fn in_tls(error: &rustls::Error) -> Option<Self> {
         match error {
             rustls::Error::NoCertificatesPresented => Some(Self::NoCertificate),
@@ -129,6 +152,9 @@ pub enum PeerRole {
 }
 
 /// Verifies a chain, leaf first, by the roots of its own trust domain, and says whom it names.
+///
+/// A certificate authority under a URI name constraint is refused altogether: webpki does not
+/// evaluate those, and fails closed.
 pub fn verify_chain(
     bundles: &TrustBundles,
     chain: &[CertificateDer<'_>],
