@@ -123,7 +123,7 @@ impl<C: Candidate> Picker<C> {
         for (place, tier) in self.tiers.iter().enumerate() {
             let is_widest = place + 1 == self.tiers.len();
             let least = if is_widest { self.panic_percent } else { SPILL_PERCENT };
-            match self.from_tier((tier, least), ask, rng) {
+            match self.pick_within((tier, least), ask, rng) {
                 Ok(index) => return Ok(self.picked(index, false)),
                 Err(unusable) => drawn = unusable,
             }
@@ -133,7 +133,7 @@ impl<C: Candidate> Picker<C> {
 
     /// Rule 2 (and the gate of rule 3): an available, untried member, unless the tier is too far
     /// down; then the unavailable one that was drawn, if there was an untried one to draw.
-    fn from_tier(
+    fn pick_within(
         &self,
         (tier, least): (&Tier, usize),
         ask: Ask<'_>,
