@@ -8,6 +8,10 @@
 mod request;
 mod response;
 #[cfg(test)]
+mod replay;
+#[cfg(test)]
+mod script;
+#[cfg(test)]
 mod tests;
 #[cfg(test)]
 mod vectors;
