@@ -203,16 +203,16 @@ impl<'i> Reader<'i> {
         let (value, anchor) = match event {
             Event::Alias(id) => return self.repeat(id, (line, column), path),
             Event::Scalar(text, style, anchor, tag) => {
-                let tagged = self.has_text_tag(tag.as_deref(), (line, column), path);
+                let tagged = self.has_text_tag(tag.as_deref(), span, path);
                 let plain = style == ScalarStyle::Plain && !tagged;
                 (if plain { plain_scalar(&text) } else { Value::Text(text.into_owned()) }, anchor)
             }
             Event::SequenceStart(_, anchor, tag) => {
-                self.has_text_tag(tag.as_deref(), (line, column), path);
+                self.has_text_tag(tag.as_deref(), span, path);
                 (Value::List(self.list(path)?), anchor)
             }
             Event::MappingStart(_, anchor, tag) => {
-                self.has_text_tag(tag.as_deref(), (line, column), path);
+                self.has_text_tag(tag.as_deref(), span, path);
                 (Value::Map(self.map(path)?), anchor)
             }
             _ => return Err(self.stop((line, column), path, "the text ends too early")),
@@ -298,11 +298,11 @@ impl<'i> Reader<'i> {
     }
 
     /// Whether the value is tagged as a text; any tag outside the core schema is an error.
-    fn has_text_tag(&mut self, tag: Option<&Tag>, at: (u32, u32), path: &Path<'_>) -> bool {
+    fn has_text_tag(&mut self, tag: Option<&Tag>, span: &Span, path: &Path<'_>) -> bool {
         let Some(tag) = tag else { return false };
         if tag.core_suffix().is_none() {
             let message = format!("the tag `{}{}` means nothing here", tag.handle(), tag.suffix());
-            self.found.push(Diagnostic::error(self.origin, path, message).at(at));
+            self.found.push(Diagnostic::error(self.origin, path, message).at(place(&span.tag_span().unwrap_or(*span))));
         }
         tag.core_suffix() == Some("str")
     }
