@@ -2,6 +2,8 @@
 //!
 //! A broken file starts with one `# expect: <line>:<field path>: <part of the message>` per finding.
 
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -155,7 +157,7 @@ fn ten_thousand_endpoints_are_read_in_one_go() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(512) })]
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(192) })]
 
     #[test]
     fn no_text_makes_the_parser_panic(text in "\\PC{0,200}") {
