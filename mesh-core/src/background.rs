@@ -37,7 +37,9 @@ pub(crate) fn start(core: &Arc<Core>, runtime: &Handle) -> Result<(), Error> {
     }
     if let Some(written) = &document.telemetry.admin {
         let address = written.address.as_str();
-        let failed = |error: std::io::Error| Error::new(ErrorKind::Config, format!("admin endpoint {address}: {error}")).with_source(error);
+        let failed = |error: std::io::Error| {
+            Error::new(ErrorKind::Config, format!("admin endpoint {address}: {error}")).with_source(error)
+        };
         let socket = std::net::TcpListener::bind(address).map_err(failed)?;
         socket.set_nonblocking(true).map_err(failed)?;
         let _entered = runtime.enter();
@@ -165,9 +167,15 @@ async fn resolve(core: Weak<Core>) {
             for endpoint in cluster.written().iter().filter(|endpoint| endpoint.address.socket_addr().is_none()) {
                 let (host, port) = (endpoint.address.host(), endpoint.address.port());
                 match strong.resolver.resolve(host, port).await {
-                    Ok(addresses) if !addresses.is_empty() => cluster.set_addresses(endpoint.address.as_str(), addresses, strong.clock.now()),
-                    Ok(_) => tracing::warn!(cluster = %cluster.name, host, "the name has no address; the last good ones stay"),
-                    Err(error) => tracing::warn!(cluster = %cluster.name, host, %error, "the name was not resolved; the last good addresses stay"),
+                    Ok(addresses) if !addresses.is_empty() => {
+                        cluster.set_addresses(endpoint.address.as_str(), addresses, strong.clock.now())
+                    }
+                    Ok(_) => {
+                        tracing::warn!(cluster = %cluster.name, host, "the name has no address; the last good ones stay")
+                    }
+                    Err(error) => {
+                        tracing::warn!(cluster = %cluster.name, host, %error, "the name was not resolved; the last good addresses stay")
+                    }
                 }
             }
         }

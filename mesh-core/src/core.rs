@@ -92,7 +92,10 @@ impl Core {
             None => self.start()?,
         };
         if started.generation != crate::runtime::fork_generation() {
-            return Err(Error::new(ErrorKind::Forked, "this mesh was started before fork(); open a new one in the child"));
+            return Err(Error::new(
+                ErrorKind::Forked,
+                "this mesh was started before fork(); open a new one in the child",
+            ));
         }
         if self.is_closed.load(Ordering::Relaxed) {
             return Err(Error::new(ErrorKind::Closed, "this mesh was closed"));

@@ -91,7 +91,10 @@ impl Mesh {
     {
         let inbound = Inbound::new(&self.core, listener)?;
         let address = inbound.address().ok_or_else(|| {
-            Error::new(ErrorKind::Config, format!("listener {listener:?} has no address; give it one, or use the server layer"))
+            Error::new(
+                ErrorKind::Config,
+                format!("listener {listener:?} has no address; give it one, or use the server layer"),
+            )
         })?;
         listener::listen(inbound, &address, service).await
     }

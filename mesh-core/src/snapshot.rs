@@ -114,6 +114,10 @@ impl Snapshot {
     /// Remote checks and their caches, for the admin endpoint.
     pub fn check_status(&self) -> Value {
         let checks = self.listeners.values().flat_map(|listener| &listener.checks);
-        json!(checks.map(|policy| (policy.check.config().name.clone(), format!("{:?}", policy.check.stats()))).collect::<BTreeMap<_, _>>())
+        json!(
+            checks
+                .map(|policy| (policy.check.config().name.clone(), format!("{:?}", policy.check.stats())))
+                .collect::<BTreeMap<_, _>>()
+        )
     }
 }

@@ -5,12 +5,15 @@
 //! Invariant: a picker is immutable; a change of endpoints builds a new one, and live state (load,
 //! ejections) belongs to the endpoint and survives.
 
+pub mod group;
 pub mod least_request;
 pub mod locality;
+pub mod member;
 pub mod outlier;
 pub mod peak_ewma;
 pub mod picker;
 pub mod round_robin;
+pub mod taken;
 
 pub use locality::{Locality, Proximity};
 pub use picker::{BalancerKind, Candidate, NoEndpoint, Pick, Picker};

@@ -49,7 +49,12 @@ pub struct ConfigError {
 
 impl Publisher {
     /// Takes the first document. `path`: the file it came from, to be watched.
-    pub fn open(text: &str, origin: &str, path: Option<PathBuf>, clock: &Arc<dyn Clock>) -> Result<Opened, ConfigError> {
+    pub fn open(
+        text: &str,
+        origin: &str,
+        path: Option<PathBuf>,
+        clock: &Arc<dyn Clock>,
+    ) -> Result<Opened, ConfigError> {
         let base = path.as_deref().and_then(Path::parent).unwrap_or(Path::new("")).to_path_buf();
         let parsed = config::parse(text, origin).map_err(ConfigError::new)?;
         let identity = parsed.document.identity.as_ref().map(|_| IdentitySource::new());
@@ -157,7 +162,9 @@ fn unchangeable(parsed: &Parsed, current: &Document) -> Result<(), Vec<Diagnosti
     ];
     let changed = pairs.iter().filter(|(_, is_changed)| *is_changed);
     let problems: Vec<_> = changed
-        .map(|(path, _)| diagnostic(&parsed.positions, path, "cannot change while the process runs; restart it, or undo this change"))
+        .map(|(path, _)| {
+            diagnostic(&parsed.positions, path, "cannot change while the process runs; restart it, or undo this change")
+        })
         .collect();
     if problems.is_empty() { Ok(()) } else { Err(problems) }
 }

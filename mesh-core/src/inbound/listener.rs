@@ -19,11 +19,11 @@ use tokio_rustls::TlsAcceptor;
 use tower_service::Service;
 
 use crate::body::Body;
+use crate::drain::{ConnectionGuard, Drain};
 use crate::endpoint::connect::Io;
 use crate::error::{BoxError, Error, ErrorKind};
 use crate::identity::tls::{PeerIdentity, peer_identity};
 use crate::identity::verifier::VerifyError;
-use crate::drain::{ConnectionGuard, Drain};
 use crate::inbound::{ConnectionAddress, Inbound, serve};
 use crate::snapshot::TlsMode;
 
@@ -109,7 +109,11 @@ where
         Ok(Err(reason)) => return inbound.refused(remote, &reason),
         Err(_) => return inbound.refused(remote, "no handshake within 10 s"),
     };
-    let facts = Connection { address: ConnectionAddress { local, remote }, peer: peer.map(Arc::new), version: AtomicU8::new(0) };
+    let facts = Connection {
+        address: ConnectionAddress { local, remote },
+        peer: peer.map(Arc::new),
+        version: AtomicU8::new(0),
+    };
     run(io, facts, (inbound, service), guard).await;
 }
 
@@ -131,10 +135,11 @@ async fn admit(stream: TcpStream, inbound: &Inbound) -> Result<(Box<dyn Io>, Opt
         return Ok((Box::new(stream), None));
     }
     let config = inbound.tls.clone().ok_or("the listener has no identity")?;
-    let stream = TlsAcceptor::from(config).accept(stream).await.map_err(|error| match VerifyError::find_in(&error) {
-        Some(reason) => reason.to_string(),
-        None => format!("TLS handshake failed: {error}"),
-    })?;
+    let stream =
+        TlsAcceptor::from(config).accept(stream).await.map_err(|error| match VerifyError::find_in(&error) {
+            Some(reason) => reason.to_string(),
+            None => format!("TLS handshake failed: {error}"),
+        })?;
     let peer = stream.get_ref().1.peer_certificates().and_then(peer_identity);
     let peer = peer.ok_or("the peer showed no SPIFFE ID")?;
     Ok((Box::new(stream), Some(peer)))

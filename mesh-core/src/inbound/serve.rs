@@ -39,7 +39,12 @@ use crate::telemetry::{Reporter, Security, TraceContext};
 pub(crate) type Origin = (Option<ConnectionAddress>, Option<Arc<PeerIdentity>>);
 
 /// Answers one request: refuses it, or lets `service` answer.
-pub(crate) async fn serve<S>(inbound: &Arc<Inbound>, origin: Origin, mut request: Request<Body>, service: S) -> Response<Body>
+pub(crate) async fn serve<S>(
+    inbound: &Arc<Inbound>,
+    origin: Origin,
+    mut request: Request<Body>,
+    service: S,
+) -> Response<Body>
 where
     S: Service<Request<Body>, Response = Response<Body>, Error = BoxError> + Send,
     S::Future: Send,
@@ -106,7 +111,10 @@ async fn admit(
     let facts = Facts::of(inbound, origin, request, context)?;
     if let Decision::Deny { rule, reason } = policy.rules.decide(&facts.attributes(request.headers())) {
         core.telemetry.decided(&inbound.name, "denied");
-        return Err(refused(ErrorKind::Denied, format!("access rule {}: {}", rule.unwrap_or("default"), reason.as_str())));
+        return Err(refused(
+            ErrorKind::Denied,
+            format!("access rule {}: {}", rule.unwrap_or("default"), reason.as_str()),
+        ));
     }
     let mut verdicts = Vec::new();
     for policy in &policy.checks {
@@ -127,13 +135,18 @@ async fn admit(
 }
 
 /// The policy server is a cluster like any other: balanced, retried, with breakers and telemetry.
-async fn ask(inbound: &Arc<Inbound>, policy: &CheckPolicy, attributes: &Attributes<'_>, call: (&Origin, &CallContext)) -> CheckOutcome {
+async fn ask(
+    inbound: &Arc<Inbound>,
+    policy: &CheckPolicy,
+    attributes: &Attributes<'_>,
+    call: (&Origin, &CallContext),
+) -> CheckOutcome {
     let ((_, peer), context) = call;
     let clock = &inbound.core.clock;
     // An answer about a caller is worth no longer than the caller's certificate.
-    let expiry = peer.as_ref().map(|peer| {
-        crate::time::after(clock.now(), peer.not_after.duration_since(clock.wall()).unwrap_or_default())
-    });
+    let expiry = peer
+        .as_ref()
+        .map(|peer| crate::time::after(clock.now(), peer.not_after.duration_since(clock.wall()).unwrap_or_default()));
     let channel = GrpcChannel::new(ServiceClient::to_cluster(Arc::clone(&inbound.core), Arc::clone(&policy.cluster)));
     // The answer is shared with others, so the deadline of this caller must not end the call.
     let shared = Arc::new(CallContext { deadline: None, ..context.clone() });
@@ -166,7 +179,12 @@ fn refuse(refused: Refused, record: &mut Record, grpc: bool) -> Response<Body> {
     }
 }
 
-async fn answer<S>(mut service: S, request: Request<Body>, context: Arc<CallContext>, ends: (&mut Record, bool)) -> Response<Body>
+async fn answer<S>(
+    mut service: S,
+    request: Request<Body>,
+    context: Arc<CallContext>,
+    ends: (&mut Record, bool),
+) -> Response<Body>
 where
     S: Service<Request<Body>, Response = Response<Body>, Error = BoxError> + Send,
     S::Future: Send,
@@ -198,11 +216,21 @@ fn reply(verdict: &Verdict) -> Response<Body> {
 }
 
 /// The record of a request that arrived: both ends, as far as they are known now.
-fn begin(inbound: &Inbound, snapshot: &Snapshot, origin: &Origin, request: (&Request<Body>, Option<&HeaderValue>)) -> Record {
+fn begin(
+    inbound: &Inbound,
+    snapshot: &Snapshot,
+    origin: &Origin,
+    request: (&Request<Body>, Option<&HeaderValue>),
+) -> Record {
     let (request, claimed) = request;
     let core = &inbound.core;
     let (address, peer) = origin;
-    let mut record = Record::begin(&core.telemetry, &core.clock, Reporter::Destination, (request.method(), request.uri(), request.headers()));
+    let mut record = Record::begin(
+        &core.telemetry,
+        &core.clock,
+        Reporter::Destination,
+        (request.method(), request.uri(), request.headers()),
+    );
     let principal = peer.as_ref().map(|peer| peer.id.as_str());
     let claimed = claimed.filter(|_| core.telemetry.exchanges_peers).and_then(Peer::from_header);
     let node = &core.telemetry.node;
@@ -221,7 +249,12 @@ fn begin(inbound: &Inbound, snapshot: &Snapshot, origin: &Origin, request: (&Req
 }
 
 /// What this request hands on to the requests it causes.
-fn context(request: &Request<Body>, trace: TraceContext, from: (&Origin, Instant), rng: &mut fastrand::Rng) -> CallContext {
+fn context(
+    request: &Request<Body>,
+    trace: TraceContext,
+    from: (&Origin, Instant),
+    rng: &mut fastrand::Rng,
+) -> CallContext {
     let ((_, peer), now) = from;
     let text = |name| request.headers().get(name).and_then(|value: &HeaderValue| value.to_str().ok());
     let incoming = if is_grpc(request.headers()) {
@@ -273,7 +306,12 @@ struct Facts<'a> {
 }
 
 impl<'a> Facts<'a> {
-    fn of(inbound: &'a Inbound, origin: &'a Origin, request: &mut Request<Body>, context: &CallContext) -> Result<Self, Refused> {
+    fn of(
+        inbound: &'a Inbound,
+        origin: &'a Origin,
+        request: &mut Request<Body>,
+        context: &CallContext,
+    ) -> Result<Self, Refused> {
         normalise(request)?;
         Ok(Self {
             inbound,
@@ -314,7 +352,8 @@ impl<'a> Facts<'a> {
 fn normalise(request: &mut Request<Body>) -> Result<(), Refused> {
     let bad = |why: String| refused(ErrorKind::BadRequest, why);
     let Some(target) = request.uri().path_and_query().map(|target| target.as_str().to_owned()) else { return Ok(()) };
-    let normalised = PathNormalization::default().apply(&target).map_err(|reason| bad(format!("path refused: {reason:?}")))?;
+    let normalised =
+        PathNormalization::default().apply(&target).map_err(|reason| bad(format!("path refused: {reason:?}")))?;
     let Normalized::Target(new) = normalised else { return Ok(()) };
     if *new != *target {
         let mut parts = request.uri().clone().into_parts();

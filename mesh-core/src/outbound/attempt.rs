@@ -13,7 +13,7 @@ use hyper::body::Incoming;
 
 use crate::body::Body;
 use crate::cluster::group::Cluster;
-use crate::endpoint::Endpoint;
+use crate::cluster::member::Endpoint;
 use crate::endpoint::connect::{Channel, Dialer, Transport};
 use crate::endpoint::pool::{Connection, Lease, PoolLimits};
 use crate::error::{Error, ErrorKind, Sent};
@@ -93,7 +93,12 @@ async fn send_unbounded(way: &Way<'_>, outgoing: &Outgoing<'_>, progress: &Progr
     let is_reused = lease.is_reused;
     match over(way, lease, outgoing, progress).await {
         Err(error) if is_reused && may_be_stale(&error, outgoing) => {
-            let lease = endpoint.live.pool.open(way.dialer, endpoint.address, way.transport).await.map_err(|fresh| fresh.with_sent(error.sent()))?;
+            let lease = endpoint
+                .live
+                .pool
+                .open(way.dialer, endpoint.address, way.transport)
+                .await
+                .map_err(|fresh| fresh.with_sent(error.sent()))?;
             over(way, lease, outgoing, progress).await
         }
         result => result,
@@ -102,7 +107,8 @@ async fn send_unbounded(way: &Way<'_>, outgoing: &Outgoing<'_>, progress: &Progr
 
 /// A connection that was idle may have been closed by the peer while the request was on its way.
 fn may_be_stale(error: &Error, outgoing: &Outgoing<'_>) -> bool {
-    let is_harmless = error.sent() != Sent::Maybe || (outgoing.is_idempotent && error.kind() == ErrorKind::ConnectionClosed);
+    let is_harmless =
+        error.sent() != Sent::Maybe || (outgoing.is_idempotent && error.kind() == ErrorKind::ConnectionClosed);
     is_harmless && outgoing.body.is_replayable()
 }
 
@@ -138,7 +144,13 @@ async fn over(way: &Way<'_>, lease: Lease, outgoing: &Outgoing<'_>, progress: &P
             (response, None)
         }
     };
-    let held = Held { connection, channel, endpoint: Arc::clone(endpoint), dialer: Arc::clone(way.dialer), limits: way.limits };
+    let held = Held {
+        connection,
+        channel,
+        endpoint: Arc::clone(endpoint),
+        dialer: Arc::clone(way.dialer),
+        limits: way.limits,
+    };
     Ok(Answer { response, held })
 }
 
@@ -211,7 +223,9 @@ fn classify_h2(error: &h2::Error) -> (ErrorKind, Sent) {
 /// Reads what a response body's error means.
 pub(crate) fn body_failure(error: crate::error::BoxError, endpoint: &str) -> Error {
     let kind = error.downcast_ref::<hyper::Error>().map_or(ErrorKind::Reset, |error| classify(error).0);
-    Error::new(kind, format!("{endpoint}: the response body ended early: {error}")).with_sent(Sent::Maybe).with_source(error)
+    Error::new(kind, format!("{endpoint}: the response body ended early: {error}"))
+        .with_sent(Sent::Maybe)
+        .with_source(error)
 }
 
 impl Held {

@@ -69,7 +69,13 @@ impl Replay {
                 inner.attempt += 1;
                 let attempt = inner.attempt;
                 drop(inner);
-                Body::new(Attempt { stream: Arc::clone(stream), attempt, position: 0, sent: Arc::clone(&self.sent), trailers_sent: false })
+                Body::new(Attempt {
+                    stream: Arc::clone(stream),
+                    attempt,
+                    position: 0,
+                    sent: Arc::clone(&self.sent),
+                    trailers_sent: false,
+                })
             }
         }
     }
@@ -148,7 +154,8 @@ impl HttpBody for Attempt {
         if stream.is_lost {
             return SizeHint::default();
         }
-        let kept = stream.kept[self.position.min(stream.kept.len())..].iter().map(|chunk| chunk.len() as u64).sum::<u64>();
+        let kept =
+            stream.kept[self.position.min(stream.kept.len())..].iter().map(|chunk| chunk.len() as u64).sum::<u64>();
         let rest = if stream.is_ended { Some(0) } else { stream.source.size_hint().exact() };
         rest.map_or_else(SizeHint::default, |rest| SizeHint::with_exact(kept + rest))
     }

@@ -33,7 +33,12 @@ pub struct Record {
 
 impl Record {
     /// A request begins. `request_bytes` counts its body as it is read or sent.
-    pub fn begin(telemetry: &Arc<Telemetry>, clock: &Arc<dyn Clock>, reporter: Reporter, request: (&Method, &Uri, &HeaderMap)) -> Self {
+    pub fn begin(
+        telemetry: &Arc<Telemetry>,
+        clock: &Arc<dyn Clock>,
+        reporter: Reporter,
+        request: (&Method, &Uri, &HeaderMap),
+    ) -> Self {
         let (method, uri, headers) = request;
         let mut facts = RequestFacts::new(reporter);
         facts.protocol = if is_grpc(headers) { Protocol::Grpc } else { Protocol::Http };

@@ -38,7 +38,11 @@ impl Telemetry {
     pub fn new(node: Peer, access_log: AccessLog, exchanges_peers: bool) -> Self {
         let node_header = node.to_header();
         let (name, namespace) = (Arc::clone(&node.canonical_service), Arc::clone(&node.namespace));
-        let service = Arc::new(DestinationService { host: format!("{name}.{namespace}.svc.cluster.local").into(), name, namespace });
+        let service = Arc::new(DestinationService {
+            host: format!("{name}.{namespace}.svc.cluster.local").into(),
+            name,
+            namespace,
+        });
         Self { registry: Registry::default(), access_log, service, node: Arc::new(node), node_header, exchanges_peers }
     }
 
@@ -64,7 +68,9 @@ impl Telemetry {
 
     /// An access decision was made.
     pub fn decided(&self, listener: &str, outcome: &str) {
-        self.registry.counter(&metric::ACCESS_DECISIONS, &[(label::LISTENER, listener), (label::OUTCOME, outcome)]).inc();
+        self.registry
+            .counter(&metric::ACCESS_DECISIONS, &[(label::LISTENER, listener), (label::OUTCOME, outcome)])
+            .inc();
     }
 
     /// A connection was refused; the log says why, the peer never learns.

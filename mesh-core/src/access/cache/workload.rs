@@ -28,7 +28,8 @@ fn every_vector_with_a_kind_holds() {
         }
         *counts.entry(kind).or_default() += 1;
     }
-    let expected = [("formula", 4), ("simulation", 15), ("acceptance", 1), ("status_mapping", 17), ("quota_prefetch", 7)];
+    let expected =
+        [("formula", 4), ("simulation", 15), ("acceptance", 1), ("status_mapping", 17), ("quota_prefetch", 7)];
     assert_eq!(counts, expected.into());
 }
 
