@@ -26,8 +26,8 @@ use std::time::{Duration, Instant};
 use self::flight::Flights;
 pub use self::flight::{Flight, FlightLeader, Landing, Shared};
 use self::key::Keys;
-pub use self::references::References;
 use self::references::ReferenceSets;
+pub use self::references::References;
 pub use self::stats::CacheStats;
 pub(super) use self::stats::Counters;
 use self::table::{Age, Entry, Table};
@@ -59,6 +59,21 @@ pub struct CacheConfig {
     pub stale_if_error: bool,
     /// Whether an answer without hints that changes headers is kept.
     pub cache_header_changes: bool,
+}
+
+impl CacheConfig {
+    /// Answers without hints are kept under a configured key. What the operator wrote is not capped by a default.
+    pub fn keyed(key: Vec<Fact>, ttl: Duration, negative_ttl: Duration) -> Self {
+        let defaults = Self::default();
+        Self {
+            key: Some(key),
+            ttl,
+            negative_ttl,
+            max_ttl: defaults.max_ttl.max(ttl),
+            max_negative_ttl: defaults.max_negative_ttl.max(negative_ttl),
+            ..defaults
+        }
+    }
 }
 
 impl Default for CacheConfig {

@@ -72,7 +72,9 @@ impl Verdict {
 
     /// Whether the verdict changes an allowed request or its response.
     pub fn changes_headers(&self) -> bool {
-        !self.request_headers.is_empty() || !self.request_headers_to_remove.is_empty() || !self.response_headers.is_empty()
+        !self.request_headers.is_empty()
+            || !self.request_headers_to_remove.is_empty()
+            || !self.response_headers.is_empty()
     }
 }
 
@@ -96,7 +98,8 @@ pub fn apply_to_response(verdict: &Verdict, headers: &mut HeaderMap) {
 /// The query after an approval; `None` when nothing is left of it.
 pub fn apply_to_query(verdict: &Verdict, query: Option<&str>) -> Option<String> {
     let is_replaced = |key: &str| {
-        verdict.query_to_set.iter().any(|(name, _)| name == key) || verdict.query_to_remove.iter().any(|name| name == key)
+        verdict.query_to_set.iter().any(|(name, _)| name == key)
+            || verdict.query_to_remove.iter().any(|name| name == key)
     };
     let kept = query
         .into_iter()
@@ -117,7 +120,7 @@ pub struct Failure {
     /// What went wrong.
     pub reason: FailureReason,
     /// The reply the server wants a refused caller to have.
-    pub reply: Option<Verdict>,
+    pub reply: Option<Box<Verdict>>,
 }
 
 impl Failure {

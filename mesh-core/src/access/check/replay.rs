@@ -21,7 +21,10 @@ const VECTORS: &str = include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/../test
 const ELSEWHERE: [(&str, &str); 11] = [
     ("uses-concurrent", "cache::tests::a_grant_of_uses_is_exact_under_contention"),
     ("defect-02-hash-collision", "cache::tests::colliding_hashes_never_mix_verdicts"),
-    ("defect-03-reference-sets-bounded", "cache::tests::a_server_that_varies_its_references_costs_a_bounded_number_of_sets"),
+    (
+        "defect-03-reference-sets-bounded",
+        "cache::tests::a_server_that_varies_its_references_costs_a_bounded_number_of_sets",
+    ),
     ("defect-05-no-single-lock", "cache::table::tests::a_locked_shard_does_not_stop_the_others (8 cores not assumed)"),
     ("defect-06-single-flight", "check::tests::a_burst_on_a_cold_key_makes_one_call"),
     ("defect-06-waiter-deadline", "check::tests::each_waiter_keeps_its_own_deadline"),
@@ -86,8 +89,7 @@ impl Stage {
         let attributes = attributes(&event["attributes"]);
         let bounds = ["token_expires_at_s", "peer_certificate_not_after_s"];
         let max_expiry = bounds.iter().filter_map(|name| event[*name].as_f64()).map(|s| self.clock.at(s)).min();
-        let outcome =
-            self.check.check(self.script.service(), &attributes.borrow(), &self.clock, max_expiry).await;
+        let outcome = self.check.check(self.script.service(), &attributes.borrow(), &self.clock, max_expiry).await;
         let expected = &event["expected"];
         let is_called = expected["server_called"].as_bool().unwrap();
         self.settle(calls + u64::from(is_called)).await;
@@ -199,7 +201,8 @@ fn answer(json: &Json) -> Result<CheckResponse, Status> {
     };
     let mut response = status(code(name));
     if let Some(referenced) = json.get("referenced") {
-        let names = |list: &Json| list.as_array().unwrap().iter().map(|name| fact_name(&text(name))).collect::<Vec<_>>();
+        let names =
+            |list: &Json| list.as_array().unwrap().iter().map(|name| fact_name(&text(name))).collect::<Vec<_>>();
         let mut hints = json!({"exact": names(&referenced["exact"]), "absent": names(&referenced["absent"])});
         for (from, to) in
             [("valid_duration_s", "valid_duration"), ("valid_use_count", "valid_use_count"), ("grace_s", "grace")]

@@ -35,7 +35,10 @@ impl Script {
         Arc::new(Self { answers: Mutex::new(answers.into_iter().collect()), ..Self::default() })
     }
 
-    pub(super) fn slow(latency: Duration, answers: impl IntoIterator<Item = Result<CheckResponse, Status>>) -> Arc<Self> {
+    pub(super) fn slow(
+        latency: Duration,
+        answers: impl IntoIterator<Item = Result<CheckResponse, Status>>,
+    ) -> Arc<Self> {
         let answers = Mutex::new(answers.into_iter().collect());
         Arc::new(Self { answers, latency: Some(latency), ..Self::default() })
     }
@@ -109,10 +112,7 @@ impl Clock for Hands {
 
 /// A bare status.
 pub(super) fn status(code: Code) -> CheckResponse {
-    CheckResponse {
-        status: Some(RpcStatus { code: code as i32, ..RpcStatus::default() }),
-        ..CheckResponse::default()
-    }
+    CheckResponse { status: Some(RpcStatus { code: code as i32, ..RpcStatus::default() }), ..CheckResponse::default() }
 }
 
 /// A status that may be used again under hints given as JSON.

@@ -190,9 +190,8 @@ async fn a_server_behind_a_socket_allows_denies_fails_and_hangs() {
     let script = Script::answering([]);
     let (connection, server) = serve(&script).await;
     let check = RemoteCheck::new(CheckConfig::default());
-    let ask = || async {
-        check.check(connection.clone(), &AttributesBuf::default().borrow(), &SystemClock, None).await
-    };
+    let ask =
+        || async { check.check(connection.clone(), &AttributesBuf::default().borrow(), &SystemClock, None).await };
     script.then(Ok(status(Code::Ok)));
     assert!(matches!(ask().await, CheckOutcome::Allow(_)));
     let question = script.seen.lock().unwrap()[0].clone().attributes.unwrap();

@@ -65,7 +65,7 @@ fn attributes(request: &Json) -> AttributesBuf {
 async fn grpc_check(case: &Json) {
     let id = case["id"].as_str().unwrap();
     let script = match &case["check_response"] {
-        Json::String(told) if told == "RPC fails with UNAVAILABLE" => Script::answering([Err(Status::unavailable("")) ]),
+        Json::String(told) if told == "RPC fails with UNAVAILABLE" => Script::answering([Err(Status::unavailable(""))]),
         Json::String(told) if told == "answers after 1 s" => {
             Script::slow(Duration::from_secs(1), [Ok(check_response(&serde_json::json!({"status": {"code": 0}})))])
         }
@@ -99,7 +99,8 @@ fn assert_request(id: &str, check: &RemoteCheck, outcome: &CheckOutcome, case: (
     let (mut request, expected) = case;
     check.apply_to_request(outcome, &mut request.headers);
     for (name, values) in expected["upstream_request_headers"].as_object().into_iter().flatten() {
-        let values: Vec<String> = if id == SAME_BYTES_AS_UNSET { vec!["new".into()] } else { list(values).map(text).collect() };
+        let values: Vec<String> =
+            if id == SAME_BYTES_AS_UNSET { vec!["new".into()] } else { list(values).map(text).collect() };
         assert_eq!(header_values(&request.headers, name), values, "{id} {name}");
     }
     for name in list(&expected["upstream_absent"]) {
