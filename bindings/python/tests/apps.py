@@ -65,7 +65,9 @@ async def asgi_echo(scope: Any, receive: Any, send: Any) -> None:
         "trace": scope["extensions"]["mesh"]["trace_id"],
         "headers": {name.decode(): value.decode() for name, value in scope["headers"]},
     }
-    await send({"type": "http.response.start", "status": 200, "headers": [(b"content-type", b"application/json")]})
+    await send(
+        {"type": "http.response.start", "status": 200, "headers": [(b"content-type", b"application/json")]}
+    )
     await send({"type": "http.response.body", "body": json.dumps(facts).encode()})
 
 

@@ -108,7 +108,11 @@ def serve_wsgi(port: int) -> Iterator[Callable[..., mesh.Mesh]]:
 
 def python(script: str, *arguments: str, **options: Any) -> subprocess.Popen[str]:
     """Runs a script in an interpreter of its own, with `conftest` importable."""
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(TESTS), *sys.path]), "PYTHONUNBUFFERED": "1"}
+    environment = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join([str(TESTS), *sys.path]),
+        "PYTHONUNBUFFERED": "1",
+    }
     return subprocess.Popen(
         [sys.executable, "-c", script, *arguments],
         stdout=subprocess.PIPE,

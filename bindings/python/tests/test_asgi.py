@@ -117,9 +117,9 @@ def test_an_application_that_stops_half_way_is_a_reset(serve_wsgi: Serve) -> Non
         await send({"type": "http.response.start", "status": 200, "headers": []})
         await send({"type": "http.response.body", "body": b"x", "more_body": True})
 
-    response = serve_wsgi(app).client().get("http://app/")
+    client = serve_wsgi(app).client()
     with pytest.raises(mesh.RemoteReset):
-        response.read()
+        client.get("http://app/").read()
 
 
 def test_requests_run_side_by_side(serve_wsgi: Serve) -> None:

@@ -19,9 +19,8 @@ Serve = Callable[..., mesh.Mesh]
 
 
 def test_nobody_listens_is_a_connection_error(port: int) -> None:
-    with mesh.Mesh.from_yaml(config(port)) as client_mesh:
-        with pytest.raises(ConnectionError) as caught:
-            client_mesh.client().get("http://app/")
+    with mesh.Mesh.from_yaml(config(port)) as client_mesh, pytest.raises(ConnectionError) as caught:
+        client_mesh.client().get("http://app/")
     error = caught.value
     assert isinstance(error, mesh.ConnectError)
     assert error.kind == "connect"
@@ -67,9 +66,9 @@ def test_a_response_that_breaks_off_is_a_reset(serve_wsgi: Serve) -> None:
         yield b"some"
         raise RuntimeError("no more")
 
-    response = serve_wsgi(app).client().get("http://app/")
+    client = serve_wsgi(app).client()
     with pytest.raises(ConnectionResetError) as caught:
-        response.read()
+        client.get("http://app/").read()
     assert isinstance(caught.value, mesh.RemoteReset)
     assert caught.value.sent == "maybe"
 

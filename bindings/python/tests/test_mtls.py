@@ -45,15 +45,18 @@ def test_the_wrong_server_is_a_permission_error(port: int, tmp_path: Path) -> No
 
 def test_a_plaintext_caller_gets_nothing(port: int, tmp_path: Path) -> None:
     with served(mtls(port, tmp_path, "app"), apps.echo), mesh.Mesh.from_yaml(config(port)) as caller:
-        with pytest.raises(OSError):
+        with pytest.raises(mesh.TransportError):
             caller.client().get("http://app/").read()
 
 
 def test_a_caller_of_another_authority_gets_nothing(port: int, tmp_path: Path) -> None:
     ours, theirs = tmp_path / "ours", tmp_path / "theirs"
-    with served(mtls(port, ours, "app"), apps.echo), mesh.Mesh.from_yaml(mtls(port, theirs, "caller")) as caller:
-        with pytest.raises(OSError):
-            caller.client().get("http://app/").read()
+    with (
+        served(mtls(port, ours, "app"), apps.echo),
+        mesh.Mesh.from_yaml(mtls(port, theirs, "caller")) as caller,
+        pytest.raises(mesh.TransportError),
+    ):
+        caller.client().get("http://app/").read()
 
 
 def test_policy_decides_who_may_call(port: int, tmp_path: Path) -> None:
@@ -61,7 +64,10 @@ def test_policy_decides_who_may_call(port: int, tmp_path: Path) -> None:
 policy:
   access:
     rules:
-      - { name: only-friend, action: allow, listeners: [inbound], principals: ["spiffe://test.example/friend"] }
+      - name: only-friend
+        action: allow
+        listeners: [inbound]
+        principals: ["spiffe://test.example/friend"]
 """
     with served(mtls(port, tmp_path, "app") + policy, apps.echo):
         for name, status in (("friend", 200), ("stranger", 403)):

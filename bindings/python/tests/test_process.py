@@ -222,11 +222,17 @@ def test_exit_with_calls_in_flight_never_crashes(port: int, kind: str) -> None:
             assert time.monotonic() - began < 10
 
 
+LAZY = """
+import os, sys, mesh
+opened = mesh.Mesh.from_yaml(sys.argv[1])
+opened.client()
+print(len(os.listdir("/proc/self/task")))
+"""
+
+
 def test_importing_and_opening_starts_no_thread(port: int) -> None:
-    before = len(os.listdir("/proc/self/task"))
-    opened = mesh.Mesh.from_yaml(config(port))
-    opened.client()
-    assert len(os.listdir("/proc/self/task")) == before
+    out, err = finish(python(LAZY, config(port)))
+    assert out.strip() == "1", err
 
 
 def test_the_meshs_threads_block_every_signal(port: int) -> None:
@@ -239,5 +245,7 @@ def test_the_meshs_threads_block_every_signal(port: int) -> None:
             if facts["Name"] == "mesh":
                 masks.append(int(facts["SigBlk"], 16))
     assert masks
-    standard = sum(1 << (number - 1) for number in range(1, 32) if number not in (signal.SIGKILL, signal.SIGSTOP))
+    standard = sum(
+        1 << (number - 1) for number in range(1, 32) if number not in (signal.SIGKILL, signal.SIGSTOP)
+    )
     assert all(mask & standard == standard for mask in masks)

@@ -77,12 +77,12 @@ def test_close_is_called_whatever_happened(serve_wsgi: Serve, failure: Exception
         start_response("200 OK", [])
         return output
 
-    response = serve_wsgi(app).client().get("http://app/")
+    client = serve_wsgi(app).client()
     if failure is None:
-        assert response.read() == b"ab"
+        assert client.get("http://app/").read() == b"ab"
     else:
         with pytest.raises(mesh.RemoteReset):
-            response.read()
+            client.get("http://app/").read()
     assert output.closed.wait(5)
 
 
@@ -115,9 +115,9 @@ def test_exc_info_after_the_head_was_sent_is_raised(serve_wsgi: Serve) -> None:
                 raise
         return []
 
-    response = serve_wsgi(app).client().get("http://app/")
+    client = serve_wsgi(app).client()
     with pytest.raises(mesh.RemoteReset):
-        response.read()
+        client.get("http://app/").read()
     assert raised == ["too late"]
 
 
@@ -155,7 +155,9 @@ def test_requests_run_side_by_side(serve_wsgi: Serve) -> None:
 
     client = serve_wsgi(app, threads=4).client()
     texts: list[str] = []
-    threads = [threading.Thread(target=lambda: texts.append(client.get("http://app/").text)) for _ in range(4)]
+    threads = [
+        threading.Thread(target=lambda: texts.append(client.get("http://app/").text)) for _ in range(4)
+    ]
     for thread in threads:
         thread.start()
     for thread in threads:

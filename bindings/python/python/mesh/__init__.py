@@ -1,11 +1,11 @@
 """A service mesh without the sidecar: one engine, linked into the application.
 
-    import mesh
+import mesh
 
-    with mesh.Mesh.from_file("mesh.yaml") as m, m.client() as client:
-        print(client.get("http://reviews/reviews/7").json())
+with mesh.Mesh.from_file("mesh.yaml") as m, m.client() as client:
+    print(client.get("http://reviews/reviews/7").json())
 
-    mesh.serve(app, "mesh.yaml")  # a WSGI or ASGI application on the mesh's listener
+mesh.serve(app, "mesh.yaml")  # a WSGI or ASGI application on the mesh's listener
 """
 
 from __future__ import annotations
@@ -46,8 +46,9 @@ from mesh._native import Context, __version__, validate
 from mesh._response import AsyncResponse, Response
 
 if TYPE_CHECKING:
-    from mesh._serve import ServeOptions
     from typing_extensions import Unpack
+
+    from mesh._serve import ServeOptions
 
 __all__ = [
     "AsyncClient",

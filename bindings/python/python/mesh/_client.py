@@ -9,7 +9,7 @@ import asyncio
 import json as json_module
 from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator
 from contextlib import asynccontextmanager, contextmanager
-from typing import TYPE_CHECKING, Any, TypedDict, Union
+from typing import TYPE_CHECKING, Any, TypedDict
 from urllib.parse import quote
 
 from mesh import _native
@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 
     from mesh._mesh import Mesh
 
-Content = Union[bytes, bytearray, memoryview, str, Iterable[bytes], None]
-AsyncContent = Union[Content, AsyncIterable[bytes]]
+Content = bytes | bytearray | memoryview | str | Iterable[bytes] | None
+AsyncContent = Content | AsyncIterable[bytes]
 
 
 class CallOptions(TypedDict, total=False):
@@ -184,9 +184,7 @@ class AsyncClient:
         await self.aclose()
 
 
-async def _streamed(
-    op: _native.Op, content: AsyncIterable[bytes], pipe: _native.BodyPipe
-) -> AsyncResponse:
+async def _streamed(op: _native.Op, content: AsyncIterable[bytes], pipe: _native.BodyPipe) -> AsyncResponse:
     """Sends the body in a task of its own, so that a response may start before the body has ended."""
     task = asyncio.create_task(_send(content, pipe))
     head = asyncio.ensure_future(bridge().wait(op))
@@ -241,7 +239,10 @@ def _prepared(
 
 
 def _request(
-    method: str, url: str, message: tuple[list[tuple[str, str]], bytes | _native.BodyPipe | None], options: CallOptions
+    method: str,
+    url: str,
+    message: tuple[list[tuple[str, str]], bytes | _native.BodyPipe | None],
+    options: CallOptions,
 ) -> _native.Request:
     headers, body = message
     if not url.isascii() or " " in url:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Union
 
-HeaderInput = Union[Mapping[str, str], Iterable[tuple[str, str]], None]
+HeaderInput = Mapping[str, str] | Iterable[tuple[str, str]] | None
 
 
 class Headers(Mapping[str, str]):

@@ -22,8 +22,9 @@ from mesh._errors import ClosedError
 if TYPE_CHECKING:
     from types import TracebackType
 
-    from mesh._serve import ServeOptions
     from typing_extensions import Unpack
+
+    from mesh._serve import ServeOptions
 
 Kind = Literal["auto", "wsgi", "asgi"]
 

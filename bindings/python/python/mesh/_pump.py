@@ -1,7 +1,7 @@
 """Sends a request body from an iterator while the response is awaited, on the caller's own thread.
 
-Decides: when the next piece is pulled: when the previous one has found room. Never: runs the caller's iterator
-on another thread. The response may start before the body has ended; reading it keeps the pump going.
+Decides: when the next piece is pulled: when the previous one has found room. Never: runs the caller's
+iterator on another thread. The response may start before the body has ended; reading it keeps the pump going.
 """
 
 from __future__ import annotations

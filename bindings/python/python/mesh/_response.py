@@ -33,7 +33,7 @@ class ResponseHead:
 
     @property
     def http_version(self) -> str:
-        """"1.1" or "2"."""
+        """ "1.1" or "2"."""
         return self._native.http_version
 
     @property

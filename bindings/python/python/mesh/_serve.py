@@ -1,6 +1,6 @@
 """Runs an application on the mesh's own listener.
 
-Decides: when to stop, and how: drain, then close. Never: decides about a request; the listener has admitted it.
+Decides: when to stop, and how: drain, then close. Never: decides about a request; the listener admitted it.
 Signals: on the main thread, Ctrl-C and SIGTERM stop it; a second Ctrl-C stops it at once.
 """
 
