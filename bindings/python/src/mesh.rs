@@ -15,6 +15,7 @@ use crate::body::BodyPipe;
 use crate::errors::{config_to_python, guard, to_python};
 use crate::fork::Owned;
 use crate::inbox::{Inbox, Intake};
+use crate::listening::Listening;
 use crate::op::{Op, submit};
 use crate::outcome::Outcome;
 use crate::queue::Queue;
@@ -82,19 +83,15 @@ impl Mesh {
         guard(py, || Ok(BodyPipe::open(self.runtime(py)?, length)))
     }
 
-    /// Serves `listener`: requests go to `inbox`. Completes when it is bound.
-    fn listen(&self, py: Python<'_>, queue: &Queue, listener: String, inbox: &Inbox) -> PyResult<Op> {
+    /// Serves `listener`: requests go to `inbox`. Blocks only for the bind.
+    fn listen(&self, py: Python<'_>, listener: &str, inbox: &Inbox) -> PyResult<Listening> {
         guard(py, || {
             let runtime = self.runtime(py)?;
-            let mesh = self.parts(py)?.mesh.clone();
+            let mesh = &self.parts(py)?.mesh;
             let intake = Intake { waiting: inbox.waiting(py)?.clone(), runtime: runtime.clone() };
-            let carrier = runtime.clone();
-            submit(py, &runtime, queue, async move {
-                match mesh.listen(&listener, intake).await {
-                    Ok(listening) => Outcome::Listening(listening, carrier),
-                    Err(error) => Outcome::Failed(error),
-                }
-            })
+            let bound = py.detach(|| runtime.block_on(mesh.listen(listener, intake)));
+            let listening = bound.map_err(|error| to_python(py, &error))?;
+            Ok(Listening::new(listening, runtime))
         })
     }
 

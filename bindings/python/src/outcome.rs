@@ -11,7 +11,6 @@ use pyo3::types::PyBytes;
 use tokio::runtime::Handle;
 
 use crate::errors::to_python;
-use crate::listening::Listening;
 use crate::response::Response as PyResponse;
 
 /// The end of one operation.
@@ -26,8 +25,6 @@ pub enum Outcome {
     Chunks(Vec<Bytes>),
     /// The body has ended.
     End,
-    /// A listener is up.
-    Listening(mesh_core::Listening, Handle),
     /// It failed.
     Failed(Error),
 }
@@ -40,7 +37,6 @@ impl Outcome {
             Self::Response(response, runtime) => PyResponse::new(*response, runtime).into_bound_py_any(py),
             Self::Chunk(bytes) => Ok(PyBytes::new(py, &bytes).into_any()),
             Self::Chunks(chunks) => joined(py, &chunks),
-            Self::Listening(listening, runtime) => Listening::new(listening, runtime).into_bound_py_any(py),
             Self::Failed(error) => Err(to_python(py, &error)),
         }
     }

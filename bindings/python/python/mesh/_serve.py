@@ -51,7 +51,7 @@ def serve_blocking(mesh: Mesh, app: Any, listener: str, options: ServeOptions) -
         return
     native = mesh._started(False)
     inbox = _native.Inbox(options.get("backlog", 1024))
-    listening = native.listen(thread_queue(), listener, inbox).wait()
+    listening = native.listen(listener, inbox)
     server = WsgiServer(app, inbox, options.get("threads", 8))
     try:
         with _sigterm_stops():
@@ -81,7 +81,7 @@ async def serve_async(mesh: Mesh, app: Any, listener: str, options: ServeOptions
     stop = asyncio.Event()
     await server.start_up()
     try:
-        listening = await waiter.wait(native.listen(waiter.queue, listener, inbox))
+        listening = native.listen(listener, inbox)
         server.open()
         with _loop_signals(stop):
             ended = asyncio.ensure_future(waiter.wait(listening.closed(waiter.queue)))
