@@ -83,11 +83,11 @@ impl Answer {
 impl Exchange {
     /// Whether nobody waits for the answer any more.
     pub fn is_abandoned(&self) -> bool {
-        self.alive.get().is_ok_and(|alive| alive.has_changed().is_err())
+        self.alive.get().is_some_and(|alive| alive.has_changed().is_err())
     }
 
     fn reader(&self, py: Python<'_>) -> PyResult<&Reader> {
-        self.reader.get().map_err(|error| to_python(py, &error))
+        self.reader.require(py)
     }
 
     fn call_context(&self) -> Option<&Arc<CallContext>> {
@@ -99,7 +99,7 @@ impl Exchange {
     }
 
     fn answer(&self, py: Python<'_>, response: Response<Body>) -> PyResult<()> {
-        let reply = self.reply.get().map_err(|error| to_python(py, &error))?;
+        let reply = self.reply.require(py)?;
         let reply = reply.lock().unwrap_or_else(PoisonError::into_inner).take();
         let twice = || to_python(py, &Error::new(ErrorKind::BadRequest, "this request was answered already"));
         // A caller that went away makes this fail; the application learns it from the body or `gone`.
@@ -181,7 +181,8 @@ impl Exchange {
         body: &Bound<'_, PyAny>,
     ) -> PyResult<()> {
         guard(py, || {
-            let invalid = |_| to_python(py, &Error::new(ErrorKind::BadRequest, format!("{status} is not an HTTP status")));
+            let invalid =
+                |_| to_python(py, &Error::new(ErrorKind::BadRequest, format!("{status} is not an HTTP status")));
             let status = StatusCode::from_u16(status).map_err(invalid)?;
             let mut headers = header_map(py, &headers)?;
             if self.head.version == Version::HTTP_2 {
@@ -202,7 +203,7 @@ impl Exchange {
 
     /// Completes when the caller went away, or the response has ended.
     fn gone(&self, py: Python<'_>, queue: &Queue) -> PyResult<Op> {
-        let mut alive = self.alive.get().map_err(|error| to_python(py, &error))?.clone();
+        let mut alive = self.alive.require(py)?.clone();
         submit(py, self.reader(py)?.runtime(), queue, async move {
             while alive.changed().await.is_ok() {}
             Outcome::Done

@@ -17,7 +17,6 @@ use pyo3::prelude::*;
 use tokio::runtime::Handle;
 use tower_service::Service;
 
-use crate::errors::to_python;
 use crate::exchange::{Exchange, exchange};
 use crate::fork::Owned;
 use crate::wake::Wake;
@@ -107,7 +106,7 @@ impl Inbox {
 impl Inbox {
     /// The shared half, unless the process forked.
     pub fn waiting(&self, py: Python<'_>) -> PyResult<&Arc<Waiting>> {
-        self.shared.get().map_err(|error| to_python(py, &error))
+        self.shared.require(py)
     }
 }
 
@@ -128,10 +127,10 @@ impl Waiting {
     }
 
     /// Queues a request, or gives it back when there is no room.
-    fn put(&self, exchange: Exchange) -> Result<(), Exchange> {
+    fn put(&self, exchange: Exchange) -> Option<Exchange> {
         let mut state = self.state();
         if state.is_closed || state.exchanges.len() >= self.capacity {
-            return Err(exchange);
+            return Some(exchange);
         }
         state.exchanges.push_back(exchange);
         if state.blocked > 0 {
@@ -140,7 +139,7 @@ impl Waiting {
             state.is_signalled = true;
             self.wake.signal();
         }
-        Ok(())
+        None
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -181,7 +180,7 @@ impl Service<Request<Body>> for Intake {
 
     fn call(&mut self, request: Request<Body>) -> Self::Future {
         let (exchange, answer) = exchange(request, self.runtime.clone(), InFlight::new(&self.waiting));
-        let is_queued = self.waiting.put(exchange).is_ok();
+        let is_queued = self.waiting.put(exchange).is_none();
         Box::pin(async move { if is_queued { Ok(answer.wait().await) } else { Ok(full()) } })
     }
 }
