@@ -6,6 +6,7 @@
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context as TaskContext, Poll};
+use std::time::Instant;
 
 use bytes::Bytes;
 use http::request::Parts;
@@ -71,11 +72,7 @@ impl Answer {
         let life = self.life;
         match self.reply.await {
             Ok(response) => response.map(|body| Body::new(Watched { body, _life: life })),
-            Err(_) => {
-                let mut response = Response::new(Body::from("Internal Server Error\n"));
-                *response.status_mut() = StatusCode::INTERNAL_SERVER_ERROR;
-                response
-            }
+            Err(_) => refusal(ErrorKind::Internal),
         }
     }
 }
@@ -84,6 +81,26 @@ impl Exchange {
     /// Whether nobody waits for the answer any more.
     pub fn is_abandoned(&self) -> bool {
         self.alive.get().is_some_and(|alive| alive.has_changed().is_err())
+    }
+
+    /// Itself, unless the caller went away or ran out of time while it waited for the application.
+    pub fn still_wanted(self) -> Option<Self> {
+        if self.is_abandoned() {
+            return None;
+        }
+        let left = self.call_context().and_then(|context| context.remaining(Instant::now()));
+        if left.is_some_and(|left| left.is_zero()) {
+            self.send(refusal(ErrorKind::Timeout));
+            return None;
+        }
+        Some(self)
+    }
+
+    /// Whether this was the first answer.
+    fn send(&self, response: Response<Body>) -> bool {
+        let reply = self.reply.get().and_then(|reply| reply.lock().unwrap_or_else(PoisonError::into_inner).take());
+        // A caller that went away makes this fail; the application learns it from the body or `gone`.
+        reply.map(|reply| reply.send(response)).is_some()
     }
 
     fn reader(&self, py: Python<'_>) -> PyResult<&Reader> {
@@ -96,15 +113,6 @@ impl Exchange {
 
     fn address(&self) -> Option<&ConnectionAddress> {
         self.head.extensions.get::<ConnectionAddress>()
-    }
-
-    fn answer(&self, py: Python<'_>, response: Response<Body>) -> PyResult<()> {
-        let reply = self.reply.require(py)?;
-        let reply = reply.lock().unwrap_or_else(PoisonError::into_inner).take();
-        let twice = || to_python(py, &Error::new(ErrorKind::BadRequest, "this request was answered already"));
-        // A caller that went away makes this fail; the application learns it from the body or `gone`.
-        let _ = reply.ok_or_else(twice)?.send(response);
-        Ok(())
     }
 }
 
@@ -191,7 +199,9 @@ impl Exchange {
             let mut response = Response::new(body_of(py, body)?);
             *response.status_mut() = status;
             *response.headers_mut() = headers;
-            self.answer(py, response)
+            self.reply.require(py)?;
+            let twice = || to_python(py, &Error::new(ErrorKind::BadRequest, "this request was answered already"));
+            self.send(response).then_some(()).ok_or_else(twice)
         })
     }
 
@@ -220,6 +230,14 @@ pub fn body_of(py: Python<'_>, body: &Bound<'_, PyAny>) -> PyResult<Body> {
         return Ok(Body::empty());
     }
     body.cast::<BodyPipe>()?.get().take_body(py)
+}
+
+/// An answer that the application did not give.
+pub fn refusal(kind: ErrorKind) -> Response<Body> {
+    let status = StatusCode::from_u16(kind.status().http).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    let mut response = Response::new(Body::from(status.canonical_reason().unwrap_or_default()));
+    *response.status_mut() = status;
+    response
 }
 
 /// HTTP/2 has no connection headers (RFC 9113 8.2.2); applications written for HTTP/1.1 may set them.

@@ -10,14 +10,14 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 
-use http::{Request, Response, StatusCode};
-use mesh_core::Body;
+use http::{Request, Response};
 use mesh_core::error::BoxError;
+use mesh_core::{Body, ErrorKind};
 use pyo3::prelude::*;
 use tokio::runtime::Handle;
 use tower_service::Service;
 
-use crate::exchange::{Exchange, exchange};
+use crate::exchange::{Exchange, exchange, refusal};
 use crate::fork::Owned;
 use crate::wake::Wake;
 
@@ -74,7 +74,9 @@ impl Inbox {
             state.is_signalled = false;
             waiting.wake.clear();
         }
-        Ok(state.exchanges.drain(..).filter(|exchange| !exchange.is_abandoned()).collect())
+        let arrived = std::mem::take(&mut state.exchanges);
+        drop(state);
+        Ok(arrived.into_iter().filter_map(Exchange::still_wanted).collect())
     }
 
     /// Blocks for the next request; None once the inbox is closed.
@@ -115,8 +117,12 @@ impl Waiting {
         let mut state = self.state();
         loop {
             match state.exchanges.pop_front() {
-                Some(exchange) if !exchange.is_abandoned() => return Some(exchange),
-                Some(_) => continue,
+                Some(exchange) => {
+                    if let Some(wanted) = exchange.still_wanted() {
+                        return Some(wanted);
+                    }
+                    continue;
+                }
                 None if state.is_closed => return None,
                 None => {}
             }
@@ -181,12 +187,6 @@ impl Service<Request<Body>> for Intake {
     fn call(&mut self, request: Request<Body>) -> Self::Future {
         let (exchange, answer) = exchange(request, self.runtime.clone(), InFlight::new(&self.waiting));
         let is_queued = self.waiting.put(exchange).is_none();
-        Box::pin(async move { if is_queued { Ok(answer.wait().await) } else { Ok(full()) } })
+        Box::pin(async move { if is_queued { Ok(answer.wait().await) } else { Ok(refusal(ErrorKind::Overloaded)) } })
     }
-}
-
-fn full() -> Response<Body> {
-    let mut response = Response::new(Body::from("the application is overloaded\n"));
-    *response.status_mut() = StatusCode::SERVICE_UNAVAILABLE;
-    response
 }
