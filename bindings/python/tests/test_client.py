@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import io
 import socket
 import struct
 import threading
@@ -49,6 +50,7 @@ def test_headers_have_no_case_and_several_values(serve_wsgi: Serve) -> None:
         ({"content": bytearray(b"array")}, "array", None),
         ({"json": {"a": 1}}, '{"a":1}', "application/json"),
         ({"content": [b"one", b"two"]}, "onetwo", None),
+        ({"content": io.BytesIO(b"a\nfile")}, "a\nfile", None),
         ({"content": None}, "", None),
     ],
 )
