@@ -1,1 +1,87 @@
-//! (to be written)
+//! From what was written to what is in force.
+//!
+//! Decides: how sections refer to each other. Never: starts, connects or resolves anything.
+//! Invariant: an error anywhere means no snapshot at all; what did not change is reused, live state and
+//! all.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+
+use self::problems::Problems;
+use crate::config::Parsed;
+use crate::config::diagnostic::Diagnostic;
+use crate::config::document::Document;
+use crate::identity::source::IdentitySource;
+use crate::snapshot::{Defaults, Snapshot};
+use crate::time::Clock;
+
+mod access;
+mod cluster;
+pub(crate) mod problems;
+mod route;
+
+pub use cluster::endpoints_of;
+
+/// What a compilation draws on besides the document.
+pub struct Context<'a> {
+    /// Names the document in diagnostics.
+    pub origin: &'a str,
+    /// What relative paths are relative to.
+    pub base: &'a Path,
+    /// Time, for certificates.
+    pub clock: &'a Arc<dyn Clock>,
+    /// The process's identity, issued or not.
+    pub identity: Option<&'a IdentitySource>,
+    /// In force so far; its live state is carried over.
+    pub previous: Option<&'a Snapshot>,
+    /// Of the new snapshot.
+    pub revision: u64,
+}
+
+/// Compiles a document that was checked.
+pub fn compile(parsed: Parsed, context: &Context<'_>) -> Result<Snapshot, Vec<Diagnostic>> {
+    let Parsed { document, positions, .. } = parsed;
+    let mut problems = Problems::default();
+    let mut clusters = BTreeMap::new();
+    for (index, written) in document.clusters.iter().enumerate() {
+        let cluster = problems.note(format!("clusters[{index}]"), cluster::compile(written, &document, context));
+        clusters.extend(cluster.map(|cluster| (Arc::clone(&cluster.name), cluster)));
+    }
+    let routes = route::compile(&document, &clusters, &mut problems);
+    let listeners = access::compile(&document, context, &mut problems);
+    let retry = problems.note("defaults.retry", route::retry_policy(&document.defaults.retry));
+    let (Some(routes), Some(retry), true) = (routes, retry, problems.is_empty()) else {
+        return Err(problems.diagnostics(&positions));
+    };
+    let defaults = Defaults {
+        timeout: document.defaults.timeout.nonzero(),
+        attempt_timeout: document.defaults.attempt_timeout.nonzero(),
+        retry: Arc::new(retry),
+    };
+    Ok(Snapshot {
+        revision: context.revision,
+        revision_text: context.revision.to_string().into(),
+        routes,
+        clusters,
+        listeners,
+        defaults,
+        sample_percent: document.telemetry.tracing.sample_percent.0,
+        document: Arc::new(document),
+    })
+}
+
+/// Who we are, as the other end and the metrics see it.
+pub fn node(document: &Document, principal: Option<&str>) -> crate::telemetry::Peer {
+    let node = &document.node;
+    crate::telemetry::Peer {
+        workload: node.workload_name().into(),
+        namespace: node.namespace_name().into(),
+        principal: principal.unwrap_or("unknown").into(),
+        app: node.app_name().into(),
+        version: node.version.as_deref().unwrap_or("unknown").into(),
+        canonical_service: node.service_name().into(),
+        canonical_revision: node.revision().into(),
+        cluster: node.cluster_name().into(),
+    }
+}

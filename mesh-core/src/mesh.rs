@@ -1,1 +1,223 @@
-//! (to be written)
+//! The handle an application holds.
+//!
+//! Decides: when things start (on first use) and how they end. Never: policy.
+//! Invariant: constructing a mesh starts no thread and opens no socket, so that a process may still fork.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::{Request, Response};
+use serde_json::Value;
+use tokio::runtime::Handle;
+use tower_service::Service;
+
+use crate::background;
+use crate::body::Body;
+use crate::core::{Core, Parts};
+use crate::discovery::publish::{ConfigError, Publisher};
+use crate::endpoint::connect::{Connector, Resolver, SystemResolver, TcpConnector};
+use crate::error::{BoxError, Error, ErrorKind};
+use crate::inbound::forward::Forward;
+use crate::inbound::listener::{self, Listening};
+use crate::inbound::{Inbound, ServerLayer};
+use crate::outbound::ServiceClient;
+use crate::runtime::{OnThreadStart, RuntimeOptions};
+use crate::time::{Clock, Randomness, SystemClock};
+
+/// A configured mesh: clients and servers of one workload. Cheap to clone.
+#[derive(Clone)]
+pub struct Mesh {
+    core: Arc<Core>,
+}
+
+/// Builds a mesh with its own clock, network or threads.
+pub struct MeshBuilder {
+    clock: Arc<dyn Clock>,
+    connector: Arc<dyn Connector>,
+    resolver: Arc<dyn Resolver>,
+    randomness: Randomness,
+    options: RuntimeOptions,
+}
+
+impl Mesh {
+    /// Reads and checks a configuration file, which is then watched. Starts nothing yet.
+    pub fn from_file(path: impl AsRef<Path>) -> Result<Self, ConfigError> {
+        Self::builder().from_file(path)
+    }
+
+    /// Checks a configuration given as text; `origin` names it in diagnostics.
+    pub fn from_yaml(text: &str, origin: &str) -> Result<Self, ConfigError> {
+        Self::builder().from_yaml(text, origin)
+    }
+
+    /// For tests and bindings: bring your own clock, connector, resolver, seed or threads.
+    pub fn builder() -> MeshBuilder {
+        MeshBuilder {
+            clock: Arc::new(SystemClock),
+            connector: Arc::new(TcpConnector),
+            resolver: Arc::new(SystemResolver),
+            randomness: Randomness::from_entropy(),
+            options: RuntimeOptions::default(),
+        }
+    }
+
+    /// Starts threads, identity, file watch and the admin endpoint. Called by the first use of anything;
+    /// call it yourself to see a failure early.
+    pub fn start(&self) -> Result<(), Error> {
+        self.core.runtime().map(|_| ())
+    }
+
+    /// The runtime that carries the mesh's connections; starts the mesh.
+    pub fn runtime(&self) -> Result<Handle, Error> {
+        self.core.runtime()
+    }
+
+    /// A client for every service the configuration names.
+    pub fn client(&self) -> ServiceClient {
+        ServiceClient::new(Arc::clone(&self.core))
+    }
+
+    /// The server side as a tower layer, for an application that keeps its own server.
+    pub fn server_layer(&self, listener: &str) -> Result<ServerLayer, Error> {
+        Ok(ServerLayer::new(Inbound::new(&self.core, listener)?))
+    }
+
+    /// Serves `service` on the mesh's own listener: mutual TLS, access rules, checks, telemetry, drain.
+    pub async fn listen<S>(&self, listener: &str, service: S) -> Result<Listening, Error>
+    where
+        S: Service<Request<Body>, Response = Response<Body>, Error = BoxError> + Clone + Send + 'static,
+        S::Future: Send,
+    {
+        let inbound = Inbound::new(&self.core, listener)?;
+        let address = inbound.address().ok_or_else(|| {
+            Error::new(
+                ErrorKind::Config,
+                format!("listener {listener:?} has no address; give it one, or use the server layer"),
+            )
+        })?;
+        listener::listen(inbound, &address, service).await
+    }
+
+    /// Runs an ingress: requests that arrive on `listener` are routed onward by the `routes`.
+    pub async fn forward(&self, listener: &str) -> Result<Listening, Error> {
+        self.listen(listener, Forward::new(self.client())).await
+    }
+
+    /// Puts a new document in force, all or nothing. Returns its revision.
+    pub fn reload(&self, text: &str, origin: &str) -> Result<u64, ConfigError> {
+        self.core.publish(text, origin)
+    }
+
+    /// What a support engineer asks for, as JSON.
+    pub fn status(&self) -> Value {
+        self.core.status()
+    }
+
+    /// The document in force.
+    pub fn config(&self) -> Value {
+        self.core.config()
+    }
+
+    /// All metrics in Prometheus' text format.
+    pub fn metrics_text(&self) -> String {
+        self.core.metrics_text()
+    }
+
+    /// Whether this process can serve: started, with a valid identity if one is configured, not draining.
+    pub fn is_ready(&self) -> bool {
+        self.core.is_ready()
+    }
+
+    /// Lame duck: tells callers to go elsewhere, serves what still comes for `grace`, then stops listening.
+    pub async fn drain(&self, grace: Duration) {
+        self.core.drain.run(grace).await;
+    }
+
+    /// Ends everything this mesh started. Blocks up to `timeout` for its threads. Not for use inside the mesh's
+    /// own runtime.
+    pub fn close(&self, timeout: Duration) {
+        self.core.close(timeout);
+    }
+}
+
+impl MeshBuilder {
+    /// Uses this clock instead of the system's.
+    #[must_use]
+    pub fn clock(mut self, clock: Arc<dyn Clock>) -> Self {
+        self.clock = clock;
+        self
+    }
+
+    /// Opens connections through `connector` instead of TCP.
+    #[must_use]
+    pub fn connector(mut self, connector: Arc<dyn Connector>) -> Self {
+        self.connector = connector;
+        self
+    }
+
+    /// Resolves host names through `resolver` instead of the system's.
+    #[must_use]
+    pub fn resolver(mut self, resolver: Arc<dyn Resolver>) -> Self {
+        self.resolver = resolver;
+        self
+    }
+
+    /// Draws random numbers from this seed: the same seed, the same choices.
+    #[must_use]
+    pub fn seed(mut self, seed: u64) -> Self {
+        self.randomness = Randomness::seeded(seed);
+        self
+    }
+
+    /// Threads of the mesh's own runtime; 0 means one per core, at most four.
+    #[must_use]
+    pub fn worker_threads(mut self, threads: usize) -> Self {
+        self.options.worker_threads = threads;
+        self
+    }
+
+    /// Runs on each thread the mesh starts, before anything else.
+    #[must_use]
+    pub fn on_thread_start(mut self, hook: OnThreadStart) -> Self {
+        self.options.on_thread_start = Some(hook);
+        self
+    }
+
+    /// Uses this runtime instead of the current or an own one.
+    #[must_use]
+    pub fn runtime(mut self, handle: Handle) -> Self {
+        self.options.handle = Some(handle);
+        self
+    }
+
+    /// Finishes with a configuration file, which is then watched.
+    pub fn from_file(self, path: impl AsRef<Path>) -> Result<Mesh, ConfigError> {
+        let path = path.as_ref();
+        let text = std::fs::read_to_string(path).map_err(|error| ConfigError::unreadable(path, &error))?;
+        self.build(&text, &path.display().to_string(), Some(path.to_path_buf()))
+    }
+
+    /// Finishes with a configuration given as text.
+    pub fn from_yaml(self, text: &str, origin: &str) -> Result<Mesh, ConfigError> {
+        self.build(text, origin, None)
+    }
+
+    fn build(self, text: &str, origin: &str, path: Option<PathBuf>) -> Result<Mesh, ConfigError> {
+        let first = Publisher::open(text, origin, path, &self.clock)?;
+        let telemetry = background::telemetry(&first)?;
+        let core = Core::new(Parts {
+            snapshot: first.snapshot,
+            publisher: first.publisher,
+            clock: self.clock,
+            randomness: self.randomness,
+            resolver: self.resolver,
+            connector: self.connector,
+            telemetry: Arc::new(telemetry),
+            identity: first.identity,
+            options: self.options,
+            starter: background::start,
+        });
+        Ok(Mesh { core })
+    }
+}

@@ -1,6 +1,5 @@
-//! One address: its load, its health, its connections.
+//! One address: how it is reached, how loaded it is, which connections to it are open.
 
-pub mod load;
-pub mod status;
 pub mod connect;
+pub mod load;
 pub mod pool;

@@ -1,6 +1,186 @@
-//! The server side.
+//! The server side: the story is in `serve`, connections are in [`listener`].
+//!
+//! Decides: which policy a listener's requests meet. Never: lets a request pass because its policy has
+//! vanished: a listener that a new document no longer names keeps the last policy it had.
 
-pub mod serve;
-pub mod listener;
-pub mod drain;
+use std::future::Future;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use arc_swap::ArcSwap;
+use bytes::Bytes;
+use http::{Request, Response};
+use tower_layer::Layer;
+use tower_service::Service;
+
+use crate::body::Body;
+use crate::core::Core;
+use crate::error::{BoxError, Error, ErrorKind};
+use crate::identity::tls::PeerIdentity;
+use crate::snapshot::{ListenerPolicy, Snapshot, TlsMode};
+use crate::telemetry::metrics::Counter;
+use crate::telemetry::names::{label, metric};
+
+mod body;
 pub mod forward;
+pub mod listener;
+pub(crate) mod serve;
+
+/// The two ends of the connection a request arrived on; a request extension.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ConnectionAddress {
+    /// Ours.
+    pub local: SocketAddr,
+    /// The peer's.
+    pub remote: SocketAddr,
+}
+
+/// A listener's name and what it needs for each request.
+pub(crate) struct Inbound {
+    pub(crate) core: Arc<Core>,
+    pub(crate) name: Arc<str>,
+    pub(crate) tls: Option<Arc<rustls::ServerConfig>>,
+    last: ArcSwap<ListenerPolicy>,
+    refused: Counter,
+}
+
+impl Inbound {
+    /// The listener called `name` in the configuration.
+    pub(crate) fn new(core: &Arc<Core>, name: &str) -> Result<Arc<Self>, Error> {
+        let snapshot = core.snapshot.load_full();
+        let policy = snapshot.listeners.get(name).ok_or_else(|| {
+            let known: Vec<_> = snapshot.listeners.keys().map(|name| &**name).collect();
+            Error::new(ErrorKind::Config, format!("no listener is called {name:?}; the configuration has {known:?}"))
+        })?;
+        let tls = match &core.identity {
+            Some(identity) => Some(
+                crate::identity::tls::server_config(identity, Arc::clone(&core.clock))
+                    .map_err(|error| Error::new(ErrorKind::Internal, format!("TLS cannot be set up: {error}")))?,
+            ),
+            None => None,
+        };
+        let labels = [(label::LISTENER, name), (label::REASON, "connection")];
+        Ok(Arc::new(Self {
+            core: Arc::clone(core),
+            name: Arc::clone(&policy.name),
+            tls,
+            last: ArcSwap::from(Arc::clone(policy)),
+            refused: core.telemetry.registry.counter(&metric::REFUSED, &labels),
+        }))
+    }
+
+    /// The policy in force: the snapshot's, else the last this listener had.
+    pub(crate) fn policy(&self, snapshot: &Snapshot) -> Arc<ListenerPolicy> {
+        let Some(policy) = snapshot.listeners.get(&*self.name) else { return self.last.load_full() };
+        if !Arc::ptr_eq(policy, &*self.last.load()) {
+            self.last.store(Arc::clone(policy));
+        }
+        Arc::clone(policy)
+    }
+
+    /// What the listener demands of a connection, now.
+    pub(crate) fn tls_mode(&self) -> TlsMode {
+        self.policy(&self.core.snapshot.load()).tls
+    }
+
+    pub(crate) fn address(&self) -> Option<String> {
+        self.last.load().address.clone()
+    }
+
+    /// A connection was refused. The reason is for us; the peer learns nothing.
+    pub(crate) fn refused(&self, remote: SocketAddr, reason: &str) {
+        self.refused.inc();
+        tracing::warn!(listener = %self.name, peer = %remote, reason, "connection refused");
+        self.core.telemetry.connection_refused(&self.name, remote, reason, self.core.clock.wall());
+    }
+}
+
+/// The server side as a tower layer: access rules, checks, telemetry, trace and deadline, lame duck.
+///
+/// The application's server terminates the connection. If it verified a client certificate it says so
+/// with a [`PeerIdentity`] request extension; without one the caller is unauthenticated.
+#[derive(Clone)]
+pub struct ServerLayer {
+    inbound: Arc<Inbound>,
+}
+
+impl ServerLayer {
+    pub(crate) fn new(inbound: Arc<Inbound>) -> Self {
+        Self { inbound }
+    }
+}
+
+impl<S> Layer<S> for ServerLayer {
+    type Service = Server<S>;
+
+    fn layer(&self, inner: S) -> Server<S> {
+        Server { inbound: Arc::clone(&self.inbound), inner }
+    }
+}
+
+/// A service behind [`ServerLayer`].
+#[derive(Clone)]
+pub struct Server<S> {
+    inbound: Arc<Inbound>,
+    inner: S,
+}
+
+impl<S, In, Out> Service<Request<In>> for Server<S>
+where
+    S: Service<Request<Body>, Response = Response<Out>> + Clone + Send + 'static,
+    S::Future: Send,
+    S::Error: Into<BoxError>,
+    In: http_body::Body<Data = Bytes> + Send + 'static,
+    In::Error: Into<BoxError>,
+    Out: http_body::Body<Data = Bytes> + Send + 'static,
+    Out::Error: Into<BoxError>,
+{
+    type Response = Response<Body>;
+    type Error = S::Error;
+    type Future = Pin<Box<dyn Future<Output = Result<Response<Body>, S::Error>> + Send>>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        self.inner.poll_ready(cx)
+    }
+
+    fn call(&mut self, request: Request<In>) -> Self::Future {
+        // The service that was polled ready is the one that must be called.
+        let waiting = self.inner.clone();
+        let ready = std::mem::replace(&mut self.inner, waiting);
+        let inbound = Arc::clone(&self.inbound);
+        Box::pin(async move {
+            let peer = request.extensions().get::<Arc<PeerIdentity>>().cloned();
+            let address = request.extensions().get::<ConnectionAddress>().copied();
+            let request = request.map(Body::new);
+            Ok(serve::serve(&inbound, (address, peer), request, Mapped(ready)).await)
+        })
+    }
+}
+
+/// Brings any response body and error to ours.
+#[derive(Clone)]
+struct Mapped<S>(S);
+
+impl<S, Out> Service<Request<Body>> for Mapped<S>
+where
+    S: Service<Request<Body>, Response = Response<Out>> + Send + 'static,
+    S::Future: Send,
+    S::Error: Into<BoxError>,
+    Out: http_body::Body<Data = Bytes> + Send + 'static,
+    Out::Error: Into<BoxError>,
+{
+    type Response = Response<Body>;
+    type Error = BoxError;
+    type Future = Pin<Box<dyn Future<Output = Result<Response<Body>, BoxError>> + Send>>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
+        self.0.poll_ready(cx).map_err(Into::into)
+    }
+
+    fn call(&mut self, request: Request<Body>) -> Self::Future {
+        let response = self.0.call(request);
+        Box::pin(async move { response.await.map(|response| response.map(Body::new)).map_err(Into::into) })
+    }
+}

@@ -1,1 +1,280 @@
-//! (to be written)
+//! Every name that leaves the process: metrics, labels, headers, span attributes, log keys.
+//!
+//! Decides: spelling, once. Never: holds a value. Invariant: a name is public API; dashboards and
+//! alerts are written against it, so it is added to and not changed.
+//! Origin: Istio standard metrics (release 1.28), OpenTelemetry semantic conventions; `libmesh_*` is ours.
+
+/// A metric's name and what it says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Metric {
+    /// Prometheus name.
+    pub name: &'static str,
+    /// One sentence for `# HELP`.
+    pub help: &'static str,
+}
+
+impl Metric {
+    /// A metric. Meant for `const` items: a name outside Prometheus' grammar does not compile there.
+    pub const fn new(name: &'static str, help: &'static str) -> Self {
+        assert!(is_metric_name(name), "a metric name is [a-zA-Z_:][a-zA-Z0-9_:]*");
+        Self { name, help }
+    }
+}
+
+const fn is_metric_name(name: &str) -> bool {
+    let bytes = name.as_bytes();
+    let mut i = 0;
+    while i < bytes.len() {
+        let ok =
+            bytes[i].is_ascii_alphabetic() || matches!(bytes[i], b'_' | b':') || (i > 0 && bytes[i].is_ascii_digit());
+        if !ok {
+            return false;
+        }
+        i += 1;
+    }
+    !bytes.is_empty()
+}
+
+/// Metrics.
+pub mod metric {
+    use super::Metric;
+
+    /// Requests, by Istio's 25 labels.
+    pub const REQUESTS: Metric = Metric::new("istio_requests_total", "Requests that ended.");
+    /// Time from the first byte of a request to the last of its response.
+    pub const REQUEST_DURATION: Metric =
+        Metric::new("istio_request_duration_milliseconds", "Duration of requests, in milliseconds.");
+    /// Request sizes on the wire.
+    pub const REQUEST_BYTES: Metric = Metric::new("istio_request_bytes", "Size of requests on the wire, in bytes.");
+    /// Response sizes on the wire.
+    pub const RESPONSE_BYTES: Metric = Metric::new("istio_response_bytes", "Size of responses on the wire, in bytes.");
+    /// gRPC messages towards the destination.
+    pub const REQUEST_MESSAGES: Metric =
+        Metric::new("istio_request_messages_total", "gRPC messages sent by the source.");
+    /// gRPC messages towards the source.
+    pub const RESPONSE_MESSAGES: Metric =
+        Metric::new("istio_response_messages_total", "gRPC messages sent by the destination.");
+    /// Which build runs.
+    pub const BUILD: Metric = Metric::new("istio_build", "Component and version; always 1.");
+
+    /// Attempts, the first included.
+    pub const ATTEMPTS: Metric =
+        Metric::new("libmesh_attempts_total", "Attempts made, the first of each request included.");
+    /// Retries made.
+    pub const RETRIES: Metric =
+        Metric::new("libmesh_retries_total", "Retries made, by the reason of the failure before.");
+    /// Retries not made.
+    pub const RETRIES_REFUSED: Metric =
+        Metric::new("libmesh_retries_refused_total", "Retries that were wanted and not made, by what forbade them.");
+    /// Retry budget left.
+    pub const RETRY_BUDGET_BALANCE: Metric =
+        Metric::new("libmesh_retry_budget_balance", "Retries the budget of a cluster still allows.");
+    /// Refusals before anything was sent.
+    pub const REFUSED: Metric =
+        Metric::new("libmesh_requests_refused_total", "Requests refused locally, by error type.");
+    /// Circuit breaker state.
+    pub const BREAKER_STATE: Metric =
+        Metric::new("libmesh_circuit_breaker_state", "Circuit breaker: 0 closed, 1 half open, 2 open.");
+    /// Circuit breaker openings.
+    pub const BREAKER_OPENED: Metric =
+        Metric::new("libmesh_circuit_breaker_opened_total", "Times a circuit breaker opened.");
+    /// Ejections.
+    pub const EJECTIONS: Metric =
+        Metric::new("libmesh_ejections_total", "Endpoints ejected by outlier detection, by reason.");
+    /// Endpoints ejected now.
+    pub const EJECTED: Metric =
+        Metric::new("libmesh_ejected_endpoints", "Endpoints of a cluster that are ejected now.");
+    /// Endpoints known now.
+    pub const ENDPOINTS: Metric = Metric::new("libmesh_endpoints", "Endpoints of a cluster, by status.");
+    /// Panic mode.
+    pub const PANIC: Metric =
+        Metric::new("libmesh_panic", "1 while too few endpoints are healthy and health is ignored.");
+    /// Open connections.
+    pub const POOL_CONNECTIONS: Metric =
+        Metric::new("libmesh_pool_connections", "Open connections of a cluster, by state.");
+    /// Requests in flight.
+    pub const IN_FLIGHT: Metric = Metric::new("libmesh_requests_in_flight", "Requests in flight, by side.");
+    /// The revision in force.
+    pub const CONFIG_REVISION: Metric =
+        Metric::new("libmesh_config_revision", "Number of the configuration revision in force.");
+    /// Revisions accepted.
+    pub const CONFIG_UPDATES: Metric =
+        Metric::new("libmesh_config_updates_total", "Configuration revisions put in force.");
+    /// Revisions refused.
+    pub const CONFIG_REJECTS: Metric = Metric::new(
+        "libmesh_config_rejects_total",
+        "Configuration documents refused; the last good one stayed in force.",
+    );
+    /// Seconds until the certificate expires.
+    pub const CERTIFICATE_EXPIRY: Metric = Metric::new(
+        "libmesh_certificate_expiry_seconds",
+        "Seconds until this workload's certificate expires; negative once it has.",
+    );
+    /// Certificates put in use.
+    pub const SVID_ROTATIONS: Metric = Metric::new("libmesh_svid_rotations_total", "Certificates put in use.");
+    /// Certificates that could not be obtained or used.
+    pub const SVID_FAILURES: Metric =
+        Metric::new("libmesh_svid_failures_total", "Attempts to obtain or load a certificate that failed.");
+    /// Access decisions.
+    pub const ACCESS_DECISIONS: Metric = Metric::new("libmesh_access_decisions_total", "Access decisions, by outcome.");
+    /// Check lookups answered from the cache.
+    pub const CHECK_CACHE_HITS: Metric =
+        Metric::new("libmesh_check_cache_hits_total", "Checks answered from the cache.");
+    /// Check lookups that asked the policy server.
+    pub const CHECK_CACHE_MISSES: Metric =
+        Metric::new("libmesh_check_cache_misses_total", "Checks that were not in the cache.");
+    /// Calls to the policy server.
+    pub const CHECK_CALLS: Metric = Metric::new("libmesh_check_calls_total", "Calls to a policy server, by outcome.");
+    /// Log lines lost.
+    pub const ACCESS_LOG_DROPPED: Metric =
+        Metric::new("libmesh_access_log_dropped_total", "Access log lines dropped: queue full or sink failing.");
+    /// What the series cap folded.
+    pub const METRICS_FOLDED: Metric = Metric::new(
+        "libmesh_metrics_folded_total",
+        "Records that went to an overflow series because a metric was full.",
+    );
+}
+
+/// Metric labels.
+pub mod label {
+    /// Which end reports: `source` or `destination`.
+    pub const REPORTER: &str = "reporter";
+    /// Istio's labels of every HTTP and gRPC metric, in the order they are written.
+    pub const REQUEST: [&str; 25] = [
+        REPORTER,
+        "source_workload",
+        "source_workload_namespace",
+        "source_principal",
+        "source_app",
+        "source_version",
+        "source_canonical_service",
+        "source_canonical_revision",
+        "source_cluster",
+        "destination_workload",
+        "destination_workload_namespace",
+        "destination_principal",
+        "destination_app",
+        "destination_version",
+        "destination_canonical_service",
+        "destination_canonical_revision",
+        "destination_cluster",
+        "destination_service",
+        "destination_service_name",
+        "destination_service_namespace",
+        "request_protocol",
+        "response_code",
+        "grpc_response_status",
+        "response_flags",
+        "connection_security_policy",
+    ];
+    /// Upper bound of a histogram bucket.
+    pub const LE: &str = "le";
+    /// `istio_build`: the component.
+    pub const COMPONENT: &str = "component";
+    /// `istio_build`: its version.
+    pub const TAG: &str = "tag";
+    /// Name of a cluster of the configuration.
+    pub const CLUSTER: &str = "cluster";
+    /// Address of an endpoint.
+    pub const ENDPOINT: &str = "endpoint";
+    /// Name of a listener.
+    pub const LISTENER: &str = "listener";
+    /// Name of a check.
+    pub const CHECK: &str = "check";
+    /// Name of a metric.
+    pub const METRIC: &str = "metric";
+    /// An `ErrorKind`, as text.
+    pub const ERROR_TYPE: &str = "error_type";
+    /// Why something was done.
+    pub const REASON: &str = "reason";
+    /// How something ended.
+    pub const OUTCOME: &str = "outcome";
+    /// A state by name.
+    pub const STATE: &str = "state";
+    /// `inbound` or `outbound`.
+    pub const SIDE: &str = "side";
+}
+
+/// Label values with a fixed meaning.
+pub mod value {
+    /// A fact nobody told us.
+    pub const UNKNOWN: &str = "unknown";
+    /// The canonical revision of a workload that names none.
+    pub const LATEST: &str = "latest";
+    /// Every label of a series that stands for the ones over the cap.
+    pub const OVERFLOW: &str = "overflow";
+    /// No response flag.
+    pub const NO_FLAG: &str = "-";
+    /// This library, in `istio_build`.
+    pub const COMPONENT: &str = "libmesh";
+}
+
+/// Headers this module reads and writes.
+pub mod header {
+    use http::HeaderName;
+
+    /// W3C trace context.
+    pub const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
+    /// W3C trace context, vendors' part.
+    pub const TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
+    /// W3C baggage.
+    pub const BAGGAGE: HeaderName = HeaderName::from_static("baggage");
+    /// Who calls, and who answered: see [`crate::telemetry::Peer`].
+    pub const PEER: HeaderName = HeaderName::from_static("x-mesh-peer");
+    /// One id for one request, as Envoy names it.
+    pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+}
+
+/// Span attributes.
+pub mod span {
+    /// How often a request was sent again; absent on the first attempt.
+    pub const RESEND_COUNT: &str = "http.request.resend_count";
+    /// Request method.
+    pub const METHOD: &str = "http.request.method";
+    /// Response status.
+    pub const STATUS: &str = "http.response.status_code";
+    /// The matched rule.
+    pub const ROUTE: &str = "http.route";
+    /// The logical host called.
+    pub const SERVER_ADDRESS: &str = "server.address";
+    /// The reason of a failure.
+    pub const ERROR_TYPE: &str = "error.type";
+    /// The configuration revision that decided.
+    pub const REVISION: &str = "libmesh.revision";
+    /// The chosen cluster.
+    pub const CLUSTER: &str = "libmesh.cluster";
+    /// The chosen endpoint.
+    pub const ENDPOINT: &str = "libmesh.endpoint";
+}
+
+/// Keys of an access-log line, in the order they are written. Absent facts are left out.
+pub mod log {
+    /// Every key.
+    pub const ALL: [&str; 25] = [
+        "time",
+        "reporter",
+        "method",
+        "host",
+        "path",
+        "route",
+        "cluster",
+        "endpoint",
+        "listener",
+        "status",
+        "grpc_status",
+        "flags",
+        "duration_ms",
+        "attempts",
+        "revision",
+        "request_bytes",
+        "response_bytes",
+        "request_id",
+        "trace_id",
+        "span_id",
+        "peer",
+        "peer_serial",
+        "principal",
+        "error_type",
+        "error_detail",
+    ];
+}

@@ -1,0 +1,78 @@
+//! An endpoint taken for one attempt.
+//!
+//! Decides: what an outcome means for the endpoint's breaker, its standing and its load. Never: whether
+//! the request is tried again. Invariant: an attempt is judged once; one that is dropped unjudged (its
+//! caller went away) counts for nothing.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+use http::header::RETRY_AFTER;
+
+use crate::cluster::group::Cluster;
+use crate::cluster::member::Endpoint;
+use crate::endpoint::load::{self, InFlight};
+use crate::error::Sent;
+use crate::policy::circuit_breaker::Permit;
+use crate::policy::retry::Outcome;
+use crate::policy::retry_after::retry_after;
+use crate::policy::verdict::Verdict;
+
+/// An endpoint, its breaker's permit and its place in the load count.
+pub struct Taken {
+    /// Taken.
+    pub endpoint: Arc<Endpoint>,
+    cluster: Arc<Cluster>,
+    permit: Option<Permit>,
+    in_flight: Option<InFlight>,
+}
+
+impl Taken {
+    pub(super) fn new(cluster: &Arc<Cluster>, endpoint: Arc<Endpoint>, permit: Permit, now: Instant) -> Self {
+        let in_flight = endpoint.live.load.start(now);
+        Self { endpoint, cluster: Arc::clone(cluster), permit: Some(permit), in_flight: Some(in_flight) }
+    }
+
+    /// The head of the response, or the failure, is here.
+    pub fn judge(&mut self, outcome: &Outcome<'_>, now: Instant, rng: &mut fastrand::Rng) {
+        let Some(permit) = self.permit.take() else { return };
+        let verdict = verdict(outcome);
+        permit.record(verdict.into(), now, rng);
+        let Some(verdict) = verdict else { return };
+        self.cluster.judge(&self.endpoint, verdict, now, rng);
+        let seen = match verdict {
+            Verdict::Success => load::Outcome::Answered,
+            _ => load::Outcome::Failed { retry_after: hint(outcome) },
+        };
+        if let Some(in_flight) = &mut self.in_flight {
+            in_flight.respond(now, seen);
+        }
+    }
+
+    /// The response has been read, or thrown away.
+    pub fn finish(mut self) {
+        self.in_flight.take();
+    }
+
+    /// How logs call the endpoint.
+    pub fn endpoint_name(&self) -> &str {
+        &self.endpoint.name
+    }
+}
+
+/// A stream that the peer proved unprocessed says it is leaving or full, not that it is broken.
+fn verdict(outcome: &Outcome<'_>) -> Option<Verdict> {
+    match *outcome {
+        Outcome::Response { status, grpc_status, .. } => Some(Verdict::of_response(status, grpc_status)),
+        Outcome::Failure { sent: Sent::Unprocessed, .. } => None,
+        Outcome::Failure { kind, .. } => Verdict::of_failure(kind),
+    }
+}
+
+/// What the endpoint asked callers to wait; only the seconds form, a date needs the wall clock.
+fn hint(outcome: &Outcome<'_>) -> Option<Duration> {
+    let Outcome::Response { headers, .. } = outcome else { return None };
+    retry_after(headers, SystemTime::UNIX_EPOCH).filter(|_| {
+        headers.get(RETRY_AFTER).is_some_and(|value| value.as_bytes().first().is_some_and(u8::is_ascii_digit))
+    })
+}

@@ -1,0 +1,153 @@
+//! Listeners and their policy.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use super::Context;
+use super::problems::Problems;
+use super::route::{compile_header, compile_matches};
+use crate::access::cache::CacheConfig;
+use crate::access::check::{CheckConfig, FailureMode, RemoteCheck};
+use crate::access::fact::Fact;
+use crate::access::rbac::{Effect, HeaderCondition, Pattern, Rule, Rules};
+use crate::config::access::{AccessRule, Action};
+use crate::config::document::Document;
+use crate::config::listener::{Listener, ListenerTls};
+use crate::config::policy::{Check, FailureMode as WrittenFailure};
+use crate::config::value::{Name, TextPattern};
+use crate::snapshot::{CheckPolicy, ListenerPolicy, TlsMode};
+
+pub(super) fn compile(
+    document: &Document,
+    context: &Context<'_>,
+    problems: &mut Problems,
+) -> BTreeMap<Arc<str>, Arc<ListenerPolicy>> {
+    let mut checks = Vec::new();
+    for (index, written) in document.policy.checks.iter().enumerate() {
+        checks.extend(problems.note(format!("policy.checks[{index}]"), compile_check(written, document, context)));
+    }
+    let mut listeners = BTreeMap::new();
+    for listener in &document.listeners {
+        let name: Arc<str> = listener.name.as_str().into();
+        let mine = document
+            .policy
+            .checks
+            .iter()
+            .zip(&checks)
+            .filter(|(written, _)| is_for(written.listeners.as_deref(), &name));
+        let policy = ListenerPolicy {
+            address: listener.address.as_ref().map(|address| address.as_str().to_owned()),
+            tls: tls_mode(listener, document),
+            is_forwarding: listener.forward,
+            rules: compile_rules(document, problems),
+            checks: mine.map(|(_, check)| check.clone()).collect(),
+            name: Arc::clone(&name),
+        };
+        listeners.insert(name, Arc::new(policy));
+    }
+    listeners
+}
+
+fn is_for(listeners: Option<&[Name]>, name: &str) -> bool {
+    listeners.is_none_or(|listeners| listeners.iter().any(|listener| listener.as_str() == name))
+}
+
+fn tls_mode(listener: &Listener, document: &Document) -> TlsMode {
+    match listener.tls {
+        Some(ListenerTls::Strict) => TlsMode::Strict,
+        Some(ListenerTls::Permissive) => TlsMode::Permissive,
+        Some(ListenerTls::Plaintext) => TlsMode::Plaintext,
+        None if document.identity.is_some() => TlsMode::Strict,
+        None => TlsMode::Plaintext,
+    }
+}
+
+fn compile_rules(document: &Document, problems: &mut Problems) -> Rules {
+    let access = &document.policy.access;
+    let mut rules = Vec::new();
+    for (index, written) in access.rules.iter().enumerate() {
+        rules.extend(problems.note(format!("policy.access.rules[{index}]"), compile_rule(written)));
+    }
+    Rules::new(effect(access.default), rules)
+}
+
+fn compile_rule(written: &AccessRule) -> Result<Rule, String> {
+    let headers = written.headers.iter().map(|header| {
+        let matcher = compile_header(header)?;
+        Ok(Box::new(move |headers: &http::HeaderMap| matcher.matches(headers)) as Box<dyn HeaderCondition>)
+    });
+    let names =
+        |listeners: &Option<Vec<Name>>| listeners.iter().flatten().map(|name| name.as_str().to_owned()).collect();
+    Ok(Rule {
+        name: written.name.as_str().to_owned(),
+        action: effect(written.action),
+        listeners: names(&written.listeners),
+        principals: patterns(&written.principals),
+        not_principals: patterns(&written.not_principals),
+        methods: written.methods.iter().map(|method| method.as_str().to_owned()).collect(),
+        paths: patterns(&written.paths),
+        hosts: written.hosts.iter().map(|host| Pattern::host(host.as_str())).collect(),
+        headers: headers.collect::<Result<_, String>>()?,
+    })
+}
+
+fn effect(action: Action) -> Effect {
+    match action {
+        Action::Allow => Effect::Allow,
+        Action::Deny => Effect::Deny,
+    }
+}
+
+fn patterns(written: &[TextPattern]) -> Vec<Pattern> {
+    written.iter().map(|pattern| Pattern::parse(pattern.as_str())).collect()
+}
+
+/// A check that did not change keeps its cache.
+fn compile_check(written: &Check, document: &Document, context: &Context<'_>) -> Result<CheckPolicy, String> {
+    let before = context.previous.and_then(|previous| {
+        let at = previous.document.policy.checks.iter().position(|check| check == written)?;
+        let name = previous.document.policy.checks[at].name.as_str();
+        let mut policies = previous.listeners.values().flat_map(|listener| &listener.checks);
+        policies.find(|policy| policy.check.config().name == name).map(|policy| Arc::clone(&policy.check))
+    });
+    let check = match before {
+        Some(check) => check,
+        None => Arc::new(RemoteCheck::new(check_config(written)?)),
+    };
+    let matches = compile_matches(&written.matches).map_err(|reason| format!("match: {reason}"))?;
+    let cluster = document.clusters.iter().find(|cluster| cluster.name == written.cluster);
+    let cluster = cluster.ok_or_else(|| format!("unknown cluster {:?}", written.cluster.as_str()))?;
+    Ok(CheckPolicy { check, matches, cluster: cluster.name.as_str().into() })
+}
+
+fn check_config(written: &Check) -> Result<CheckConfig, String> {
+    let cache = match &written.cache {
+        Some(cache) => {
+            let key = cache.key.iter().map(|fact| Fact::parse(&fact.to_string()).map_err(|unknown| unknown.0));
+            CacheConfig {
+                key: Some(key.collect::<Result<_, _>>()?),
+                ttl: cache.ttl.0,
+                negative_ttl: cache.negative_ttl.0,
+                max_entries: cache.max_entries as usize,
+                ..CacheConfig::default()
+            }
+        }
+        // Without a key of ours, only the server's own hints make an answer reusable.
+        None => CacheConfig { key: None, ..CacheConfig::default() },
+    };
+    let origin = format!("http://{}", written.cluster.as_str())
+        .parse()
+        .map_err(|error| format!("the cluster's name is no host: {error}"))?;
+    Ok(CheckConfig {
+        name: written.name.as_str().to_owned(),
+        origin,
+        timeout: written.timeout.0,
+        failure: match written.failure {
+            WrittenFailure::Open => FailureMode::Open,
+            WrittenFailure::Closed => FailureMode::Closed,
+        },
+        status_on_error: written.status_on_error,
+        cache,
+        ..CheckConfig::default()
+    })
+}

@@ -1,0 +1,171 @@
+//! Clusters: defaults are filled in, live state is carried over.
+
+use std::num::NonZeroU32;
+use std::path::Path;
+use std::sync::Arc;
+
+use super::Context;
+use crate::cluster::group::{Cluster, Settings, Source};
+use crate::cluster::outlier::OutlierConfig;
+use crate::cluster::picker::BalancerKind;
+use crate::config::cluster::{self as written, Balancer, TlsMode};
+use crate::config::document::Document;
+use crate::config::policy::{CircuitBreaker, Outlier};
+use crate::endpoint::connect::{Protocol, Transport};
+use crate::endpoint::pool::PoolLimits;
+use crate::identity::spiffe_id::SpiffeId;
+use crate::policy::backoff::{Backoff, Jitter};
+use crate::policy::budget::BudgetConfig;
+use crate::policy::circuit_breaker::{BreakerConfig, HalfOpen, RateTrip, Threshold};
+use crate::telemetry::DestinationService;
+
+/// Compiles one cluster; the same text as before gives the same cluster.
+pub(super) fn compile(
+    cluster: &written::Cluster,
+    document: &Document,
+    context: &Context<'_>,
+) -> Result<Arc<Cluster>, String> {
+    let settings = settings(cluster, document, context)?;
+    let previous = context.previous.and_then(|previous| previous.clusters.get(cluster.name.as_str()));
+    let endpoints = match &settings.source {
+        Source::Inline(endpoints) => endpoints.clone(),
+        Source::File(path) => endpoints_of(path, previous.map(|cluster| cluster.written()))?,
+    };
+    if let Some(previous) = previous
+        && previous.settings == settings
+    {
+        previous.set_endpoints(endpoints, context.clock.now());
+        return Ok(Arc::clone(previous));
+    }
+    let cluster = Cluster::new(settings, previous.map(|cluster| &**cluster)).map_err(|error| error.to_string())?;
+    cluster.set_endpoints(endpoints, context.clock.now());
+    Ok(Arc::new(cluster))
+}
+
+/// Reads an endpoints file. Once a cluster has endpoints, a file that cannot be used keeps them.
+pub fn endpoints_of(path: &Path, last_good: Option<Vec<written::Endpoint>>) -> Result<Vec<written::Endpoint>, String> {
+    let text = std::fs::read_to_string(path).map_err(|error| format!("cannot read {}: {error}", path.display()));
+    let parsed = text.and_then(|text| {
+        crate::config::parse_endpoints(&text, &path.display().to_string())
+            .map_err(|problems| problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))
+    });
+    match (parsed, last_good) {
+        (Err(reason), Some(endpoints)) => {
+            tracing::warn!(file = %path.display(), reason, "endpoints file refused; the last good one stays");
+            Ok(endpoints)
+        }
+        (parsed, _) => parsed,
+    }
+}
+
+fn settings(cluster: &written::Cluster, document: &Document, context: &Context<'_>) -> Result<Settings, String> {
+    let defaults = &document.defaults;
+    let breaker = cluster
+        .circuit_breaker
+        .as_ref()
+        .map_or_else(|| defaults.circuit_breaker.clone(), |set| set.over(&defaults.circuit_breaker));
+    let outlier = cluster.outlier.as_ref().map_or_else(|| defaults.outlier.clone(), |set| set.over(&defaults.outlier));
+    let limit = cluster
+        .concurrency_limit
+        .as_ref()
+        .map_or_else(|| defaults.concurrency_limit.clone(), |set| set.over(&defaults.concurrency_limit));
+    let budget = cluster
+        .retry_budget
+        .as_ref()
+        .map_or_else(|| defaults.retry_budget.clone(), |set| set.over(&defaults.retry_budget));
+    let name: Arc<str> = cluster.name.as_str().into();
+    let (mutual, plain) = transports(cluster, document, context)?;
+    let source = match (&cluster.endpoints, &cluster.endpoints_file) {
+        (Some(endpoints), _) => Source::Inline(endpoints.clone()),
+        (None, Some(file)) => Source::File(context.base.join(file)),
+        (None, None) => return Err("neither endpoints nor endpoints_file".to_owned()),
+    };
+    Ok(Settings {
+        service: Arc::new(service(cluster, document)),
+        is_mutual: is_mutual(cluster, document),
+        mutual,
+        plain,
+        pool: PoolLimits { max_idle: cluster.max_idle_connections as usize, idle_timeout: cluster.idle_timeout.0 },
+        balancer: match cluster.balancer.unwrap_or(defaults.balancer) {
+            Balancer::PeakEwma => BalancerKind::PeakEwma,
+            Balancer::LeastRequest => BalancerKind::LeastRequest,
+            Balancer::RoundRobin => BalancerKind::RoundRobin,
+        },
+        breaker: breaker_config(&breaker)?,
+        outlier: outlier_config(&outlier),
+        max_requests: limit.max_requests,
+        budget: BudgetConfig::new(budget.percent.fraction(), budget.min_per_second, budget.window.0)
+            .map_err(|error| error.to_string())?,
+        locality: document.node.locality.clone(),
+        source,
+        name,
+    })
+}
+
+fn breaker_config(written: &CircuitBreaker) -> Result<BreakerConfig, String> {
+    let backoff = Backoff::new(written.open.0, written.max_open.0).and_then(|wait| wait.with_jitter(Jitter::Equal));
+    let rate = match (written.min_success_percent.fraction(), written.min_requests) {
+        (share, requests) if share <= 0.0 || requests == 0 => None,
+        (share, requests) => Some(
+            RateTrip::new(written.window.0, requests, Threshold::SuccessesBelow(share))
+                .map_err(|error| error.to_string())?,
+        ),
+    };
+    Ok(BreakerConfig {
+        consecutive_failures: NonZeroU32::new(written.consecutive_failures),
+        rate,
+        open_for: backoff.map_err(|error| error.to_string())?,
+        half_open: HalfOpen::default(),
+    })
+}
+
+fn outlier_config(written: &Outlier) -> OutlierConfig {
+    OutlierConfig {
+        consecutive_5xx: written.consecutive_5xx,
+        interval: written.interval.0,
+        base_ejection: written.base_ejection.0,
+        max_ejection: written.max_ejection.0,
+        max_ejection_percent: written.max_ejection_percent.0.round() as u8,
+        ..OutlierConfig::default()
+    }
+}
+
+fn is_mutual(cluster: &written::Cluster, document: &Document) -> bool {
+    cluster.tls.mode.unwrap_or(if document.identity.is_some() { TlsMode::Mutual } else { TlsMode::Plaintext })
+        == TlsMode::Mutual
+}
+
+/// How endpoints are reached with and without mutual TLS; a single endpoint may differ from its cluster.
+fn transports(
+    cluster: &written::Cluster,
+    document: &Document,
+    context: &Context<'_>,
+) -> Result<(Option<Transport>, Transport), String> {
+    let connect_timeout = cluster.connect_timeout.unwrap_or(document.defaults.connect_timeout).0;
+    let protocol = match cluster.protocol {
+        written::Protocol::Auto => Protocol::Auto,
+        written::Protocol::Http1 => Protocol::Http1,
+        written::Protocol::Http2 => Protocol::Http2,
+    };
+    let plain = Transport { protocol, tls: None, key: format!("{protocol:?} plaintext").into(), connect_timeout };
+    let Some(identity) = context.identity else { return Ok((None, plain)) };
+    let ids = cluster.tls.server_ids.iter().map(|id| SpiffeId::parse(id.as_str()).map_err(|error| error.to_string()));
+    let ids = ids.collect::<Result<Vec<_>, _>>()?;
+    let alpn: &[&[u8]] = match protocol {
+        Protocol::Auto => &[b"h2", b"http/1.1"],
+        Protocol::Http1 => &[b"http/1.1"],
+        Protocol::Http2 => &[b"h2"],
+    };
+    let key = format!("{protocol:?} mutual {ids:?}").into();
+    let alpn = alpn.iter().map(|name| name.to_vec()).collect();
+    let tls = crate::identity::tls::client_config(identity, ids, alpn, Arc::clone(context.clock))
+        .map_err(|error| error.to_string())?;
+    Ok((Some(Transport { protocol, tls: Some(tls), key, connect_timeout }), plain))
+}
+
+fn service(cluster: &written::Cluster, document: &Document) -> DestinationService {
+    let name = cluster.service.name.as_deref().unwrap_or(cluster.name.as_str());
+    let namespace = cluster.service.namespace.as_deref().unwrap_or(document.node.namespace_name());
+    let host = cluster.service.host.clone().unwrap_or_else(|| format!("{name}.{namespace}.svc.cluster.local"));
+    DestinationService { host: host.into(), name: name.into(), namespace: namespace.into() }
+}

@@ -1,0 +1,153 @@
+//! Routes: rules refer to clusters, matchers are prepared.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use super::problems::Problems;
+use crate::cluster::group::Cluster;
+use crate::config::document::Document;
+use crate::config::policy::{Retry, RetryCondition};
+use crate::config::route::{self as written, Test};
+use crate::policy::backoff::Backoff;
+use crate::policy::retry::{RetryConditions, RetryPolicy};
+use crate::route::host::HostPattern;
+use crate::route::matcher::{HeaderMatcher, MethodMatcher, QueryMatcher, RequestMatch};
+use crate::route::path::PathMatcher;
+use crate::route::rewrite::Rewrite;
+use crate::route::split::Split;
+use crate::route::table::{RouteTable, Rule, VirtualHost};
+use crate::route::value::ValueMatcher;
+use crate::snapshot::Action;
+
+type Clusters = BTreeMap<Arc<str>, Arc<Cluster>>;
+
+pub(super) fn compile(document: &Document, clusters: &Clusters, problems: &mut Problems) -> Option<RouteTable<Action>> {
+    let mut hosts = Vec::new();
+    for (index, route) in document.routes.iter().enumerate() {
+        let path = format!("routes[{index}]");
+        let patterns = route.hosts.iter().enumerate();
+        let patterns = patterns
+            .filter_map(|(at, host)| problems.note(format!("{path}.hosts[{at}]"), HostPattern::parse(host.as_str())))
+            .collect();
+        let mut rules = Vec::new();
+        for (at, rule) in route.rules.iter().enumerate() {
+            let place = Place { path: format!("{path}.rules[{at}]"), name: rule_name(route, rule, at) };
+            rules.extend(compile_rule(rule, document, clusters, (&place, problems)));
+        }
+        hosts.push(VirtualHost { name: route.label().to_owned(), hosts: patterns, rules });
+    }
+    problems.note("routes", RouteTable::new(hosts))
+}
+
+struct Place {
+    path: String,
+    name: String,
+}
+
+/// A rule without a name is called by its route and position.
+fn rule_name(route: &written::Route, rule: &written::Rule, at: usize) -> String {
+    rule.name.as_ref().map_or_else(|| format!("{}/{at}", route.label()), |name| name.as_str().to_owned())
+}
+
+fn compile_rule(
+    rule: &written::Rule,
+    document: &Document,
+    clusters: &Clusters,
+    at: (&Place, &mut Problems),
+) -> Option<Rule<Action>> {
+    let (place, problems) = at;
+    let matches = compile_matches(&rule.matches).map_err(|reason| format!("match: {reason}"));
+    let matches = problems.note(&place.path, matches);
+    let backends = rule.backends.iter().map(|backend| {
+        let cluster = clusters
+            .get(backend.cluster.as_str())
+            .ok_or_else(|| format!("unknown cluster {:?}", backend.cluster.as_str()))?;
+        Ok::<_, String>((backend.weight.0, Arc::clone(cluster)))
+    });
+    let backends = problems.note(format!("{}.backends", place.path), backends.collect::<Result<Vec<_>, _>>())?;
+    let split = problems.note(format!("{}.backends", place.path), Split::new(backends));
+    let rewrite = match &rule.rewrite {
+        Some(rewrite) => Some(problems.note(
+            format!("{}.rewrite", place.path),
+            Rewrite::new(rewrite.host.as_deref(), rewrite.prefix.as_deref()),
+        )?),
+        None => None,
+    };
+    let defaults = &document.defaults;
+    let retry = rule.retry.as_ref().map_or_else(|| defaults.retry.clone(), |written| written.over(&defaults.retry));
+    let retry = problems.note(format!("{}.retry", place.path), retry_policy(&retry));
+    let action = Action {
+        name: place.name.as_str().into(),
+        split: split?,
+        rewrite,
+        timeout: rule.timeout.unwrap_or(defaults.timeout).nonzero(),
+        attempt_timeout: rule.attempt_timeout.unwrap_or(defaults.attempt_timeout).nonzero(),
+        retry: Arc::new(retry?),
+    };
+    Some(Rule { name: place.name.clone(), matches: matches?, action })
+}
+
+/// Retry settings as the engine takes them.
+pub(crate) fn retry_policy(written: &Retry) -> Result<RetryPolicy, String> {
+    let conditions = written.conditions.iter().map(|condition| condition_named(*condition));
+    Ok(RetryPolicy {
+        retries: written.attempts,
+        conditions: conditions.fold(RetryConditions::NONE, RetryConditions::with),
+        backoff: Backoff::new(written.base.0, written.max.0).map_err(|error| error.to_string())?,
+        non_idempotent: written.non_idempotent,
+        ..RetryPolicy::default()
+    })
+}
+
+fn condition_named(condition: RetryCondition) -> RetryConditions {
+    let name = serde_json::to_value(condition).ok();
+    let name = name.as_ref().and_then(serde_json::Value::as_str);
+    name.and_then(RetryConditions::named).unwrap_or(RetryConditions::NONE)
+}
+
+/// Alternatives of one rule; none: everything matches.
+pub(super) fn compile_matches(written: &written::Matches) -> Result<Vec<RequestMatch>, String> {
+    written.0.iter().map(compile_match).collect()
+}
+
+fn compile_match(written: &written::RequestMatch) -> Result<RequestMatch, String> {
+    let methods: Vec<&str> = written.methods.iter().map(|method| method.as_str()).collect();
+    Ok(RequestMatch {
+        path: written.path.as_ref().and_then(written::PathMatch::test).map(compile_path).transpose()?,
+        methods: MethodMatcher::new(&methods)?,
+        headers: written.headers.iter().map(compile_header).collect::<Result<_, _>>()?,
+        query: written.query.iter().map(compile_query).collect::<Result<_, _>>()?,
+    })
+}
+
+fn compile_path(test: Test<'_>) -> Result<PathMatcher, String> {
+    match test {
+        Test::Exact(path) => PathMatcher::exact(path),
+        Test::SegmentPrefix(path) => PathMatcher::prefix(path),
+        Test::Prefix(path) => PathMatcher::raw_prefix(path),
+        Test::Regex(regex) => PathMatcher::regex(regex),
+        other => Err(format!("{other:?} does not apply to a path")),
+    }
+}
+
+pub(super) fn compile_header(written: &written::HeaderMatch) -> Result<HeaderMatcher, String> {
+    let test =
+        written.test().ok_or("a header condition needs one of exact, prefix, suffix, contains, regex, present")?;
+    Ok(HeaderMatcher::new(written.name.as_str(), compile_value(test)?)?.inverted(written.invert))
+}
+
+fn compile_query(written: &written::QueryMatch) -> Result<QueryMatcher, String> {
+    let test = written.test().ok_or("a query condition needs one of exact, regex, present")?;
+    QueryMatcher::new(&written.name, compile_value(test)?)
+}
+
+fn compile_value(test: Test<'_>) -> Result<ValueMatcher, String> {
+    Ok(match test {
+        Test::Exact(text) => ValueMatcher::exact(text),
+        Test::SegmentPrefix(text) | Test::Prefix(text) => ValueMatcher::prefix(text),
+        Test::Suffix(text) => ValueMatcher::suffix(text),
+        Test::Contains(text) => ValueMatcher::contains(text),
+        Test::Regex(text) => ValueMatcher::regex(text)?,
+        Test::Present(is_present) => ValueMatcher::Present(is_present),
+    })
+}

@@ -1,0 +1,109 @@
+//! Bodies on the server side: counted on the way in, recorded on the way out.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use http_body::{Body as HttpBody, Frame, SizeHint};
+
+use crate::body::Body;
+use crate::drain::RequestGuard;
+use crate::error::{BoxError, ErrorKind};
+use crate::telemetry::record::Record;
+
+/// A request body whose bytes are counted as the application reads them.
+pub(super) fn counted(body: Body, counter: &Arc<AtomicU64>) -> Body {
+    if body.is_end_stream() { body } else { Body::new(Counted { inner: body, counter: Arc::clone(counter) }) }
+}
+
+/// A response body whose end closes the record and the drain's count.
+pub(super) fn recorded(body: Body, record: Record, guard: RequestGuard) -> Body {
+    if body.is_end_stream() {
+        record.end();
+        return body;
+    }
+    Body::new(Recorded { inner: body, open: Some((record, guard)) })
+}
+
+struct Counted {
+    inner: Body,
+    counter: Arc<AtomicU64>,
+}
+
+struct Recorded {
+    inner: Body,
+    open: Option<(Record, RequestGuard)>,
+}
+
+impl HttpBody for Counted {
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        let this = self.get_mut();
+        let polled = Pin::new(&mut this.inner).poll_frame(cx);
+        if let Poll::Ready(Some(Ok(frame))) = &polled {
+            this.counter.fetch_add(frame.data_ref().map_or(0, |data| data.len() as u64), Ordering::Relaxed);
+        }
+        polled
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.inner.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.inner.size_hint()
+    }
+}
+
+impl Recorded {
+    fn end(&mut self) {
+        if let Some((record, _guard)) = self.open.take() {
+            record.end();
+        }
+    }
+}
+
+impl HttpBody for Recorded {
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        let this = self.get_mut();
+        let polled = Pin::new(&mut this.inner).poll_frame(cx);
+        match &polled {
+            Poll::Ready(Some(Ok(frame))) => {
+                if let Some((record, _)) = this.open.as_mut() {
+                    record.add_response_bytes(frame.data_ref().map_or(0, Bytes::len));
+                    if let Some(trailers) = frame.trailers_ref() {
+                        record.grpc_status(trailers);
+                    }
+                }
+                // The server may never ask again after the last frame.
+                if this.inner.is_end_stream() {
+                    this.end();
+                }
+            }
+            Poll::Ready(None) => this.end(),
+            Poll::Ready(Some(Err(error))) => {
+                if let Some((record, _)) = this.open.as_mut() {
+                    record.failed_with(ErrorKind::Internal, Some(format!("the response body failed: {error}")));
+                }
+                this.end();
+            }
+            Poll::Pending => {}
+        }
+        polled
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.inner.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.inner.size_hint()
+    }
+}

@@ -1,0 +1,114 @@
+//! The body of a response on its way to the caller.
+//!
+//! Decides: when a call has ended. Its end closes the record, the permits and the connection's lease.
+//! Invariant: whatever ends it (the last byte, an error, the deadline, a drop), it ends once.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use http_body::{Body as HttpBody, Frame, SizeHint};
+use hyper::body::Incoming;
+
+use crate::body::Body;
+use crate::cluster::taken::Taken;
+use crate::error::{BoxError, Error, ErrorKind, Sent};
+use crate::outbound::attempt::{Held, body_failure};
+use crate::policy::concurrency::Permit;
+use crate::telemetry::record::Record;
+
+/// What a call holds until its response has been read.
+pub(crate) struct Open {
+    pub(crate) record: Record,
+    pub(crate) held: Held,
+    pub(crate) taken: Taken,
+    pub(crate) admitted: Option<Permit>,
+}
+
+/// A response body that closes its call.
+pub(crate) struct ResponseBody {
+    inner: Incoming,
+    open: Option<Open>,
+    timeout: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
+}
+
+impl ResponseBody {
+    /// `timeout` completes at the call's deadline.
+    pub(crate) fn wrap(inner: Incoming, open: Open, timeout: Option<Pin<Box<dyn Future<Output = ()> + Send>>>) -> Body {
+        if inner.is_end_stream() {
+            open.close();
+            return Body::empty();
+        }
+        Body::new(Self { inner, open: Some(open), timeout })
+    }
+
+    fn fail(&mut self, error: Error) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        if let Some(mut open) = self.open.take() {
+            open.record.failed(&error, Some(error.message().to_owned()));
+            open.record.end();
+        }
+        Poll::Ready(Some(Err(error.into())))
+    }
+}
+
+impl Open {
+    /// The response was read to its end: the connection can serve again.
+    fn close(self) {
+        self.record.end();
+        self.taken.finish();
+        self.held.release();
+        drop(self.admitted);
+    }
+}
+
+impl HttpBody for ResponseBody {
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        let this = self.get_mut();
+        let polled = Pin::new(&mut this.inner).poll_frame(cx);
+        let Some(open) = this.open.as_mut() else { return polled.map_err(Into::into) };
+        match polled {
+            Poll::Ready(None) => {
+                if let Some(open) = this.open.take() {
+                    open.close();
+                }
+                Poll::Ready(None)
+            }
+            Poll::Ready(Some(Ok(frame))) => {
+                if let Some(data) = frame.data_ref() {
+                    open.record.add_response_bytes(data.len());
+                } else if let Some(trailers) = frame.trailers_ref() {
+                    open.record.grpc_status(trailers);
+                }
+                if this.inner.is_end_stream()
+                    && let Some(open) = this.open.take()
+                {
+                    open.close();
+                }
+                Poll::Ready(Some(Ok(frame)))
+            }
+            Poll::Ready(Some(Err(error))) => {
+                let error = body_failure(error.into(), open.taken.endpoint_name());
+                this.fail(error)
+            }
+            Poll::Pending => match this.timeout.as_mut().map(|timeout| timeout.as_mut().poll(cx)) {
+                Some(Poll::Ready(())) => this.fail(
+                    Error::new(ErrorKind::Timeout, "the deadline passed while the response was being read")
+                        .with_sent(Sent::Maybe),
+                ),
+                _ => Poll::Pending,
+            },
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.inner.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.inner.size_hint()
+    }
+}

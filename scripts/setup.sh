@@ -1,0 +1,50 @@
+#!/usr/bin/env bash
+# Makes a machine ready: installs what can be installed, names what cannot. Safe to run again.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+missing=()
+need() { command -v "$1" >/dev/null 2>&1 || missing+=("$2"); }
+version_at_least() { [ "$(printf '%s\n%s\n' "$1" "$2" | sort -V | head -n 1)" = "$1" ]; }
+
+need cargo "a Rust toolchain of 1.90 or newer (https://rustup.rs)"
+need rustfmt "rustfmt (rustup component add rustfmt)"
+need cargo-clippy "clippy (rustup component add clippy)"
+need python3 "Python 3.10 or newer"
+need go "Go 1.24 or newer (https://go.dev/dl)"
+
+# Debian packages: installed when we may, named when we may not.
+packages=()
+command -v cc >/dev/null 2>&1 || packages+=(build-essential)
+command -v make >/dev/null 2>&1 || packages+=(make)
+command -v valgrind >/dev/null 2>&1 || packages+=(valgrind)
+command -v pkg-config >/dev/null 2>&1 || packages+=(pkg-config)
+command -v readelf >/dev/null 2>&1 || packages+=(binutils)
+python3 -c 'import ensurepip' >/dev/null 2>&1 || packages+=(python3-venv)
+if [ "${#packages[@]}" -gt 0 ]; then
+  if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null 2>&1; then
+    apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq "${packages[@]}" >/dev/null
+  else
+    missing+=("Debian packages: ${packages[*]} (sudo apt-get install ${packages[*]})")
+  fi
+fi
+
+if command -v python3 >/dev/null 2>&1 && ! python3 -c 'import sys; sys.exit(sys.version_info < (3, 10))'; then
+  missing+=("Python 3.10 or newer (found $(python3 -V 2>&1))")
+fi
+if command -v go >/dev/null 2>&1 && ! version_at_least 1.24 "$(go env GOVERSION | sed 's/^go//')"; then
+  missing+=("Go 1.24 or newer (found $(go env GOVERSION))")
+fi
+if [ "${#missing[@]}" -gt 0 ]; then
+  echo "This machine lacks:" >&2
+  printf '  - %s\n' "${missing[@]}" >&2
+  exit 1
+fi
+
+# Python tools live in .venv, at versions that were tested together.
+wanted=$(cat scripts/python-tools.txt)
+if [ ! -x .venv/bin/python ] || [ "$(cat .venv/tools 2>/dev/null)" != "$wanted" ]; then
+  python3 -m venv .venv
+  .venv/bin/pip install --quiet --disable-pip-version-check -r scripts/python-tools.txt
+  printf '%s' "$wanted" > .venv/tools
+fi
