@@ -68,7 +68,8 @@ pub fn find(named: Option<&Path>) -> Result<Option<PathBuf>, Failure> {
 pub fn version(binary: &Path) -> Result<String, Failure> {
     let output = Command::new(binary).arg("--version").output()?;
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
-    Ok(text.split('/').nth(1 + text.matches("/envoy").count()).unwrap_or("?").to_owned())
+    let version = text.split_once("version:").and_then(|(_, rest)| rest.split('/').nth(1));
+    version.map(str::to_owned).ok_or_else(|| format!("{} --version says {text:?}", binary.display()).into())
 }
 
 /// Routing, two retries, a timeout, outlier detection, statistics; no access log, no tracing exporter.
