@@ -1,1 +1,406 @@
-//! (to be written)
+//! The check cache: remote answers, kept as long as they are valid.
+//!
+//! Decides: whether a request can be answered by an earlier answer to an equal question. "Equal" is what
+//! the policy server said it looked at (a [`References`] set), or what the configuration says, and always
+//! the caller's identity, the service, the listener and the credentials.
+//! Never: calls anyone, reads a clock, stores a credential, extends an answer's life because it is used.
+//! Invariant: a hit is found only through the entry's own reference set, by comparing all key bytes; two
+//! answers that disagree are both dropped.
+
+mod flight;
+mod key;
+mod references;
+mod stats;
+mod table;
+#[cfg(test)]
+mod tests;
+#[cfg(test)]
+mod workload;
+
+use std::collections::hash_map::RandomState;
+use std::hash::BuildHasher;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use self::flight::Flights;
+pub use self::flight::{Flight, FlightLeader, Landing, Shared};
+use self::key::Keys;
+use self::references::{ReferenceSet, ReferenceSets};
+pub use self::references::References;
+pub use self::stats::CacheStats;
+pub(super) use self::stats::Counters;
+use self::table::{Age, Entry, Table};
+use super::attributes::Attributes;
+use super::fact::Fact;
+use super::verdict::Verdict;
+use crate::time::after;
+
+/// How long answers are kept and what they depend on.
+#[derive(Debug, Clone)]
+pub struct CacheConfig {
+    /// What an answer without hints depends on. `None`: such an answer is not kept.
+    pub key: Option<Vec<Fact>>,
+    /// How long an approval without hints is kept.
+    pub ttl: Duration,
+    /// How long a refusal without hints is kept.
+    pub negative_ttl: Duration,
+    /// The longest an approval is kept, whatever the server says.
+    pub max_ttl: Duration,
+    /// The longest a refusal is kept. Zero: refusals are not kept.
+    pub max_negative_ttl: Duration,
+    /// Most entries.
+    pub max_entries: usize,
+    /// Most reference sets. A lookup walks them all.
+    pub max_reference_sets: usize,
+    /// Share of an answer's life after which a hit asks for a new one in the background.
+    pub refresh_ahead: Option<f64>,
+    /// Whether an expired answer within its grace stands in while the server fails.
+    pub stale_if_error: bool,
+    /// Whether an answer without hints that changes headers is kept.
+    pub cache_header_changes: bool,
+}
+
+impl Default for CacheConfig {
+    fn default() -> Self {
+        Self {
+            key: None,
+            ttl: Duration::from_secs(60),         // Mixer's server default
+            negative_ttl: Duration::from_secs(5), // Mixer's denier adapter
+            max_ttl: Duration::from_secs(300),
+            max_negative_ttl: Duration::from_secs(60),
+            max_entries: 10_000, // Mixer's client default
+            max_reference_sets: 64,
+            refresh_ahead: None,
+            stale_if_error: false,
+            cache_header_changes: false,
+        }
+    }
+}
+
+/// Answers of one remote check.
+pub struct CheckCache<S = RandomState> {
+    config: CacheConfig,
+    table: Table<S>,
+    sets: ReferenceSets,
+    flights: Flights,
+    keys: Keys,
+    epoch: AtomicU64,
+    /// Whether the last answer could be shared; if not, waiting for one is time lost.
+    is_worth_waiting: AtomicBool,
+    pub(super) counters: Counters,
+}
+
+/// What a lookup found.
+pub enum Lookup<S: BuildHasher + Clone = RandomState> {
+    /// A valid answer.
+    Hit(Arc<Verdict>),
+    /// A valid answer near its end: use it, and ask for a new one in the background.
+    Refresh(Arc<Verdict>, FlightLeader<S>),
+    /// Someone is asking already: wait, each under its own deadline.
+    Wait(Flight),
+    /// Ask the server.
+    Lead(FlightLeader<S>),
+}
+
+/// An answer of the server.
+#[derive(Debug, Clone)]
+pub struct Answer {
+    /// What it decided.
+    pub verdict: Arc<Verdict>,
+    /// Whether it may be used again.
+    pub reuse: Reuse,
+}
+
+/// Whether and how an answer may be used again.
+#[derive(Debug, Clone)]
+pub enum Reuse {
+    /// The server said how.
+    Hinted(Hints),
+    /// The server said nothing; the configuration decides.
+    Configured,
+    /// It may not.
+    Never(Refusal),
+}
+
+/// What the server said about the life of its answer.
+#[derive(Debug, Clone, Default)]
+pub struct Hints {
+    /// What it looked at.
+    pub references: References,
+    /// How long the answer holds; `None`: the cap decides.
+    pub valid_for: Option<Duration>,
+    /// How many further requests it may answer; `None`: any number. The one that fetched it is not counted.
+    pub uses: Option<u64>,
+    /// How long after its end it may stand in while the server fails.
+    pub grace: Duration,
+}
+
+/// Why an answer is not kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Refusal {
+    /// It sets a cookie.
+    SetCookie,
+    /// The request body was part of the question.
+    BodySent,
+    /// Its status reports trouble in the server.
+    ErrorStatus,
+    /// Its hints can not be read, or refer to something that is not a fact.
+    MalformedHints,
+    /// Neither hints nor a configured key.
+    NoKey,
+    /// It changes headers and nobody said that the change is the same for the next request.
+    ChangesHeaders,
+    /// Its references do not describe the request it answers.
+    Mismatch,
+    /// Key or body are too large to keep.
+    TooLarge,
+    /// It is over already, or may not be used again.
+    NotUsable,
+    /// The policy changed while the server was asked.
+    Voided,
+}
+
+/// Under which circumstances an answer was asked for.
+#[derive(Debug, Clone, Copy)]
+struct Asked {
+    epoch: u64,
+    at: Instant,
+}
+
+impl CheckCache {
+    /// An empty cache.
+    pub fn new(config: CacheConfig) -> Self {
+        Self::with_hasher(config, RandomState::new())
+    }
+}
+
+impl<S: BuildHasher + Clone> CheckCache<S> {
+    /// An empty cache whose table hashes by `hasher`. A poor hash makes it slow, never wrong.
+    pub fn with_hasher(config: CacheConfig, hasher: S) -> Self {
+        Self {
+            table: Table::new(config.max_entries, hasher),
+            sets: ReferenceSets::new(config.max_reference_sets),
+            flights: Flights::default(),
+            keys: Keys::default(),
+            epoch: AtomicU64::new(0),
+            is_worth_waiting: AtomicBool::new(true),
+            counters: Counters::default(),
+            config,
+        }
+    }
+
+    /// Answers from the cache, joins a call in flight, or asks the caller to make one.
+    pub fn lookup(self: &Arc<Self>, attributes: &Attributes<'_>, now: Instant) -> Lookup<S> {
+        match self.find(attributes, now, Age::Valid) {
+            Found::Hit(entry) => self.hit(&entry, attributes, now),
+            Found::Miss { expired } => {
+                self.counters.expired.add(u64::from(expired));
+                self.join_or_lead(attributes, now)
+            }
+        }
+    }
+
+    /// An expired answer within its grace, for when the server fails.
+    pub fn stale(&self, attributes: &Attributes<'_>, now: Instant) -> Option<Arc<Verdict>> {
+        match self.find(attributes, now, Age::InGrace) {
+            Found::Hit(entry) if self.config.stale_if_error => {
+                self.counters.stale_served.add(1);
+                Some(entry.verdict.clone())
+            }
+            _ => None,
+        }
+    }
+
+    /// The verdict of a flight, if it answers this request too.
+    pub fn share(&self, shared: &Shared, attributes: &Attributes<'_>) -> Option<Arc<Verdict>> {
+        let is_same = self.keys.of(&shared.set, attributes).is_some_and(|key| key[..] == shared.key[..]);
+        self.counters.coalesced.add(u64::from(is_same));
+        is_same.then(|| shared.verdict.clone())
+    }
+
+    /// A leader that nobody waits for.
+    pub fn lead_alone(self: &Arc<Self>, now: Instant) -> FlightLeader<S> {
+        FlightLeader::alone(self.clone(), Asked { epoch: self.epoch(), at: now })
+    }
+
+    /// Voids all answers, those in flight included: the policy changed.
+    pub fn void_all(&self) {
+        self.epoch.fetch_add(1, Ordering::AcqRel);
+        self.table.clear();
+    }
+
+    /// A snapshot of the counters.
+    pub fn stats(&self) -> CacheStats {
+        CacheStats {
+            entries: self.table.len() as u64,
+            reference_sets: self.sets.load().len() as u64,
+            ..self.counters.snapshot()
+        }
+    }
+
+    fn epoch(&self) -> u64 {
+        self.epoch.load(Ordering::Acquire)
+    }
+
+    /// Walks the known sets, most specific first. The first valid entry wins unless a later one disagrees.
+    fn find(&self, attributes: &Attributes<'_>, now: Instant, age: Age) -> Found {
+        let epoch = self.epoch();
+        let mut best: Option<Arc<Entry>> = None;
+        let mut expired = false;
+        for set in self.sets.load().iter() {
+            let Some(entry) = self.keys.of(set, attributes).and_then(|key| self.table.find(&key)) else { continue };
+            expired |= entry.is_expired(now, epoch);
+            if !entry.is_usable(now, epoch, age) {
+                continue;
+            }
+            match &best {
+                Some(first) if !first.agrees_with(&entry) => {
+                    first.void();
+                    entry.void();
+                    return Found::Miss { expired };
+                }
+                Some(_) => {}
+                None => {
+                    self.sets.touch(set);
+                    best = Some(entry);
+                }
+            }
+        }
+        match best {
+            Some(entry) if entry.take_use() => Found::Hit(entry),
+            _ => Found::Miss { expired },
+        }
+    }
+
+    fn hit(self: &Arc<Self>, entry: &Entry, attributes: &Attributes<'_>, now: Instant) -> Lookup<S> {
+        self.counters.hits.add(1);
+        self.counters.negative_hits.add(u64::from(!entry.verdict.allow));
+        let verdict = entry.verdict.clone();
+        if entry.is_due_for_refresh(now) {
+            let asked = Asked { epoch: self.epoch(), at: now };
+            let key = self.flight_key(attributes, asked.epoch);
+            if let Ok(leader) = FlightLeader::register(self, key, asked) {
+                self.counters.refreshes.add(1);
+                return Lookup::Refresh(verdict, leader);
+            }
+        }
+        Lookup::Hit(verdict)
+    }
+
+    fn join_or_lead(self: &Arc<Self>, attributes: &Attributes<'_>, now: Instant) -> Lookup<S> {
+        let asked = Asked { epoch: self.epoch(), at: now };
+        if !self.is_worth_waiting.load(Ordering::Relaxed) {
+            self.counters.misses.add(1);
+            return Lookup::Lead(FlightLeader::alone(self.clone(), asked));
+        }
+        let leader = match FlightLeader::register(self, self.flight_key(attributes, asked.epoch), asked) {
+            Ok(leader) => leader,
+            Err(flight) => {
+                self.counters.misses.add(1);
+                return Lookup::Wait(flight);
+            }
+        };
+        // A leader stores before it leaves the list of flights. Whoever became the next leader looks again,
+        // or a burst that straddles the landing would make two calls.
+        if let Found::Hit(entry) = self.find(attributes, now, Age::Valid) {
+            drop(leader);
+            return self.hit(&entry, attributes, now);
+        }
+        self.counters.misses.add(1);
+        Lookup::Lead(leader)
+    }
+
+    /// Requests that are likely to share an answer. Whether they do is checked when it arrives.
+    fn flight_key(&self, attributes: &Attributes<'_>, epoch: u64) -> Box<[u8]> {
+        const COARSE: [Fact; 4] = [Fact::Method, Fact::Host, Fact::Path, Fact::Query];
+        self.keys.of_flight(epoch, self.config.key.as_deref().unwrap_or(&COARSE), attributes)
+    }
+
+    /// Keeps an answer if it may be kept.
+    fn store(
+        &self,
+        attributes: &Attributes<'_>,
+        answer: Answer,
+        asked: Asked,
+        max_expiry: Option<Instant>,
+    ) -> Result<Shared, Refusal> {
+        let verdict = answer.verdict;
+        if verdict.body.len() > MAX_BODY_BYTES {
+            return Err(Refusal::TooLarge);
+        }
+        let hints = self.hints(answer.reuse, &verdict, attributes)?;
+        let entry = self.entry(&verdict, &hints, asked, max_expiry)?;
+        if self.epoch() != asked.epoch {
+            return Err(Refusal::Voided);
+        }
+        if !hints.references.hold(attributes) {
+            return Err(Refusal::Mismatch);
+        }
+        let set = self.sets.intern(hints.references);
+        let key: Arc<[u8]> = self.keys.of(&set, attributes).ok_or(Refusal::TooLarge)?.into();
+        let evicted = self.table.insert(key.clone(), entry, asked.at);
+        self.counters.evicted.add(u64::from(evicted));
+        Ok(Shared { verdict, set, key })
+    }
+
+    fn hints(&self, reuse: Reuse, verdict: &Verdict, attributes: &Attributes<'_>) -> Result<Hints, Refusal> {
+        match reuse {
+            Reuse::Never(refusal) => Err(refusal),
+            Reuse::Hinted(hints) => Ok(hints),
+            Reuse::Configured => {
+                let key = self.config.key.as_ref().ok_or(Refusal::NoKey)?;
+                if verdict.allow && verdict.changes_headers() && !self.config.cache_header_changes {
+                    return Err(Refusal::ChangesHeaders);
+                }
+                let ttl = if verdict.allow { self.config.ttl } else { self.config.negative_ttl };
+                let references = References::of_request(key, attributes);
+                Ok(Hints { references, valid_for: Some(ttl), uses: None, grace: Duration::ZERO })
+            }
+        }
+    }
+
+    /// Its life is counted from the question, not from the answer: what the server saw may be that old.
+    fn entry(
+        &self,
+        verdict: &Arc<Verdict>,
+        hints: &Hints,
+        asked: Asked,
+        max_expiry: Option<Instant>,
+    ) -> Result<Entry, Refusal> {
+        let cap = if verdict.allow { self.config.max_ttl } else { self.config.max_negative_ttl };
+        let bounded = |instant: Instant| max_expiry.map_or(instant, |bound| bound.min(instant));
+        let expires = bounded(after(asked.at, hints.valid_for.map_or(cap, |ttl| ttl.min(cap))));
+        if expires <= asked.at || hints.uses == Some(0) {
+            return Err(Refusal::NotUsable);
+        }
+        let grace_ends = bounded(after(expires, hints.grace.min(self.config.max_ttl)));
+        let life = expires.saturating_duration_since(asked.at);
+        let refresh_at = self.config.refresh_ahead.map(|share| after(asked.at, life.mul_f64(share.clamp(0.0, 1.0))));
+        let mut entry = Entry::new(verdict.clone(), asked.epoch, expires).with_uses(hints.uses);
+        entry.grace_ends = grace_ends;
+        entry.refresh_at = refresh_at;
+        Ok(entry)
+    }
+
+    fn land(&self, stored: &Result<Shared, Refusal>) {
+        match stored {
+            Ok(_) => self.is_worth_waiting.store(true, Ordering::Relaxed),
+            Err(refusal) => {
+                self.counters.uncacheable.add(1);
+                self.counters.malformed_hints.add(u64::from(*refusal == Refusal::MalformedHints));
+                if *refusal == Refusal::NoKey {
+                    self.is_worth_waiting.store(false, Ordering::Relaxed);
+                }
+            }
+        }
+    }
+}
+
+enum Found {
+    Hit(Arc<Entry>),
+    Miss { expired: bool },
+}
+
+/// Larger denial bodies are not kept: with 10 000 entries this bounds them at 160 MiB.
+const MAX_BODY_BYTES: usize = 16 * 1024;

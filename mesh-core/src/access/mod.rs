@@ -1,5 +1,20 @@
-//! Who may do what.
+//! Who may do what: the facts of a request, local rules over them, and remote checks with their cache.
+//!
+//! Decides: allow or deny, by rules held here ([`rbac`]) or by asking a policy server ([`check`]) whose
+//! answers are kept as long as they are valid ([`cache`]).
+//! Never: authenticates. The principal in [`Attributes`] was proven by TLS before it got here.
+//! Invariant: whatever is not clearly an approval is a denial, unless a rule was written to fail open.
 
-pub mod rbac;
-pub mod check;
+pub mod attributes;
 pub mod cache;
+pub mod check;
+pub mod fact;
+pub mod rbac;
+pub mod verdict;
+
+pub use attributes::{Attributes, AttributesBuf};
+pub use cache::{CacheConfig, CacheStats, CheckCache};
+pub use check::{CheckConfig, CheckOutcome, FailureMode, RemoteCheck};
+pub use fact::Fact;
+pub use rbac::{Decision, Effect, HeaderCondition, Pattern, Rule, Rules};
+pub use verdict::Verdict;

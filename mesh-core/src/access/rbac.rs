@@ -1,1 +1,324 @@
-//! (to be written)
+//! Local access rules.
+//!
+//! Decides: whether a request may go on, by rules written in the configuration. Any matching deny rule
+//! refuses; with allow rules in force one of them must match; without any, the default decides.
+//! Never: does I/O, decodes or normalizes a path (the listener did), asks who the caller is.
+//! Invariant: an unauthenticated caller never satisfies a `principals` condition, not even `*`.
+
+use std::fmt;
+
+use http::HeaderMap;
+
+use super::attributes::Attributes;
+
+/// All rules of a process, in the order written.
+#[derive(Debug)]
+pub struct Rules {
+    default: Effect,
+    rules: Vec<Rule>,
+}
+
+impl Rules {
+    /// Rules and what happens when no allow rule is in force.
+    pub fn new(default: Effect, rules: Vec<Rule>) -> Self {
+        Self { default, rules }
+    }
+
+    /// Decides about one request.
+    pub fn decide(&self, attributes: &Attributes<'_>) -> Decision<'_> {
+        let here = || self.rules.iter().filter(|rule| rule.is_for(attributes.listener));
+        let matching = |effect| here().find(|rule| rule.action == effect && rule.matches(attributes));
+        if let Some(rule) = matching(Effect::Deny) {
+            return Decision::Deny { rule: Some(&rule.name), reason: DenyReason::DenyRule };
+        }
+        if let Some(rule) = matching(Effect::Allow) {
+            return Decision::Allow { rule: Some(&rule.name) };
+        }
+        if here().any(|rule| rule.action == Effect::Allow) {
+            return Decision::Deny { rule: None, reason: DenyReason::NoAllowRule };
+        }
+        match self.default {
+            Effect::Allow => Decision::Allow { rule: None },
+            Effect::Deny => Decision::Deny { rule: None, reason: DenyReason::Default },
+        }
+    }
+}
+
+/// What a rule, or the default, does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Effect {
+    /// Lets the request on.
+    #[default]
+    Allow,
+    /// Refuses it.
+    Deny,
+}
+
+/// The outcome, with the rule that brought it about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Decision<'a> {
+    /// The request may go on.
+    Allow {
+        /// The allow rule that matched; `None`: the default.
+        rule: Option<&'a str>,
+    },
+    /// The request is refused.
+    Deny {
+        /// The deny rule that matched.
+        rule: Option<&'a str>,
+        /// Why.
+        reason: DenyReason,
+    },
+}
+
+/// Why a request was refused. For logs and metrics; the peer is not told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DenyReason {
+    /// A deny rule matched.
+    DenyRule,
+    /// There are allow rules and none matched.
+    NoAllowRule,
+    /// There is no allow rule and the default is deny.
+    Default,
+}
+
+impl DenyReason {
+    /// Stable name.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::DenyRule => "deny_rule",
+            Self::NoAllowRule => "no_allow_rule",
+            Self::Default => "default",
+        }
+    }
+}
+
+/// One rule: all conditions that are written must hold, one alternative of each is enough.
+#[derive(Default)]
+pub struct Rule {
+    /// Name in logs and metrics.
+    pub name: String,
+    /// What a match does.
+    pub action: Effect,
+    /// Listeners the rule is for; empty: all.
+    pub listeners: Vec<String>,
+    /// Who may match; empty: anyone, authenticated or not.
+    pub principals: Vec<Pattern>,
+    /// Who must not match.
+    pub not_principals: Vec<Pattern>,
+    /// Methods, compared exactly.
+    pub methods: Vec<String>,
+    /// Paths, compared without the query.
+    pub paths: Vec<Pattern>,
+    /// Hosts, compared without the port and without case.
+    pub hosts: Vec<Pattern>,
+    /// Header conditions; all must hold.
+    pub headers: Vec<Box<dyn HeaderCondition>>,
+}
+
+impl Rule {
+    fn is_for(&self, listener: &str) -> bool {
+        self.listeners.is_empty() || self.listeners.iter().any(|name| name == listener)
+    }
+
+    fn matches(&self, attributes: &Attributes<'_>) -> bool {
+        self.matches_caller(attributes.principal)
+            && (self.methods.is_empty() || self.methods.iter().any(|method| method == attributes.method))
+            && any(&self.paths, attributes.path)
+            && (self.hosts.is_empty() || any(&self.hosts, &host_name(attributes.host)))
+            && self.headers.iter().all(|condition| condition.matches(attributes.headers))
+    }
+
+    fn matches_caller(&self, principal: Option<&str>) -> bool {
+        let Some(principal) = principal else { return self.principals.is_empty() };
+        any(&self.principals, principal) && !self.not_principals.iter().any(|pattern| pattern.matches(principal))
+    }
+}
+
+impl fmt::Debug for Rule {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Rule").field("name", &self.name).field("action", &self.action).finish_non_exhaustive()
+    }
+}
+
+/// A condition on request headers. Closures over `&HeaderMap` are conditions.
+pub trait HeaderCondition: Send + Sync {
+    /// Whether the headers satisfy it.
+    fn matches(&self, headers: &HeaderMap) -> bool;
+}
+
+impl<F: Fn(&HeaderMap) -> bool + Send + Sync> HeaderCondition for F {
+    fn matches(&self, headers: &HeaderMap) -> bool {
+        self(headers)
+    }
+}
+
+/// A string pattern: `text`, `prefix*`, `*suffix` or `*`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Pattern {
+    /// Anything that is there.
+    Any,
+    /// Exactly this.
+    Exact(String),
+    /// Starts with this.
+    Prefix(String),
+    /// Ends with this.
+    Suffix(String),
+}
+
+impl Pattern {
+    /// Reads a pattern. A `*` that is neither first nor last is an ordinary character.
+    pub fn parse(text: &str) -> Self {
+        if text == "*" {
+            return Self::Any;
+        }
+        match (text.strip_suffix('*'), text.strip_prefix('*')) {
+            (Some(prefix), _) => Self::Prefix(prefix.to_owned()),
+            (None, Some(suffix)) => Self::Suffix(suffix.to_owned()),
+            (None, None) => Self::Exact(text.to_owned()),
+        }
+    }
+
+    /// A pattern for a host: no case.
+    pub fn host(text: &str) -> Self {
+        Self::parse(&text.to_ascii_lowercase())
+    }
+
+    /// Whether a value that is there fits.
+    pub fn matches(&self, value: &str) -> bool {
+        match self {
+            Self::Any => true,
+            Self::Exact(text) => value == text,
+            Self::Prefix(text) => value.starts_with(text),
+            Self::Suffix(text) => value.ends_with(text),
+        }
+    }
+}
+
+fn any(patterns: &[Pattern], value: &str) -> bool {
+    patterns.is_empty() || patterns.iter().any(|pattern| pattern.matches(value))
+}
+
+/// Lower case, without port. The brackets of an IPv6 literal stay.
+fn host_name(authority: &str) -> String {
+    let end = match authority.rfind(':') {
+        Some(colon) if !authority[colon..].contains(']') => colon,
+        _ => authority.len(),
+    };
+    authority[..end].to_ascii_lowercase()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::access::AttributesBuf;
+
+    const PRODUCTPAGE: &str = "spiffe://cluster.local/ns/default/sa/productpage";
+
+    fn patterns(texts: &[&str]) -> Vec<Pattern> {
+        texts.iter().map(|text| Pattern::parse(text)).collect()
+    }
+
+    fn rule(name: &str, action: Effect) -> Rule {
+        Rule { name: name.into(), action, ..Rule::default() }
+    }
+
+    #[test]
+    fn a_pattern_is_exact_prefix_suffix_or_any() {
+        for (pattern, value, expected) in [
+            ("/a", "/a", true),
+            ("/a", "/a/", false),
+            ("/a/*", "/a/b", true),
+            ("/a/*", "/a", false),
+            ("*.html", "/x.html", true),
+            ("*.html", "/x.htm", false),
+            ("*", "", true),
+            ("/a*b", "/axb", false),
+            ("/a*b", "/a*b", true),
+        ] {
+            assert_eq!(Pattern::parse(pattern).matches(value), expected, "{pattern} {value}");
+        }
+    }
+
+    #[test]
+    fn each_condition_alone_can_refuse_a_match() {
+        let base = AttributesBuf {
+            principal: Some(PRODUCTPAGE.into()),
+            host: "Details.Example:9080".into(),
+            path: "/details/0".into(),
+            ..AttributesBuf::default()
+        };
+        let deny = |change: fn(&mut Rule)| {
+            let mut rule = rule("r", Effect::Deny);
+            change(&mut rule);
+            Rules::new(Effect::Allow, vec![rule])
+        };
+        let table: [(&str, Rules, bool); 14] = [
+            ("no condition", deny(|_| {}), true),
+            ("listener", deny(|r| r.listeners = vec!["inbound".into()]), true),
+            ("other listener", deny(|r| r.listeners = vec!["admin".into()]), false),
+            ("principal", deny(|r| r.principals = patterns(&["x", PRODUCTPAGE])), true),
+            ("other principal", deny(|r| r.principals = patterns(&["spiffe://other/*"])), false),
+            ("any principal", deny(|r| r.principals = patterns(&["*"])), true),
+            ("excluded principal", deny(|r| r.not_principals = patterns(&["*/sa/productpage"])), false),
+            ("method", deny(|r| r.methods = vec!["GET".into()]), true),
+            ("method has case", deny(|r| r.methods = vec!["get".into()]), false),
+            ("path", deny(|r| r.paths = patterns(&["/details/*"])), true),
+            ("other path", deny(|r| r.paths = patterns(&["/details"])), false),
+            ("host without port or case", deny(|r| r.hosts = vec![Pattern::host("DETAILS.example")]), true),
+            ("header", deny(|r| r.headers = vec![Box::new(|h: &HeaderMap| h.contains_key("x"))]), false),
+            ("no header", deny(|r| r.headers = vec![Box::new(|h: &HeaderMap| !h.contains_key("x"))]), true),
+        ];
+        for (name, rules, is_denied) in table {
+            let denied = matches!(rules.decide(&base.borrow()), Decision::Deny { rule: Some("r"), .. });
+            assert_eq!(denied, is_denied, "{name}");
+        }
+    }
+
+    #[test]
+    fn an_unauthenticated_caller_matches_no_principal_and_every_exclusion() {
+        let anonymous = AttributesBuf { principal: None, ..AttributesBuf::default() };
+        let mut allow_any = rule("any", Effect::Allow);
+        allow_any.principals = patterns(&["*"]);
+        let rules = Rules::new(Effect::Allow, vec![allow_any]);
+        assert_eq!(
+            rules.decide(&anonymous.borrow()),
+            Decision::Deny { rule: None, reason: DenyReason::NoAllowRule }
+        );
+        let mut deny_others = rule("others", Effect::Deny);
+        deny_others.not_principals = patterns(&["*"]);
+        let rules = Rules::new(Effect::Allow, vec![deny_others]);
+        assert_eq!(
+            rules.decide(&anonymous.borrow()),
+            Decision::Deny { rule: Some("others"), reason: DenyReason::DenyRule }
+        );
+    }
+
+    #[test]
+    fn deny_wins_then_allow_rules_then_the_default() {
+        let request = AttributesBuf::default();
+        let allow = || rule("allow", Effect::Allow);
+        let no_match = || Rule { methods: vec!["POST".into()], ..rule("post", Effect::Allow) };
+        let elsewhere = || Rule { listeners: vec!["other".into()], ..no_match() };
+        let deny = || rule("deny", Effect::Deny);
+        let table = [
+            (Effect::Deny, vec![], Decision::Deny { rule: None, reason: DenyReason::Default }),
+            (Effect::Allow, vec![], Decision::Allow { rule: None }),
+            (Effect::Deny, vec![allow()], Decision::Allow { rule: Some("allow") }),
+            (Effect::Allow, vec![allow(), deny()], Decision::Deny { rule: Some("deny"), reason: DenyReason::DenyRule }),
+            (Effect::Allow, vec![no_match()], Decision::Deny { rule: None, reason: DenyReason::NoAllowRule }),
+            (Effect::Allow, vec![elsewhere()], Decision::Allow { rule: None }),
+        ];
+        for (index, (default, rules, expected)) in table.into_iter().enumerate() {
+            let rules = Rules::new(default, rules);
+            assert_eq!(rules.decide(&request.borrow()), expected, "row {index}");
+        }
+    }
+
+    #[test]
+    fn an_ipv6_host_keeps_its_brackets() {
+        assert_eq!(host_name("[::1]:80"), "[::1]");
+        assert_eq!(host_name("[::1]"), "[::1]");
+        assert_eq!(host_name("A:80"), "a");
+    }
+}

@@ -1,1 +1,110 @@
-//! (to be written)
+//! What a document means as a whole: references, contradictions, rules that never apply.
+//!
+//! Decides: which well-formed documents are mistakes. Never: reads text or looks outside the document.
+//! Invariant: every finding of a document is reported, not only the first.
+
+mod limits;
+mod names;
+mod routes;
+mod shadow;
+mod trust;
+
+use super::cluster::{Cluster, Endpoint, TlsMode};
+use super::diagnostic::{Diagnostic, Path, Severity, did_you_mean};
+use super::document::Document;
+use super::parse::Positions;
+
+/// Every mistake in a well-formed document.
+pub fn document(document: &Document, positions: &Positions) -> Vec<Diagnostic> {
+    let mut report = Report { positions, found: Vec::new() };
+    names::check(document, &mut report);
+    routes::check(document, &mut report);
+    trust::check(document, &mut report);
+    limits::check(document, &mut report);
+    for (index, cluster) in document.clusters.iter().enumerate() {
+        check_cluster(cluster, &Path::ROOT.field("clusters").index(index), &mut report);
+    }
+    report.found
+}
+
+/// Every mistake in a well-formed list of endpoints.
+pub fn endpoints(endpoints: &[Endpoint], positions: &Positions) -> Vec<Diagnostic> {
+    let mut report = Report { positions, found: Vec::new() };
+    check_endpoints(endpoints, &Path::ROOT, &mut report);
+    report.found
+}
+
+/// How the cluster's endpoints are reached unless one of them says otherwise.
+pub fn tls_mode(cluster: &Cluster, document: &Document) -> TlsMode {
+    let default = if document.identity.is_some() { TlsMode::Mutual } else { TlsMode::Plaintext };
+    cluster.tls.mode.unwrap_or(default)
+}
+
+/// The findings so far.
+struct Report<'a> {
+    positions: &'a Positions,
+    found: Vec<Diagnostic>,
+}
+
+impl Report<'_> {
+    fn error(&mut self, path: &Path<'_>, message: impl Into<String>) {
+        self.found.push(self.positions.error(path, message));
+    }
+
+    fn error_with(&mut self, path: &Path<'_>, message: impl Into<String>, hint: &str) {
+        self.found.push(self.positions.error(path, message).hinting(Some(hint.to_owned())));
+    }
+
+    fn warn(&mut self, path: &Path<'_>, message: impl Into<String>) {
+        let found = self.positions.error(path, message);
+        self.found.push(Diagnostic { severity: Severity::Warning, ..found });
+    }
+
+    /// A name that has to be one of `known`.
+    fn refer(&mut self, path: &Path<'_>, (kind, name): (&str, &str), known: &[&str]) {
+        if known.contains(&name) {
+            return;
+        }
+        let expected =
+            if known.is_empty() { format!("a {kind} of this file") } else { format!("one of {}", known.join(", ")) };
+        let found = self.positions.error(path, format!("unknown {kind} `{name}`"));
+        self.found.push(found.expecting(expected).hinting(did_you_mean(name, known.iter().copied())));
+    }
+
+    /// Where an alternative of a `match` stands, which may be written as a list or as one object.
+    fn alternative<'p>(&self, matches: &'p Path<'p>, index: usize) -> Path<'p> {
+        let entry = matches.index(index);
+        if self.positions.has(&entry) { entry } else { *matches }
+    }
+}
+
+fn check_cluster(cluster: &Cluster, path: &Path<'_>, report: &mut Report<'_>) {
+    match (&cluster.endpoints, &cluster.endpoints_file) {
+        (None, None) => report.error(path, "the cluster has neither `endpoints` nor `endpoints_file`"),
+        (Some(_), Some(_)) => {
+            report.error(&path.field("endpoints_file"), "the cluster has both `endpoints` and `endpoints_file`");
+        }
+        (Some(endpoints), None) if endpoints.is_empty() => {
+            report.warn(&path.field("endpoints"), "the cluster has no endpoint: every request to it fails");
+        }
+        (Some(endpoints), None) => check_endpoints(endpoints, &path.field("endpoints"), report),
+        (None, Some(_)) => {}
+    }
+}
+
+fn check_endpoints(endpoints: &[Endpoint], path: &Path<'_>, report: &mut Report<'_>) {
+    let mut seen = std::collections::HashSet::new();
+    for (index, endpoint) in endpoints.iter().enumerate() {
+        let entry = path.index(index);
+        let address = entry.field("address");
+        if endpoint.address.port() == 0 {
+            report.error(&address, "an endpoint has a port other than 0");
+        }
+        if !seen.insert(&endpoint.address) {
+            report.error(&address, format!("the endpoint `{}` is listed twice", endpoint.address));
+        }
+    }
+    if !endpoints.is_empty() && endpoints.iter().all(|endpoint| endpoint.weight.0 == 0) {
+        report.error_with(path, "all endpoints have the weight 0", "give one of them a weight");
+    }
+}

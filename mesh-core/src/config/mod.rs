@@ -1,8 +1,42 @@
-//! What an operator writes.
+//! What an operator writes: the document, its values, and everything that can be wrong with it.
+//!
+//! Decides: which texts are a configuration, and says every reason why one is not, with its line.
+//! Never: touches a runtime type, a socket or a clock; it reads text and nothing else.
+//! Invariant: a [`Document`] that left [`parse`] has no dangling reference and no malformed value.
 
-pub mod document;
-pub mod value;
-pub mod diagnostic;
-pub mod tree;
-pub mod schema;
+pub mod access;
 pub mod check;
+pub mod cluster;
+pub mod diagnostic;
+pub mod document;
+pub mod duration;
+pub mod identity;
+pub mod listener;
+pub mod parse;
+pub mod policy;
+pub mod route;
+pub mod schema;
+pub mod telemetry;
+pub mod tree;
+pub mod value;
+
+pub use access::{Access, AccessRule, Action};
+pub use cluster::{Balancer, Cluster, ClusterTls, Endpoint, Locality, Protocol, ServiceNames, TlsMode, Workload};
+pub use diagnostic::{Diagnostic, Path, Severity};
+pub use document::{Defaults, Document, Node};
+pub use duration::TimeSpan;
+pub use identity::{DevCa, Identity, IdentityFiles, TrustBundle};
+pub use listener::{Listener, ListenerTls};
+pub use parse::{Parsed, Positions, parse, parse_endpoints};
+pub use policy::{
+    CacheAttribute, Check, CheckCache, CircuitBreaker, CircuitBreakerOverride, ConcurrencyLimit,
+    ConcurrencyLimitOverride, FailureMode, Outlier, OutlierOverride, Policy, Retry, RetryBudget, RetryBudgetOverride,
+    RetryCondition, RetryOverride,
+};
+pub use route::{Backend, HeaderMatch, Matches, PathMatch, QueryMatch, RequestMatch, Rewrite, Route, Rule, Test};
+pub use schema::json_schema;
+pub use telemetry::{AccessLog, Admin, LogTarget, Metrics, Telemetry, Tracing};
+pub use value::{
+    AddressText, HeaderName, HostPattern, HostPatternKind, Method, Name, Percent, RegexText, SpiffeIdText, TextPattern,
+    TextPatternKind, TextValue, TrustDomainText, ValueError, Weight,
+};

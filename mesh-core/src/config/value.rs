@@ -1,1 +1,563 @@
-//! (to be written)
+//! The scalar values of a document: each one is parsed once, here, and is well-formed from then on.
+//!
+//! Decides: the syntax of names, addresses, host patterns, identities, methods and expressions.
+//! Never: resolves, connects or looks anything up. Invariant: a value of these types is well-formed.
+
+use std::borrow::Cow;
+use std::fmt;
+
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+use serde::{Deserialize, Serialize};
+
+/// A value that is written as one text.
+pub trait TextValue: Sized + fmt::Display {
+    /// The `format` of the value in the JSON Schema.
+    const FORMAT: &'static str;
+    /// What a well-formed text looks like, for diagnostics and the schema.
+    const EXPECTED: &'static str;
+
+    /// Reads the text, or says what is wrong with it.
+    fn parse(text: &str) -> Result<Self, ValueError>;
+}
+
+/// Why a text is not a value.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{message}")]
+pub struct ValueError {
+    /// What is wrong.
+    pub message: String,
+    /// What to write instead, where that is known.
+    pub hint: Option<String>,
+}
+
+impl ValueError {
+    /// An error that says what is wrong.
+    pub fn new(message: impl Into<String>) -> Self {
+        Self { message: message.into(), hint: None }
+    }
+
+    /// Adds what to write instead.
+    #[must_use]
+    pub fn with_hint(mut self, hint: impl Into<String>) -> Self {
+        self.hint = Some(hint.into());
+        self
+    }
+}
+
+/// Serde and schema of a [`TextValue`]: a string with the value's `format`.
+macro_rules! text_serde {
+    ($type:ty) => {
+        impl std::str::FromStr for $type {
+            type Err = $crate::config::value::ValueError;
+
+            fn from_str(text: &str) -> Result<Self, Self::Err> {
+                <Self as $crate::config::value::TextValue>::parse(text)
+            }
+        }
+
+        impl serde::Serialize for $type {
+            fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                serializer.collect_str(self)
+            }
+        }
+
+        impl<'de> serde::Deserialize<'de> for $type {
+            fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                let text = <std::borrow::Cow<'de, str> as serde::Deserialize>::deserialize(deserializer)?;
+                <Self as $crate::config::value::TextValue>::parse(&text).map_err(serde::de::Error::custom)
+            }
+        }
+
+        impl schemars::JsonSchema for $type {
+            fn inline_schema() -> bool {
+                true
+            }
+
+            fn schema_name() -> std::borrow::Cow<'static, str> {
+                stringify!($type).into()
+            }
+
+            fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+                schemars::json_schema!({
+                    "type": "string",
+                    "format": <Self as $crate::config::value::TextValue>::FORMAT,
+                })
+            }
+        }
+    };
+}
+pub(crate) use text_serde;
+
+/// A newtype over the normalised text.
+macro_rules! text_value {
+    ($(#[$doc:meta])* $type:ident, $format:literal, $expected:literal, $parse:path) => {
+        $(#[$doc])*
+        #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        pub struct $type(String);
+
+        impl $type {
+            /// The text, normalised.
+            pub fn as_str(&self) -> &str {
+                &self.0
+            }
+        }
+
+        impl TextValue for $type {
+            const FORMAT: &'static str = $format;
+            const EXPECTED: &'static str = $expected;
+
+            fn parse(text: &str) -> Result<Self, ValueError> {
+                $parse(text).map(Self)
+            }
+        }
+
+        impl AsRef<str> for $type {
+            fn as_ref(&self) -> &str {
+                &self.0
+            }
+        }
+
+        impl std::borrow::Borrow<str> for $type {
+            fn borrow(&self) -> &str {
+                &self.0
+            }
+        }
+
+        impl From<$type> for String {
+            fn from(value: $type) -> String {
+                value.0
+            }
+        }
+
+        impl fmt::Display for $type {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(&self.0)
+            }
+        }
+
+        text_serde!($type);
+    };
+}
+
+text_value!(
+    /// The name of a cluster, route, rule, listener or check.
+    Name, "name", "a name of 1 to 253 printable characters without white space", parse_name
+);
+text_value!(
+    /// Where to connect or listen: `ip:port`, `host:port` or `[v6]:port`.
+    AddressText, "address", "an address like 10.0.0.1:8080, host.example:8080 or [::1]:8080", parse_address
+);
+text_value!(
+    /// Which hosts a route serves: exact, `*.suffix`, `prefix.*` or `*`. Lower-cased; never with a port.
+    HostPattern, "host-pattern", "a host like api.example.com, *.example.com, api.* or *", parse_host_pattern
+);
+text_value!(
+    /// A text with at most one `*`, at one end: exact, `prefix*`, `*suffix` or `*`.
+    TextPattern, "text-pattern", "a text with at most one *, at its start or its end", parse_text_pattern
+);
+text_value!(
+    /// A well-formed SPIFFE ID (SPIFFE-ID 2.0-2.4: scheme, trust domain, path, 2048 bytes).
+    SpiffeIdText, "spiffe-id", "a SPIFFE ID like spiffe://cluster.local/ns/default/sa/web", parse_spiffe_id
+);
+text_value!(
+    /// A trust domain name, as it stands in a SPIFFE ID.
+    TrustDomainText, "trust-domain", "a trust domain like cluster.local", parse_trust_domain
+);
+text_value!(
+    /// The name of an HTTP header, lower-cased.
+    HeaderName, "header-name", "a header name like end-user", parse_header_name
+);
+text_value!(
+    /// An HTTP method; methods are case-sensitive (RFC 9110, 9.1).
+    Method, "method", "a method like GET", parse_method
+);
+text_value!(
+    /// A regular expression of linear time that must match the whole text.
+    RegexText, "regex", "a regular expression (RE2 syntax, no look-around)", parse_regex
+);
+
+/// A share of a hundred, `0` to `100`, fractions allowed.
+#[derive(Debug, Clone, Copy, PartialEq, PartialOrd, Serialize, Deserialize, Default)]
+#[serde(transparent)]
+pub struct Percent(pub f64);
+
+impl Percent {
+    /// The share of one.
+    pub fn fraction(self) -> f64 {
+        self.0 / 100.0
+    }
+}
+
+impl JsonSchema for Percent {
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn schema_name() -> Cow<'static, str> {
+        "Percent".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({ "type": "number", "minimum": 0, "maximum": 100 })
+    }
+}
+
+/// A share relative to the other weights beside it; `0` takes no traffic.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Weight(pub u32);
+
+impl Default for Weight {
+    fn default() -> Self {
+        Self(1)
+    }
+}
+
+impl JsonSchema for Weight {
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn schema_name() -> Cow<'static, str> {
+        "Weight".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({ "type": "integer", "minimum": 0, "maximum": MAX_WEIGHT })
+    }
+}
+
+/// How a host pattern reads.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum HostPatternKind<'a> {
+    /// The whole host.
+    Exact(&'a str),
+    /// The host ends with this text (`.example.com`) and has something before it.
+    Suffix(&'a str),
+    /// The host starts with this text (`api.`) and has something after it.
+    Prefix(&'a str),
+    /// Every host.
+    Any,
+}
+
+impl HostPattern {
+    /// How the pattern reads.
+    pub fn kind(&self) -> HostPatternKind<'_> {
+        match (self.0.strip_prefix('*'), self.0.strip_suffix('*')) {
+            (Some(""), _) => HostPatternKind::Any,
+            (Some(suffix), _) => HostPatternKind::Suffix(suffix),
+            (None, Some(prefix)) => HostPatternKind::Prefix(prefix),
+            (None, None) => HostPatternKind::Exact(&self.0),
+        }
+    }
+}
+
+/// How a text pattern reads.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TextPatternKind<'a> {
+    /// The whole text.
+    Exact(&'a str),
+    /// The text starts so.
+    Prefix(&'a str),
+    /// The text ends so.
+    Suffix(&'a str),
+    /// Every text that is present.
+    Any,
+}
+
+impl TextPattern {
+    /// How the pattern reads.
+    pub fn kind(&self) -> TextPatternKind<'_> {
+        match (self.0.strip_prefix('*'), self.0.strip_suffix('*')) {
+            (Some(""), _) => TextPatternKind::Any,
+            (Some(suffix), _) => TextPatternKind::Suffix(suffix),
+            (None, Some(prefix)) => TextPatternKind::Prefix(prefix),
+            (None, None) => TextPatternKind::Exact(&self.0),
+        }
+    }
+}
+
+impl SpiffeIdText {
+    /// The trust domain.
+    pub fn trust_domain(&self) -> &str {
+        let rest = &self.0[SPIFFE_SCHEME.len()..];
+        rest.split('/').next().unwrap_or(rest)
+    }
+}
+
+impl AddressText {
+    /// The host without brackets.
+    pub fn host(&self) -> &str {
+        let host = self.0.rsplit_once(':').map_or(self.0.as_str(), |(host, _)| host);
+        host.trim_start_matches('[').trim_end_matches(']')
+    }
+
+    /// The port.
+    pub fn port(&self) -> u16 {
+        self.0.rsplit_once(':').and_then(|(_, port)| port.parse().ok()).unwrap_or(0)
+    }
+
+    /// The socket address, when the host is an IP address.
+    pub fn socket_addr(&self) -> Option<std::net::SocketAddr> {
+        self.host().parse().ok().map(|ip: std::net::IpAddr| std::net::SocketAddr::new(ip, self.port()))
+    }
+
+    /// Whether only this machine can reach the address: a loopback IP or `localhost`.
+    pub fn is_loopback(&self) -> bool {
+        self.socket_addr().map_or(self.host().eq_ignore_ascii_case("localhost"), |addr| addr.ip().is_loopback())
+    }
+}
+
+fn parse_name(text: &str) -> Result<String, ValueError> {
+    if text.is_empty() || text.len() > MAX_NAME {
+        return Err(ValueError::new(format!("a name has 1 to {MAX_NAME} bytes, this one has {}", text.len())));
+    }
+    match text.chars().find(|c| c.is_whitespace() || c.is_control()) {
+        Some(bad) => Err(ValueError::new(format!("a name does not hold {bad:?}"))),
+        None => Ok(text.to_owned()),
+    }
+}
+
+fn parse_address(text: &str) -> Result<String, ValueError> {
+    let no_port = || ValueError::new("the address has no port").with_hint(format!("write `{text}:8080`"));
+    let (host, port) = text.rsplit_once(':').ok_or_else(no_port)?;
+    if !port.bytes().all(|b| b.is_ascii_digit()) || port.parse::<u16>().is_err() {
+        return Err(ValueError::new(format!("`{port}` is not a port (0 to 65535)")));
+    }
+    match host.strip_prefix('[') {
+        Some(inner) => {
+            let ip = inner.strip_suffix(']').and_then(|ip| ip.parse::<std::net::Ipv6Addr>().ok());
+            ip.ok_or_else(|| ValueError::new(format!("`{host}` is not an IPv6 address in brackets")))?;
+        }
+        None if host.contains(':') => {
+            return Err(
+                ValueError::new("an IPv6 address stands in brackets").with_hint(format!("write `[{host}]:{port}`"))
+            );
+        }
+        None => check_host(host)?,
+    }
+    Ok(text.to_owned())
+}
+
+/// A host name (letters, digits, `-`, `_`, `.`) or an IPv4 address that is one.
+fn check_host(host: &str) -> Result<(), ValueError> {
+    if host.is_empty() {
+        return Err(ValueError::new("the host is empty"));
+    }
+    if host.len() > MAX_NAME {
+        return Err(ValueError::new(format!("the host is longer than {MAX_NAME} bytes")));
+    }
+    if let Some(bad) = host.chars().find(|c| !c.is_ascii_alphanumeric() && !"-_.".contains(*c)) {
+        return Err(ValueError::new(format!("a host does not hold {bad:?}")));
+    }
+    let looks_like_ip = host.bytes().all(|b| b.is_ascii_digit() || b == b'.');
+    if looks_like_ip && host.parse::<std::net::Ipv4Addr>().is_err() {
+        return Err(ValueError::new(format!("`{host}` is not an IPv4 address")));
+    }
+    match host.strip_suffix('.').unwrap_or(host).split('.').any(str::is_empty) {
+        true => Err(ValueError::new("the host has an empty label")),
+        false => Ok(()),
+    }
+}
+
+fn parse_host_pattern(text: &str) -> Result<String, ValueError> {
+    let text = parse_text_pattern(text)?.to_ascii_lowercase();
+    let core = text.trim_matches('*');
+    if core.is_empty() {
+        return Ok(text);
+    }
+    if core.starts_with('[') {
+        let ip = core.strip_prefix('[').and_then(|ip| ip.strip_suffix(']'));
+        let valid = ip.is_some_and(|ip| ip.parse::<std::net::Ipv6Addr>().is_ok());
+        return if valid { Ok(text) } else { Err(ValueError::new("the host is not an IPv6 address in brackets")) };
+    }
+    if let Some((host, _)) = core.split_once(':') {
+        let error = ValueError::new("a host has no port: the port of the request is dropped before matching");
+        return Err(error.with_hint(format!("write `{host}`")));
+    }
+    match core.chars().find(|c| !c.is_ascii_alphanumeric() && !"-_.".contains(*c)) {
+        Some(bad) => Err(ValueError::new(format!("a host does not hold {bad:?}"))),
+        None => Ok(text),
+    }
+}
+
+fn parse_text_pattern(text: &str) -> Result<String, ValueError> {
+    if text.is_empty() {
+        return Err(ValueError::new("the pattern is empty"));
+    }
+    let inner = text.strip_prefix('*').or_else(|| text.strip_suffix('*')).unwrap_or(text);
+    match inner.contains('*') {
+        true => Err(ValueError::new("a pattern has one `*` at most, at its start or its end")),
+        false => Ok(text.to_owned()),
+    }
+}
+
+fn parse_spiffe_id(text: &str) -> Result<String, ValueError> {
+    if text.len() > MAX_SPIFFE_ID {
+        return Err(ValueError::new(format!("a SPIFFE ID has {MAX_SPIFFE_ID} bytes at most")));
+    }
+    let missing =
+        || ValueError::new("a SPIFFE ID starts with `spiffe://`").with_hint(format!("write `spiffe://{text}`"));
+    let rest = text.strip_prefix(SPIFFE_SCHEME).ok_or_else(missing)?;
+    let (domain, path) = rest.split_once('/').map_or((rest, None), |(domain, path)| (domain, Some(path)));
+    parse_trust_domain(domain)?;
+    if path.is_some_and(|path| path.ends_with('/') || path.is_empty()) {
+        return Err(ValueError::new("a SPIFFE ID does not end with `/`"));
+    }
+    for segment in path.iter().flat_map(|path| path.split('/')) {
+        check_segment(segment)?;
+    }
+    Ok(text.to_owned())
+}
+
+fn check_segment(segment: &str) -> Result<(), ValueError> {
+    if matches!(segment, "" | "." | "..") {
+        return Err(ValueError::new(format!("a SPIFFE ID has no path segment `{segment}`")));
+    }
+    match segment.chars().find(|c| !c.is_ascii_alphanumeric() && !"-._".contains(*c)) {
+        Some(bad) => Err(ValueError::new(format!("the path of a SPIFFE ID does not hold {bad:?}"))),
+        None => Ok(()),
+    }
+}
+
+fn parse_trust_domain(text: &str) -> Result<String, ValueError> {
+    if text.is_empty() || text.len() > MAX_TRUST_DOMAIN {
+        return Err(ValueError::new(format!("a trust domain has 1 to {MAX_TRUST_DOMAIN} bytes")));
+    }
+    match text.chars().find(|c| !c.is_ascii_lowercase() && !c.is_ascii_digit() && !"-._".contains(*c)) {
+        Some(bad) if bad.is_ascii_uppercase() => Err(ValueError::new("a trust domain is lower-case")),
+        Some(bad) => Err(ValueError::new(format!("a trust domain does not hold {bad:?}"))),
+        None => Ok(text.to_owned()),
+    }
+}
+
+fn parse_header_name(text: &str) -> Result<String, ValueError> {
+    http::HeaderName::from_bytes(text.as_bytes())
+        .map(|name| name.as_str().to_owned())
+        .map_err(|_| ValueError::new(format!("`{text}` is not a header name")))
+}
+
+fn parse_method(text: &str) -> Result<String, ValueError> {
+    let method = http::Method::from_bytes(text.as_bytes());
+    method.map_err(|_| ValueError::new(format!("`{text}` is not a method")))?;
+    let upper = text.to_ascii_uppercase();
+    if upper != text && STANDARD_METHODS.contains(&upper.as_str()) {
+        return Err(ValueError::new("methods are case-sensitive").with_hint(format!("write `{upper}`")));
+    }
+    Ok(text.to_owned())
+}
+
+fn parse_regex(text: &str) -> Result<String, ValueError> {
+    let anchored = format!("^(?:{text})$");
+    let built = regex::RegexBuilder::new(&anchored).size_limit(MAX_REGEX).build();
+    match built {
+        Ok(_) => Ok(text.to_owned()),
+        Err(regex::Error::CompiledTooBig(_)) => Err(ValueError::new("the expression is too large when compiled")),
+        Err(error) => {
+            let last = error.to_string().lines().last().unwrap_or_default().trim_start_matches("error: ").to_owned();
+            Err(ValueError::new(format!("not a regular expression: {last}")))
+        }
+    }
+}
+
+/// As DNS (RFC 1035, 2.3.4).
+const MAX_NAME: usize = 253;
+/// Bytes, SPIFFE-ID 2.3.
+const MAX_SPIFFE_ID: usize = 2048;
+/// Bytes, SPIFFE-ID 2.1.
+const MAX_TRUST_DOMAIN: usize = 255;
+/// Bytes of a compiled expression. Origin: ours; a hundred times what a route needs, far below what hurts.
+const MAX_REGEX: usize = 1 << 20;
+/// A sum of 65536 weights stays within 32 bits, as xDS requires of `WeightedCluster`.
+const MAX_WEIGHT: u32 = 65_535;
+const SPIFFE_SCHEME: &str = "spiffe://";
+const STANDARD_METHODS: [&str; 9] = ["GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH"];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn all_parse<T: TextValue>(good: &[&str], bad: &[&str]) {
+        for text in good {
+            assert!(T::parse(text).is_ok(), "{text:?} is {}", T::EXPECTED);
+        }
+        for text in bad {
+            assert!(T::parse(text).is_err(), "{text:?} is not {}", T::EXPECTED);
+        }
+    }
+
+    #[test]
+    fn each_value_takes_what_its_syntax_says_and_nothing_else() {
+        all_parse::<AddressText>(
+            &["127.0.0.1:80", "a.b:1", "[::1]:8080", "localhost:0"],
+            &[
+                "", "a", ":80", "a:", "a:99999", "a:+1", "::1:80", "[::1]", "[x]:1", "1.2.3:80", "a b:1", "a..b:1",
+                "a/b:1",
+            ],
+        );
+        all_parse::<HostPattern>(
+            &["a", "*.example.com", "api.*", "*", "[::1]", "A.B"],
+            &["", "a:80", "*.a.*", "a*b", "**", "a b", "[x]", "a/b"],
+        );
+        all_parse::<TextPattern>(&["a", "*", "a*", "*a"], &["", "a*b", "**", "*a*"]);
+        all_parse::<SpiffeIdText>(
+            &["spiffe://a", "spiffe://a.b/c", "spiffe://a/ns/x/sa/y_Z.1-2"],
+            &[
+                "",
+                "a",
+                "spiffe://",
+                "spiffe://A/b",
+                "spiffe://a/",
+                "spiffe://a//b",
+                "spiffe://a/./b",
+                "spiffe://a/../b",
+                "spiffe://a/b%20",
+                "spiffe://a:1/b",
+                "spiffe://u@a/b",
+                "https://a/b",
+                "SPIFFE://a/b",
+                "spiffe://a/b?c",
+                "spiffe://a/b#c",
+            ],
+        );
+        all_parse::<HeaderName>(&["x", "End-User"], &["", "a b", ":path", "a:"]);
+        all_parse::<Method>(&["GET", "PURGE", "purge"], &["", "get", "A B"]);
+        all_parse::<RegexText>(&["/a/[0-9]+", ""], &["(", "(?=a)", "a{1000}{1000}"]);
+        all_parse::<Name>(&["a", "outbound|80||x"], &["", "a b", "a\n"]);
+        all_parse::<TrustDomainText>(&["cluster.local"], &["", "A", "a/b"]);
+    }
+
+    #[test]
+    fn a_spiffe_id_has_2048_bytes_at_most() {
+        let id = format!("spiffe://a/{}", "x".repeat(2048 - 11));
+        assert!(SpiffeIdText::parse(&id).is_ok());
+        assert!(SpiffeIdText::parse(&format!("{id}x")).is_err());
+    }
+
+    #[test]
+    fn an_address_splits_into_host_and_port() {
+        for (text, host, port, loopback) in [
+            ("127.0.0.9:80", "127.0.0.9", 80, true),
+            ("[::1]:8080", "::1", 8080, true),
+            ("localhost:1", "localhost", 1, true),
+            ("0.0.0.0:1", "0.0.0.0", 1, false),
+            ("db.example:5", "db.example", 5, false),
+        ] {
+            let address = AddressText::parse(text).unwrap();
+            assert_eq!((address.host(), address.port(), address.is_loopback()), (host, port, loopback), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_host_pattern_knows_its_kind() {
+        let kinds = [
+            ("*", HostPatternKind::Any),
+            ("*.x", HostPatternKind::Suffix(".x")),
+            ("x.*", HostPatternKind::Prefix("x.")),
+            ("X", HostPatternKind::Exact("x")),
+        ];
+        for (text, kind) in kinds {
+            assert_eq!(HostPattern::parse(text).unwrap().kind(), kind, "{text}");
+        }
+    }
+}

@@ -92,6 +92,12 @@ pub struct Transport {
     pub connect_timeout: Duration,
 }
 
+impl PartialEq for Transport {
+    fn eq(&self, other: &Self) -> bool {
+        self.key == other.key && self.connect_timeout == other.connect_timeout
+    }
+}
+
 /// What every dial needs besides the transport.
 pub struct Dialer {
     /// Opens byte streams.

@@ -6,7 +6,7 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use crate::cluster_outlier::OutlierState;
+use crate::cluster::outlier::OutlierState;
 use crate::endpoint::load::Load;
 use crate::endpoint::pool::Pool;
 use crate::policy::circuit_breaker::CircuitBreaker;

@@ -1,0 +1,97 @@
+//! What the check cache counts.
+//!
+//! Decides: nothing. Never: resets. Invariant: every lookup is exactly one hit or one miss.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// A snapshot of the counters of one check.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct CacheStats {
+    /// Lookups answered from the cache, refusals included.
+    pub hits: u64,
+    /// Lookups that were not.
+    pub misses: u64,
+    /// Hits that refused.
+    pub negative_hits: u64,
+    /// Misses that found an answer past its end.
+    pub expired: u64,
+    /// Live entries that had to make room.
+    pub evicted: u64,
+    /// Misses answered by another request's call.
+    pub coalesced: u64,
+    /// Background calls for an answer near its end.
+    pub refreshes: u64,
+    /// Expired answers that stood in for a failing server.
+    pub stale_served: u64,
+    /// Answers that were not kept.
+    pub uncacheable: u64,
+    /// Answers whose hints could not be read.
+    pub malformed_hints: u64,
+    /// Requests let through because the check failed and its rule fails open.
+    pub fail_open: u64,
+    /// Requests refused because the check failed and its rule fails closed.
+    pub fail_closed: u64,
+    /// Calls of the policy server.
+    pub calls: u64,
+    /// Entries held now, expired ones included.
+    pub entries: u64,
+    /// Reference sets in use now.
+    pub reference_sets: u64,
+}
+
+/// The counters.
+#[derive(Debug, Default)]
+pub(in crate::access) struct Counters {
+    pub(in crate::access) hits: Counter,
+    pub(in crate::access) misses: Counter,
+    pub(in crate::access) negative_hits: Counter,
+    pub(in crate::access) expired: Counter,
+    pub(in crate::access) evicted: Counter,
+    pub(in crate::access) coalesced: Counter,
+    pub(in crate::access) refreshes: Counter,
+    pub(in crate::access) stale_served: Counter,
+    pub(in crate::access) uncacheable: Counter,
+    pub(in crate::access) malformed_hints: Counter,
+    pub(in crate::access) fail_open: Counter,
+    pub(in crate::access) fail_closed: Counter,
+    pub(in crate::access) calls: Counter,
+}
+
+impl Counters {
+    pub(super) fn snapshot(&self) -> CacheStats {
+        CacheStats {
+            hits: self.hits.value(),
+            misses: self.misses.value(),
+            negative_hits: self.negative_hits.value(),
+            expired: self.expired.value(),
+            evicted: self.evicted.value(),
+            coalesced: self.coalesced.value(),
+            refreshes: self.refreshes.value(),
+            stale_served: self.stale_served.value(),
+            uncacheable: self.uncacheable.value(),
+            malformed_hints: self.malformed_hints.value(),
+            fail_open: self.fail_open.value(),
+            fail_closed: self.fail_closed.value(),
+            calls: self.calls.value(),
+            entries: 0,
+            reference_sets: 0,
+        }
+    }
+}
+
+/// One counter.
+#[derive(Debug, Default)]
+pub(in crate::access) struct Counter(AtomicU64);
+
+impl Counter {
+    pub(in crate::access) fn add(&self, amount: u64) {
+        // Adding nothing would still take the cache line from the other cores.
+        if amount > 0 {
+            self.0.fetch_add(amount, Ordering::Relaxed);
+        }
+    }
+
+    fn value(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}

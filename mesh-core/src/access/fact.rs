@@ -1,0 +1,249 @@
+//! Names of facts, and how a fact is read from a request.
+//!
+//! Decides: which names a policy server or an operator may refer to, and the exact bytes each stands for.
+//! Never: guesses. A name that is not known here is an error, so an answer that depends on something
+//! this process cannot see is never reused.
+//! Invariant: equal bytes mean that the fact is equal; an absent fact has no bytes at all, which differs
+//! from an empty value.
+
+use std::borrow::Cow;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use http::HeaderName;
+use http::header::{AUTHORIZATION, COOKIE, PROXY_AUTHORIZATION};
+
+use super::attributes::Attributes;
+
+/// One named fact of a request.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Fact {
+    /// `source.principal`, `principal`
+    Principal,
+    /// `destination.service`
+    Service,
+    /// `destination.listener`, `listener`
+    Listener,
+    /// `request.method`, `method`
+    Method,
+    /// `request.path`, `path`: without the query
+    Path,
+    /// `request.query`, `query`
+    Query,
+    /// `request.host`, `host`
+    Host,
+    /// `request.scheme`
+    Scheme,
+    /// `request.protocol`
+    Protocol,
+    /// `source.ip`
+    SourceIp,
+    /// `request.headers[name]`, `header:name`: the values joined with `,`
+    Header(OrderedName),
+    /// `path_template(request.path, /users/{id})`: the template if the path fits it, else absent
+    PathTemplate(String),
+    /// `prefix(request.path, n)`: the first n segments of the path
+    PathPrefix(usize),
+    /// `cidr(source.ip, n)`: the first n bits of the address
+    SourceBlock(u8),
+    /// `lower(x)`: another fact in ASCII lower case
+    Lower(Box<Fact>),
+}
+
+/// A header name with an order, which `http` does not give it.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct OrderedName(pub HeaderName);
+
+impl PartialOrd for OrderedName {
+    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for OrderedName {
+    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
+        self.0.as_str().cmp(other.0.as_str())
+    }
+}
+
+/// A name that no fact has.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("unknown fact `{0}`")]
+pub struct UnknownFact(pub String);
+
+impl Fact {
+    /// Reads a name, in the long form a policy server uses or the short form of the configuration.
+    pub fn parse(name: &str) -> Result<Self, UnknownFact> {
+        let unknown = || UnknownFact(name.to_owned());
+        let name = name.trim();
+        if let Some(header) = header_name(name) {
+            return HeaderName::from_bytes(header.as_bytes())
+                .map(|name| Self::Header(OrderedName(name)))
+                .map_err(|_| unknown());
+        }
+        if let Some((function, arguments)) = name.strip_suffix(')').and_then(|rest| rest.split_once('(')) {
+            return Self::derived(function, arguments).ok_or_else(unknown);
+        }
+        Ok(match name {
+            "source.principal" | "principal" => Self::Principal,
+            "destination.service" => Self::Service,
+            "destination.listener" | "listener" => Self::Listener,
+            "request.method" | "method" => Self::Method,
+            "request.path" | "path" => Self::Path,
+            "request.query" | "query" => Self::Query,
+            "request.host" | "host" => Self::Host,
+            "request.scheme" => Self::Scheme,
+            "request.protocol" => Self::Protocol,
+            "source.ip" => Self::SourceIp,
+            _ => return Err(unknown()),
+        })
+    }
+
+    fn derived(function: &str, arguments: &str) -> Option<Self> {
+        if function == "lower" {
+            return Some(Self::Lower(Box::new(Self::parse(arguments).ok()?)));
+        }
+        let (fact, parameter) = arguments.split_once(',')?;
+        let parameter = parameter.trim();
+        match (function, Self::parse(fact).ok()?) {
+            ("path_template", Self::Path) => Some(Self::PathTemplate(parameter.to_owned())),
+            ("prefix", Self::Path) => Some(Self::PathPrefix(parameter.parse().ok()?)),
+            ("cidr", Self::SourceIp) => Some(Self::SourceBlock(parameter.parse().ok().filter(|bits| *bits <= 128)?)),
+            _ => None,
+        }
+    }
+
+    /// The bytes of this fact in a request; `None` when the request does not have it.
+    pub fn value<'a>(&self, attributes: &Attributes<'a>) -> Option<Cow<'a, [u8]>> {
+        let text = |text: &'a str| Some(Cow::Borrowed(text.as_bytes()));
+        match self {
+            Self::Principal => attributes.principal.and_then(text),
+            Self::Service => text(attributes.service),
+            Self::Listener => text(attributes.listener),
+            Self::Method => text(attributes.method),
+            Self::Path => text(attributes.path),
+            Self::Query => attributes.query.and_then(text),
+            Self::Host => text(attributes.host),
+            Self::Scheme => text(attributes.scheme),
+            Self::Protocol => text(attributes.protocol),
+            Self::SourceIp => Some(Cow::Owned(attributes.source_address?.ip().to_string().into_bytes())),
+            Self::Header(name) => joined(attributes, &name.0),
+            Self::PathTemplate(template) => {
+                fits(attributes.path, template).then(|| Cow::Owned(template.clone().into_bytes()))
+            }
+            Self::PathPrefix(segments) => text(first_segments(attributes.path, *segments)),
+            Self::SourceBlock(bits) => {
+                Some(Cow::Owned(block(attributes.source_address?.ip(), *bits).to_string().into_bytes()))
+            }
+            Self::Lower(fact) => Some(Cow::Owned(fact.value(attributes)?.to_ascii_lowercase())),
+        }
+    }
+
+    /// Whether the value is a credential, which may be kept only as a digest.
+    pub fn is_secret(&self) -> bool {
+        match self {
+            Self::Header(name) => [AUTHORIZATION, PROXY_AUTHORIZATION, COOKIE].contains(&name.0),
+            Self::Lower(fact) => fact.is_secret(),
+            _ => false,
+        }
+    }
+}
+
+fn header_name(name: &str) -> Option<&str> {
+    name.strip_prefix("header:").or_else(|| name.strip_prefix("request.headers[")?.strip_suffix(']'))
+}
+
+/// Several values of one header read as one, joined with `,` (RFC 9110 section 5.3).
+fn joined<'a>(attributes: &Attributes<'a>, name: &HeaderName) -> Option<Cow<'a, [u8]>> {
+    let mut values = attributes.headers.get_all(name).iter();
+    let first = values.next()?.as_bytes();
+    let mut joined = Cow::Borrowed(first);
+    for value in values {
+        let owned = joined.to_mut();
+        owned.push(b',');
+        owned.extend_from_slice(value.as_bytes());
+    }
+    Some(joined)
+}
+
+/// Segment by segment; `{name}` stands for one non-empty segment.
+fn fits(path: &str, template: &str) -> bool {
+    let (mut path, mut template) = (path.split('/'), template.split('/'));
+    loop {
+        match (path.next(), template.next()) {
+            (None, None) => return true,
+            (Some(segment), Some(slot)) if slot.starts_with('{') && slot.ends_with('}') && !segment.is_empty() => {}
+            (Some(segment), Some(literal)) if segment == literal => {}
+            _ => return false,
+        }
+    }
+}
+
+fn first_segments(path: &str, segments: usize) -> &str {
+    match path.match_indices('/').nth(segments) {
+        Some((end, _)) => &path[..end],
+        None => path,
+    }
+}
+
+/// The network an address is in.
+fn block(address: IpAddr, bits: u8) -> IpAddr {
+    match address {
+        IpAddr::V4(address) => {
+            let mask = u32::MAX.checked_shl(32 - u32::from(bits.min(32))).unwrap_or(0);
+            IpAddr::V4(Ipv4Addr::from(u32::from(address) & mask))
+        }
+        IpAddr::V6(address) => {
+            let mask = u128::MAX.checked_shl(128 - u32::from(bits.min(128))).unwrap_or(0);
+            IpAddr::V6(Ipv6Addr::from(u128::from(address) & mask))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::access::AttributesBuf;
+
+    #[test]
+    fn both_spellings_of_a_name_are_the_same_fact() {
+        for (long, short) in [
+            ("source.principal", "principal"),
+            ("request.path", "path"),
+            ("request.headers[X-User]", "header:x-user"),
+            ("destination.listener", "listener"),
+        ] {
+            assert_eq!(Fact::parse(long), Fact::parse(short), "{long}");
+        }
+    }
+
+    #[test]
+    fn an_unknown_name_is_an_error() {
+        for name in ["", "request.body", "header:", "request.headers[a b]", "cidr(source.ip, 129)", "claim(sub)"] {
+            assert!(Fact::parse(name).is_err(), "{name}");
+        }
+    }
+
+    #[test]
+    fn a_fact_reads_its_bytes() {
+        let mut attributes = AttributesBuf { path: "/users/7/orders".into(), ..AttributesBuf::default() };
+        attributes.headers.append("x-a", "1".parse().unwrap());
+        attributes.headers.append("x-a", "Two".parse().unwrap());
+        attributes.source_address = Some("10.1.2.3:4".parse().unwrap());
+        for (name, expected) in [
+            ("request.path", Some("/users/7/orders")),
+            ("request.query", None),
+            ("header:x-a", Some("1,Two")),
+            ("lower(header:x-a)", Some("1,two")),
+            ("header:x-b", None),
+            ("prefix(path, 1)", Some("/users")),
+            ("prefix(path, 9)", Some("/users/7/orders")),
+            ("path_template(path, /users/{id}/orders)", Some("/users/{id}/orders")),
+            ("path_template(path, /users/{id})", None),
+            ("cidr(source.ip, 24)", Some("10.1.2.0")),
+            ("cidr(source.ip, 0)", Some("0.0.0.0")),
+        ] {
+            let value = Fact::parse(name).unwrap().value(&attributes.borrow()).map(Cow::into_owned);
+            assert_eq!(value.as_deref(), expected.map(str::as_bytes), "{name}");
+        }
+    }
+}

@@ -1,0 +1,187 @@
+//! A cluster: a named group of endpoints and how to speak to them.
+//!
+//! Decides: what can be said about a cluster and an endpoint. Never: resolves or connects.
+//! Invariant: an absent override means the mesh-wide default, never a value of its own.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::duration::TimeSpan;
+use super::policy::{CircuitBreakerOverride, ConcurrencyLimitOverride, OutlierOverride, RetryBudgetOverride};
+use super::value::{AddressText, Name, SpiffeIdText, Weight};
+
+/// A named group of endpoints.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Cluster {
+    /// The name that backends and checks refer to. Unique.
+    pub name: Name,
+    /// How the destination is named in telemetry.
+    #[serde(default)]
+    pub service: ServiceNames,
+    /// The endpoints, in this file. Exactly one of `endpoints` and `endpoints_file`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub endpoints: Option<Vec<Endpoint>>,
+    /// A YAML file with the list of endpoints, watched; relative to this file.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1))]
+    pub endpoints_file: Option<PathBuf>,
+    /// The HTTP version. Default: auto (ALPN over TLS, HTTP/1.1 in plaintext).
+    #[serde(default)]
+    pub protocol: Protocol,
+    /// Whether and as whom the endpoints are authenticated.
+    #[serde(default)]
+    pub tls: ClusterTls,
+    /// How an endpoint is picked. Default: `defaults.balancer`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub balancer: Option<Balancer>,
+    /// Overrides `defaults.circuit_breaker`, field by field.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub circuit_breaker: Option<CircuitBreakerOverride>,
+    /// Overrides `defaults.outlier`, field by field.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub outlier: Option<OutlierOverride>,
+    /// Overrides `defaults.concurrency_limit`, field by field.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub concurrency_limit: Option<ConcurrencyLimitOverride>,
+    /// Overrides `defaults.retry_budget`, field by field.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retry_budget: Option<RetryBudgetOverride>,
+    /// Time to open a connection. Default: `defaults.connect_timeout`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub connect_timeout: Option<TimeSpan>,
+    /// Idle connections kept per endpoint. Default: 64 (ours).
+    #[serde(default = "default_max_idle")]
+    pub max_idle_connections: u32,
+    /// How long an idle connection is kept. Default: 60s (ours; below the 75s and more of common servers).
+    #[serde(default = "default_idle_timeout")]
+    pub idle_timeout: TimeSpan,
+}
+
+/// How the destination is named in telemetry (Istio's destination labels).
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct ServiceNames {
+    /// Service. Default: the cluster's name.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    /// Namespace. Default: `node.namespace`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub namespace: Option<String>,
+    /// Fully qualified host. Default: `{name}.{namespace}.svc.cluster.local`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub host: Option<String>,
+}
+
+/// One address of a cluster.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Endpoint {
+    /// `ip:port`, `host:port` or `[v6]:port`. Unique within the cluster.
+    pub address: AddressText,
+    /// Share of the traffic relative to the other endpoints; 0 = none. Default: 1.
+    #[serde(default)]
+    pub weight: Weight,
+    /// Where the endpoint runs. Default: unknown.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub locality: Option<Locality>,
+    /// Free labels, for subsets.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub labels: BTreeMap<String, String>,
+    /// TLS of this endpoint alone. Default: the cluster's mode.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tls: Option<TlsMode>,
+    /// What runs there: the destination labels of telemetry until the peer tells its own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub workload: Option<Workload>,
+}
+
+/// Where something runs.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Locality {
+    /// Region. Default: empty.
+    pub region: String,
+    /// Zone within the region. Default: empty.
+    pub zone: String,
+}
+
+/// What runs at an endpoint. Absent fields read as `unknown`.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Workload {
+    /// Workload, for example the deployment.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    /// Namespace.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub namespace: Option<String>,
+    /// Application.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub app: Option<String>,
+    /// Canonical revision.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub version: Option<String>,
+    /// Mesh cluster.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cluster: Option<String>,
+}
+
+/// Whether and as whom endpoints are authenticated.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct ClusterTls {
+    /// Default: mutual with an identity, plaintext without.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mode: Option<TlsMode>,
+    /// The exact SPIFFE IDs an endpoint may present. Required for mutual TLS.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub server_ids: Vec<SpiffeIdText>,
+}
+
+/// How a connection is protected.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum TlsMode {
+    /// No TLS.
+    Plaintext,
+    /// TLS in which both ends prove their SPIFFE ID.
+    Mutual,
+}
+
+/// The HTTP version spoken to endpoints.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Protocol {
+    /// ALPN over TLS, HTTP/1.1 in plaintext.
+    #[default]
+    Auto,
+    /// HTTP/1.1.
+    Http1,
+    /// HTTP/2, with prior knowledge in plaintext.
+    Http2,
+}
+
+/// How an endpoint is picked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Balancer {
+    /// The better of two random endpoints by latency times load (Finagle).
+    #[default]
+    PeakEwma,
+    /// The less loaded of two random endpoints (Envoy).
+    LeastRequest,
+    /// One after the other, by weight (Envoy).
+    RoundRobin,
+}
+
+fn default_max_idle() -> u32 {
+    64
+}
+
+fn default_idle_timeout() -> TimeSpan {
+    TimeSpan::secs(60)
+}

@@ -1,0 +1,300 @@
+//! Resilience settings and remote checks, as they are written.
+//!
+//! Decides: each setting's default and its origin. Never: applies one.
+//! Invariant: a setting and its override have the same fields; both are generated from one list.
+
+use std::fmt;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::access::Access;
+use super::duration::TimeSpan;
+use super::route::Matches;
+use super::value::{HeaderName, Name, Percent, TextValue, ValueError, text_serde};
+
+/// Who may call: local rules, then remote checks.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Policy {
+    /// Local access rules.
+    pub access: Access,
+    /// Remote decisions, asked in this order after the local rules allowed.
+    pub checks: Vec<Check>,
+}
+
+/// A setting with all its fields, and the override in which each field may be absent.
+macro_rules! setting {
+    ($(#[$doc:meta])* $setting:ident, $override:ident {
+        $($(#[$field_meta:meta])* $field:ident: $type:ty = $default:expr,)*
+    }) => {
+        $(#[$doc])*
+        #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+        #[serde(default, deny_unknown_fields)]
+        pub struct $setting {
+            $($(#[$field_meta])* pub $field: $type,)*
+        }
+
+        impl Default for $setting {
+            fn default() -> Self {
+                Self { $($field: $default,)* }
+            }
+        }
+
+        $(#[$doc])*
+        ///
+        /// Every field that is absent keeps the mesh-wide default.
+        #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
+        #[serde(default, deny_unknown_fields)]
+        pub struct $override {
+            $($(#[$field_meta])* #[serde(skip_serializing_if = "Option::is_none")] pub $field: Option<$type>,)*
+        }
+
+        impl $override {
+            /// The setting that results on top of `base`.
+            pub fn over(&self, base: &$setting) -> $setting {
+                $setting { $($field: self.$field.clone().unwrap_or_else(|| base.$field.clone()),)* }
+            }
+        }
+    };
+}
+
+setting! {
+    /// When and how often a failed attempt is repeated.
+    Retry, RetryOverride {
+        /// Retries beyond the first attempt; 0 = off. Default: 2 (Istio).
+        #[schemars(range(max = 10))]
+        attempts: u32 = 2,
+        /// What counts as worth a retry. Default: connect-failure, refused-stream, gateway-error (Envoy's names).
+        conditions: Vec<RetryCondition> =
+            vec![RetryCondition::ConnectFailure, RetryCondition::RefusedStream, RetryCondition::GatewayError],
+        /// Upper bound of the first random wait, doubled each time. Default: 25ms (Envoy).
+        base: TimeSpan = TimeSpan::millis(25),
+        /// Upper bound of every wait. Default: 250ms (Envoy: ten times the base).
+        max: TimeSpan = TimeSpan::millis(250),
+        /// Whether POST, PATCH and the like may be sent again after bytes were sent. Default: false.
+        non_idempotent: bool = false,
+    }
+}
+
+setting! {
+    /// How much extra load retries and hedges may cause, per cluster.
+    RetryBudget, RetryBudgetOverride {
+        /// Retries as a share of the requests in the window. Default: 20 (Finagle, Envoy).
+        percent: Percent = Percent(20.0),
+        /// Retries per second that are always allowed. Default: 10 (Finagle).
+        min_per_second: u32 = 10,
+        /// The window that requests are counted in. Default: 10s (Finagle).
+        window: TimeSpan = TimeSpan::secs(10),
+    }
+}
+
+setting! {
+    /// When an endpoint that fails is no longer asked.
+    CircuitBreaker, CircuitBreakerOverride {
+        /// Failures in a row that open the breaker; 0 = never. Default: 5 (Finagle).
+        consecutive_failures: u32 = 5,
+        /// Share of successes below which the breaker opens; 0 = never. Default: 80 (Finagle).
+        min_success_percent: Percent = Percent(80.0),
+        /// Requests in the window before the share counts. Default: 5 (Finagle).
+        min_requests: u32 = 5,
+        /// The window of the share. Default: 30s (Finagle).
+        window: TimeSpan = TimeSpan::secs(30),
+        /// How long the breaker stays open the first time. Default: 5s (Finagle).
+        open: TimeSpan = TimeSpan::secs(5),
+        /// How long it stays open at most, after failed probes. Default: 300s (Finagle).
+        max_open: TimeSpan = TimeSpan::secs(300),
+    }
+}
+
+setting! {
+    /// When an endpoint that answers badly is ejected for a while.
+    Outlier, OutlierOverride {
+        /// 5xx answers or connect failures in a row; 0 = off. Default: 5 (Envoy).
+        consecutive_5xx: u32 = 5,
+        /// Time between two sweeps. Default: 10s (Envoy, gRPC A50).
+        interval: TimeSpan = TimeSpan::secs(10),
+        /// How long the first ejection lasts; the n-th lasts n times as long. Default: 30s (Envoy, gRPC A50).
+        base_ejection: TimeSpan = TimeSpan::secs(30),
+        /// How long an ejection lasts at most. Default: 300s (Envoy, gRPC A50).
+        max_ejection: TimeSpan = TimeSpan::secs(300),
+        /// Share of the endpoints that may be ejected at once; one always may, the last never. Default: 10 (Envoy, gRPC A50).
+        max_ejection_percent: Percent = Percent(10.0),
+    }
+}
+
+setting! {
+    /// How many requests a cluster may have in flight (Envoy's `circuit_breakers`).
+    ConcurrencyLimit, ConcurrencyLimitOverride {
+        /// Requests in flight, retries included. Default: 1024 (Envoy).
+        #[schemars(range(min = 1))]
+        max_requests: u32 = 1024,
+    }
+}
+
+/// What counts as worth a retry: the names of Envoy's `x-envoy-retry-on` and `x-envoy-retry-grpc-on`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum RetryCondition {
+    /// The connection could not be opened.
+    ConnectFailure,
+    /// The peer refused the stream unprocessed (REFUSED_STREAM, GOAWAY).
+    RefusedStream,
+    /// 502, 503 or 504.
+    GatewayError,
+    /// The connection or stream was reset, or the attempt timed out.
+    Reset,
+    /// The connection was reset before the request was sent.
+    ResetBeforeRequest,
+    /// Any 5xx, or no answer.
+    #[serde(rename = "5xx")]
+    ServerError,
+    /// 409.
+    #[serde(rename = "retriable-4xx")]
+    Retriable4xx,
+    /// gRPC status 1.
+    Cancelled,
+    /// gRPC status 4.
+    DeadlineExceeded,
+    /// gRPC status 8.
+    ResourceExhausted,
+    /// gRPC status 13.
+    Internal,
+    /// gRPC status 14.
+    Unavailable,
+}
+
+/// A remote decision over Envoy's ext_authz gRPC service.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Check {
+    /// The check's name in telemetry. Unique.
+    pub name: Name,
+    /// The cluster of this file that answers.
+    pub cluster: Name,
+    /// The listeners it guards. Default: all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1))]
+    pub listeners: Option<Vec<Name>>,
+    /// The requests it guards. Default: all.
+    #[serde(default, rename = "match", skip_serializing_if = "Matches::is_any")]
+    pub matches: Matches,
+    /// Time for an answer. Default: 200ms (Envoy).
+    #[serde(default = "default_check_timeout")]
+    pub timeout: TimeSpan,
+    /// What an unanswered check means. Default: closed.
+    #[serde(default)]
+    pub failure: FailureMode,
+    /// HTTP status of a request refused because the check did not answer. Default: 403 (Envoy).
+    #[serde(default = "default_check_status")]
+    #[schemars(range(min = 400, max = 599))]
+    pub status_on_error: u16,
+    /// How answers are kept. Absent: only as far as the answer itself allows.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cache: Option<CheckCache>,
+}
+
+/// What an unanswered check means.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum FailureMode {
+    /// The request is refused.
+    #[default]
+    Closed,
+    /// The request passes; counted and logged.
+    Open,
+}
+
+/// How the answers of a check are kept.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct CheckCache {
+    /// The attributes that the answer depends on. The principal and the listener are always part of the key.
+    #[schemars(length(min = 1))]
+    pub key: Vec<CacheAttribute>,
+    /// How long an "allow" is kept. Default: 60s.
+    #[serde(default = "default_ttl")]
+    pub ttl: TimeSpan,
+    /// How long a "deny" is kept. Default: 5s.
+    #[serde(default = "default_negative_ttl")]
+    pub negative_ttl: TimeSpan,
+    /// Answers kept at most; the least recently used goes first. Default: 10000.
+    #[serde(default = "default_max_entries")]
+    #[schemars(range(min = 1, max = 10000000))]
+    pub max_entries: u32,
+}
+
+/// A fact of a request that a cached answer depends on.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum CacheAttribute {
+    /// The method.
+    Method,
+    /// The path without the query.
+    Path,
+    /// The authority.
+    Host,
+    /// The query.
+    Query,
+    /// The caller's SPIFFE ID.
+    Principal,
+    /// The listener's name.
+    Listener,
+    /// The value of one header.
+    Header(HeaderName),
+}
+
+impl TextValue for CacheAttribute {
+    const FORMAT: &'static str = "cache-attribute";
+    const EXPECTED: &'static str = "one of method, path, host, query, principal, listener, header:NAME";
+
+    fn parse(text: &str) -> Result<Self, ValueError> {
+        Ok(match text {
+            "method" => Self::Method,
+            "path" => Self::Path,
+            "host" => Self::Host,
+            "query" => Self::Query,
+            "principal" => Self::Principal,
+            "listener" => Self::Listener,
+            other => match other.strip_prefix("header:") {
+                Some(name) => Self::Header(HeaderName::parse(name)?),
+                None => return Err(ValueError::new(format!("unknown attribute `{other}`"))),
+            },
+        })
+    }
+}
+
+impl fmt::Display for CacheAttribute {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Method => f.write_str("method"),
+            Self::Path => f.write_str("path"),
+            Self::Host => f.write_str("host"),
+            Self::Query => f.write_str("query"),
+            Self::Principal => f.write_str("principal"),
+            Self::Listener => f.write_str("listener"),
+            Self::Header(name) => write!(f, "header:{name}"),
+        }
+    }
+}
+
+text_serde!(CacheAttribute);
+
+fn default_check_timeout() -> TimeSpan {
+    TimeSpan::millis(200)
+}
+
+fn default_check_status() -> u16 {
+    403
+}
+
+fn default_ttl() -> TimeSpan {
+    TimeSpan::secs(60)
+}
+
+fn default_negative_ttl() -> TimeSpan {
+    TimeSpan::secs(5)
+}
+
+fn default_max_entries() -> u32 {
+    10_000
+}

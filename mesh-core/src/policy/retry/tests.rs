@@ -1,0 +1,442 @@
+use std::collections::BTreeMap;
+
+use http::{HeaderValue, header::RETRY_AFTER};
+use serde_json::Value;
+
+use super::*;
+use crate::policy::backoff::Jitter;
+use crate::policy::budget::BudgetConfig;
+use crate::policy::retry_after::PUSHBACK;
+use crate::policy::vectors::{cases, seconds, text, whole};
+
+const RULES: &str = include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/vectors/retry_rules.json"));
+const HINTS: &str = include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/vectors/retry_after.json"));
+const BACKOFFS: &str = include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/vectors/backoff.json"));
+
+/// Kinds of `retry_rules.json` that other engines or other products decide.
+const OTHER_KINDS: &[(&str, &str)] = &[
+    ("retry_budget", "policy/budget"),
+    ("retry_budget_interleaved", "policy/budget"),
+    ("retry_budget_simulation", "policy/budget"),
+    ("retry_budget_timeline", "policy/budget"),
+    ("retry_budget_validity", "policy/budget"),
+    ("envoy_budget", "a budget by concurrency; ours is by rate"),
+    ("envoy_max_retries", "a budget by concurrency; ours is by rate"),
+    ("grpc_throttle", "a budget by outcome; ours is by rate"),
+    ("grpc_throttle_validity", "a budget by outcome; ours is by rate"),
+    ("aws_bucket", "a budget by outcome; ours is by rate"),
+    ("grpc_policy_validity", "gRPC service config is not read"),
+    ("grpc_hedging", "hedging is another engine"),
+];
+
+/// Transparent retries happen below this engine, where the connection is known.
+const TRANSPARENT: &[&str] = &["grpc-transparent-never-left-client", "grpc-transparent-refused-by-server"];
+
+/// One logical request under test.
+struct Call {
+    state: RetryState,
+    facts: RequestFacts,
+    now: Instant,
+    rng: fastrand::Rng,
+}
+
+impl Call {
+    fn new(policy: RetryPolicy) -> Self {
+        Self::sharing(policy, Arc::new(Budget::default()))
+    }
+
+    fn sharing(policy: RetryPolicy, budget: Arc<Budget>) -> Self {
+        let now = Instant::now();
+        let facts = RequestFacts {
+            idempotent: true,
+            body_replayable: true,
+            committed: false,
+            deadline: None,
+            wall: SystemTime::UNIX_EPOCH,
+        };
+        let state = RetryState::start(Arc::new(policy), budget, now);
+        Self { state, facts, now, rng: fastrand::Rng::with_seed(1) }
+    }
+
+    fn decide(&mut self, outcome: &Outcome<'_>) -> Decision {
+        self.state.decide(outcome, &self.facts, self.now, &mut self.rng)
+    }
+
+    fn status(&mut self, status: u16, headers: &HeaderMap) -> Decision {
+        self.decide(&Outcome::Response { status, grpc_status: None, headers })
+    }
+
+    fn grpc(&mut self, code: u16, headers: &HeaderMap) -> Decision {
+        self.decide(&Outcome::Response { status: 200, grpc_status: Some(code), headers })
+    }
+
+    fn failure(&mut self, kind: ErrorKind, sent: Sent) -> Decision {
+        self.decide(&Outcome::Failure { kind, sent })
+    }
+}
+
+fn policy(retry_on: &str, retries: u32) -> RetryPolicy {
+    RetryPolicy { retries, conditions: RetryConditions::parse(retry_on).0, ..RetryPolicy::default() }
+}
+
+fn retries(decision: Decision) -> bool {
+    matches!(decision, Decision::Retry { .. })
+}
+
+/// Attempts made against an upstream that always gives the same answer.
+fn attempts_against(policy: RetryPolicy, answer: impl Fn(&mut Call) -> Decision) -> u64 {
+    let mut call = Call::new(policy);
+    let mut attempts = 1;
+    while retries(answer(&mut call)) {
+        attempts += 1;
+    }
+    attempts
+}
+
+fn check_method_phase(case: &Value) {
+    use ErrorKind::{AttemptTimeout, Cancelled, Connect, ConnectionClosed, Reset, Timeout};
+    let method = Method::from_bytes(text(case, "method").as_bytes()).expect("method");
+    let opted_in = case["opt_in"].is_string();
+    let mut call = Call::new(RetryPolicy { non_idempotent: opted_in, ..RetryPolicy::default() });
+    call.facts.idempotent = is_idempotent(&method);
+    call.facts.body_replayable = case["body"].as_str() != Some("streaming, larger than the buffer limit");
+    let phase = text(case, "phase");
+    call.facts.committed = phase == "reset-mid-response" || phase.ends_with("10 bytes handed over");
+    let mut headers = HeaderMap::new();
+    if let Some(hint) = case["retry_after"].as_str() {
+        headers.insert(RETRY_AFTER, HeaderValue::from_str(hint).expect("value"));
+    }
+    let decision = match phase {
+        "connect-refused" => call.failure(Connect, Sent::Never),
+        "h2-refused-stream" => call.failure(Reset, Sent::Unprocessed),
+        "goaway-above-last-id" => call.failure(ConnectionClosed, Sent::Unprocessed),
+        "response-503" => call.status(503, &headers),
+        "per-try-timeout" | "100 Continue received, then per-try timeout" => call.failure(AttemptTimeout, Sent::Maybe),
+        "caller-cancelled" => call.failure(Cancelled, Sent::Maybe),
+        "overall-deadline" => call.failure(Timeout, Sent::Maybe),
+        "reset-after-send" | "reset-mid-response" | "reset before first byte on a brand-new connection" => {
+            call.failure(Reset, Sent::Maybe)
+        }
+        "stale-reused-connection"
+        | "10 of 100 body bytes, then close; response buffered, nothing handed over"
+        | "10 of 100 body bytes, then close; 10 bytes handed over" => call.failure(ConnectionClosed, Sent::Maybe),
+        other => panic!("unknown phase {other}"),
+    };
+    assert_eq!(retries(decision), case["expected"]["retry"] == true, "{}: {decision:?}", text(case, "id"));
+}
+
+fn check_envoy_retry_on(case: &Value) {
+    let (status, headers) = (whole(case, "upstream_status") as u16, HeaderMap::new());
+    let policy = policy(text(case, "retry_on"), whole(case, "num_retries") as u32);
+    let attempts = attempts_against(policy, |call| call.status(status, &headers));
+    assert_eq!(attempts, whole(&case["expected"], "attempts"), "{}", text(case, "id"));
+}
+
+fn check_envoy_grpc_on(case: &Value) {
+    let (code, headers) = (whole(case, "grpc_status") as u16, HeaderMap::new());
+    let policy = policy(text(case, "retry_on"), whole(case, "num_retries") as u32);
+    let attempts = attempts_against(policy, |call| {
+        // As it really is: every gRPC call is a POST.
+        call.facts.idempotent = false;
+        call.grpc(code, &headers)
+    });
+    assert_eq!(attempts, whole(&case["expected"], "attempts"), "{}", text(case, "id"));
+}
+
+fn check_gateway_api(case: &Value) {
+    let number = |value: &Value| value.as_u64().expect("status") as u16;
+    let codes = case["retry_codes"].as_array().expect("codes").iter().map(number).collect();
+    let base = policy("retriable-status-codes", whole(case, "retries") as u32);
+    let mut call = Call::new(RetryPolicy { retriable_codes: codes, ..base });
+    let (mut attempts, mut last) = (0, 0);
+    for status in case["upstream_statuses"].as_array().expect("statuses").iter().map(number) {
+        (attempts, last) = (attempts + 1, status);
+        if !retries(call.status(status, &HeaderMap::new())) {
+            break;
+        }
+    }
+    assert_eq!(u64::from(last), whole(&case["expected"], "final_status"), "{}", text(case, "id"));
+    assert_eq!(attempts, whole(&case["expected"], "attempts"), "{}", text(case, "id"));
+}
+
+/// The server answers UNAVAILABLE until its counter of retry attempts reaches 4.
+fn check_grpc_num_retries(case: &Value) {
+    let mut call = Call::new(policy("unavailable", whole(case, "num_retries") as u32));
+    call.facts.idempotent = false;
+    let mut attempts = 1;
+    let last = loop {
+        let code = if attempts > 4 { 0 } else { 14 };
+        if !retries(call.grpc(code, &HeaderMap::new())) {
+            break code;
+        }
+        attempts += 1;
+    };
+    assert_eq!(if last == 0 { "OK" } else { "UNAVAILABLE" }, text(&case["expected"], "final_status"));
+    assert_eq!(attempts, whole(&case["expected"], "attempts"));
+}
+
+fn check_grpc_rule(case: &Value) {
+    let mut call = Call::new(policy("unavailable", 1));
+    let decision = match text(case, "id") {
+        "grpc-lb-drop-fails-at-once" => call.failure(ErrorKind::Overloaded, Sent::Never),
+        "grpc-lb-transient-failure-uses-policy" => call.failure(ErrorKind::NoEndpoint, Sent::Never),
+        "grpc-committed-after-headers" => {
+            call.facts.committed = true;
+            call.grpc(14, &HeaderMap::new())
+        }
+        "grpc-buffer-exceeded-commits" => {
+            call.facts.body_replayable = false;
+            call.grpc(14, &HeaderMap::new())
+        }
+        other => panic!("unknown rule {other}"),
+    };
+    assert_eq!(retries(decision), case["expected"]["retry"] == true, "{}: {decision:?}", text(case, "id"));
+}
+
+fn small_budget(retries: u32) -> Arc<Budget> {
+    Arc::new(Budget::new(BudgetConfig::new(0.0, retries, Duration::from_secs(1)).expect("valid")))
+}
+
+fn check_rule(case: &Value) {
+    let headers = HeaderMap::new();
+    match text(case, "id") {
+        "budget-denied-returns-last-error" => {
+            let mut call = Call::sharing(RetryPolicy::default(), small_budget(0));
+            assert_eq!(call.status(503, &headers), Decision::Stop(StopReason::BudgetEmpty));
+        }
+        "budget-shared-by-layers" => {
+            let budget = small_budget(1);
+            let mut first = Call::sharing(RetryPolicy::default(), Arc::clone(&budget));
+            let mut second = Call::sharing(RetryPolicy::default(), budget);
+            second.now = first.now;
+            assert!(retries(first.status(503, &headers)));
+            assert_eq!(second.status(503, &headers), Decision::Stop(StopReason::BudgetEmpty));
+        }
+        "cancellation-is-not-an-error" => {
+            let budget = small_budget(1);
+            let mut call = Call::sharing(RetryPolicy::default(), Arc::clone(&budget));
+            assert!(!retries(call.failure(ErrorKind::Cancelled, Sent::Maybe)));
+            assert_eq!(budget.balance(call.now), 1);
+        }
+        other => panic!("unknown rule {other}"),
+    }
+}
+
+#[test]
+fn every_retry_rule_vector_holds() {
+    let mut count = BTreeMap::new();
+    for case in cases(RULES) {
+        let kind = text(&case, "kind").to_owned();
+        match kind.as_str() {
+            "method_phase" => check_method_phase(&case),
+            "envoy_retry_on" => check_envoy_retry_on(&case),
+            "envoy_retry_grpc_on" => check_envoy_grpc_on(&case),
+            "gateway_api_retry" => check_gateway_api(&case),
+            "grpc_num_retries" => check_grpc_num_retries(&case),
+            "grpc_rule" if TRANSPARENT.contains(&text(&case, "id")) => continue,
+            "grpc_rule" => check_grpc_rule(&case),
+            "rule" => check_rule(&case),
+            other if OTHER_KINDS.iter().any(|(name, _)| *name == other) => continue,
+            other => panic!("unknown kind {other}"),
+        }
+        *count.entry(kind).or_insert(0) += 1;
+    }
+    let expected = [
+        ("method_phase", 109),
+        ("envoy_retry_on", 90),
+        ("envoy_retry_grpc_on", 40),
+        ("gateway_api_retry", 5),
+        ("grpc_num_retries", 2),
+        ("grpc_rule", 4),
+        ("rule", 3),
+    ];
+    assert_eq!(count, expected.map(|(kind, n)| (kind.to_owned(), n)).into());
+}
+
+fn header(name: &'static str, value: &Value) -> HeaderMap {
+    let mut headers = HeaderMap::new();
+    headers.insert(name, HeaderValue::from_str(&value.to_string()).expect("value"));
+    headers
+}
+
+fn check_cap(case: &Value) {
+    let hint_cap = seconds(case, "configured_cap_seconds");
+    let mut call = Call::new(RetryPolicy { hint_cap, ..RetryPolicy::default() });
+    call.facts.deadline = case["deadline_left_seconds"].as_u64().map(|left| call.now + Duration::from_secs(left));
+    let decision = call.status(503, &header("retry-after", &case["hint_seconds"]));
+    let expected = match text(&case["expected"], "action") {
+        "retry" => Decision::Retry { after: seconds(&case["expected"], "wait_seconds") },
+        "return_response_now" => Decision::Stop(StopReason::NoTime),
+        other => panic!("unknown action {other}"),
+    };
+    assert_eq!(decision, expected, "{}", text(case, "id"));
+}
+
+fn check_pushback_sequence(case: &Value) {
+    let p = &case["policy"];
+    let millis = |field| Duration::from_millis(whole(p, field));
+    let backoff = Backoff::new(millis("initial_backoff_ms"), millis("max_backoff_ms")).expect("valid");
+    let backoff = backoff.with_jitter(Jitter::Off).expect("valid");
+    let mut call = Call::new(RetryPolicy { backoff, ..policy("unavailable", whole(p, "max_attempts") as u32 - 1) });
+    let mut waits = Vec::new();
+    for response in case["responses"].as_array().expect("responses") {
+        let code = if response["status"] == "OK" { 0 } else { 14 };
+        let headers = match &response["pushback_ms"] {
+            Value::Null => HeaderMap::new(),
+            ms => header(PUSHBACK, ms),
+        };
+        match call.grpc(code, &headers) {
+            Decision::Retry { after } => waits.push(after.as_millis() as u64),
+            Decision::Stop(_) => break,
+        }
+    }
+    let expected: Vec<_> = case["expected"]["waits_ms"].as_array().expect("waits").iter().map(Value::as_u64).collect();
+    assert_eq!(waits.into_iter().map(Some).collect::<Vec<_>>(), expected, "{}", text(case, "id"));
+}
+
+#[test]
+fn every_hint_vector_about_the_decision_holds() {
+    let (mut caps, mut sequences, mut read_elsewhere) = (0, 0, 0);
+    for case in cases(HINTS) {
+        match text(&case, "kind") {
+            "cap" => {
+                check_cap(&case);
+                caps += 1;
+            }
+            "grpc_pushback_sequence" => {
+                check_pushback_sequence(&case);
+                sequences += 1;
+            }
+            // Reading the headers is tested in policy/retry_after.
+            "parse" | "grpc_pushback" => read_elsewhere += 1,
+            other => panic!("unknown kind {other}"),
+        }
+    }
+    assert_eq!((caps, sequences, read_elsewhere), (8, 2, 67));
+}
+
+#[test]
+fn a_backoff_that_does_not_fit_the_deadline_ends_the_call() {
+    let all = cases(BACKOFFS);
+    let case = all.iter().find(|case| case["id"] == "deadline-shorter-than-backoff").expect("vector");
+    let delay = Duration::from_millis(whole(&case["parameters"], "computed_delay_ms"));
+    let backoff = Backoff::new(delay, delay).expect("valid").with_jitter(Jitter::Off).expect("valid");
+    let budget = small_budget(1);
+    let mut call = Call::sharing(RetryPolicy { backoff, ..RetryPolicy::default() }, Arc::clone(&budget));
+    call.facts.deadline = Some(call.now + Duration::from_millis(whole(&case["parameters"], "deadline_left_ms")));
+    assert_eq!(call.status(503, &HeaderMap::new()), Decision::Stop(StopReason::NoTime));
+    assert_eq!(budget.balance(call.now), 1, "a retry that cannot happen costs nothing");
+}
+
+#[test]
+fn a_token_is_charged_for_each_retry_and_deposited_once() {
+    let budget = Arc::new(Budget::new(BudgetConfig::new(1.0, 2, Duration::from_secs(1)).expect("valid")));
+    let mut call = Call::sharing(policy("5xx", 9), Arc::clone(&budget));
+    assert_eq!(budget.balance(call.now), 3);
+    for left in [2, 1, 0] {
+        assert!(retries(call.status(500, &HeaderMap::new())));
+        assert_eq!(budget.balance(call.now), left);
+    }
+    assert_eq!(call.status(500, &HeaderMap::new()), Decision::Stop(StopReason::BudgetEmpty));
+    assert_eq!(call.state.used(), 3);
+}
+
+#[test]
+fn every_refusal_says_why() {
+    type Setup = fn(&mut Call) -> Decision;
+    let table: [(Setup, StopReason); 9] = [
+        (|call| call.status(200, &HeaderMap::new()), StopReason::Success),
+        (|call| call.grpc(5, &HeaderMap::new()), StopReason::NotRetriable),
+        (|call| call.status(404, &HeaderMap::new()), StopReason::NotRetriable),
+        (|call| call.failure(ErrorKind::Overloaded, Sent::Never), StopReason::NotRetriable),
+        (|call| call.failure(ErrorKind::CircuitOpen, Sent::Never), StopReason::NotRetriable),
+        (|call| call.status(503, &header(PUSHBACK, &(-1).into())), StopReason::PushbackForbids),
+        (
+            |call| {
+                call.facts.idempotent = false;
+                call.failure(ErrorKind::Reset, Sent::Maybe)
+            },
+            StopReason::NonIdempotent,
+        ),
+        (
+            |call| {
+                call.facts.body_replayable = false;
+                call.failure(ErrorKind::Connect, Sent::Never)
+            },
+            StopReason::BodyNotReplayable,
+        ),
+        (
+            |call| {
+                while retries(call.status(503, &HeaderMap::new())) {}
+                call.status(503, &HeaderMap::new())
+            },
+            StopReason::AttemptsExhausted,
+        ),
+    ];
+    for (setup, reason) in table {
+        assert_eq!(setup(&mut Call::new(RetryPolicy::default())), Decision::Stop(reason), "{}", reason.as_str());
+    }
+}
+
+#[test]
+fn conditions_match_the_failures_they_name_and_no_others() {
+    use ErrorKind::{AttemptTimeout, Connect, NoEndpoint, Reset, Tls};
+    for (retry_on, kind, sent, expected) in [
+        ("connect-failure", Connect, Sent::Never, true),
+        ("connect-failure", Tls, Sent::Never, true),
+        ("connect-failure", Reset, Sent::Maybe, false),
+        ("refused-stream", Reset, Sent::Unprocessed, true),
+        ("refused-stream", Reset, Sent::Maybe, false),
+        ("reset", Reset, Sent::Maybe, true),
+        ("reset-before-request", Reset, Sent::Maybe, false),
+        ("reset-before-request", Reset, Sent::Never, true),
+        ("attempt-timeout", AttemptTimeout, Sent::Maybe, true),
+        ("attempt-timeout", Reset, Sent::Maybe, false),
+        ("deadline-exceeded", AttemptTimeout, Sent::Maybe, true),
+        ("unavailable", Connect, Sent::Never, true),
+        ("UNAVAILABLE", NoEndpoint, Sent::Never, true),
+        ("5xx", NoEndpoint, Sent::Never, false),
+        ("retriable-4xx", Reset, Sent::Maybe, false),
+    ] {
+        let decision = Call::new(policy(retry_on, 1)).failure(kind, sent);
+        assert_eq!(retries(decision), expected, "{retry_on} on {kind} {sent:?}");
+    }
+}
+
+#[test]
+fn no_condition_retries_our_own_refusals() {
+    let names = "5xx,gateway-error,reset,connect-failure,refused-stream,reset-before-request,attempt-timeout,unavailable,\
+                 cancelled,deadline-exceeded,internal,resource-exhausted,envoy-ratelimited,retriable-status-codes";
+    let transport = ["no_endpoint", "connect", "connect_timeout", "tls", "peer_identity", "connection_closed", "reset"];
+    let retriable: Vec<_> = transport.into_iter().chain(["protocol", "attempt_timeout"]).collect();
+    for kind in ErrorKind::ALL {
+        let decision = Call::new(policy(names, 1)).failure(*kind, Sent::Never);
+        assert_eq!(retries(decision), retriable.contains(&kind.as_str()), "{kind}");
+    }
+}
+
+#[test]
+fn unknown_condition_names_are_reported_and_match_nothing() {
+    let (conditions, unknown) = RetryConditions::parse("gateway-error, nope,,OK, RESOURCE_EXHAUSTED");
+    assert_eq!(unknown, ["nope", "OK"]);
+    let both = RetryConditions::named("gateway-error").expect("known").with_grpc_code(8);
+    assert_eq!(conditions, both);
+    assert!(RetryConditions::parse("").0.is_empty());
+    assert_eq!(RetryConditions::NONE.with_grpc_code(17), RetryConditions::NONE);
+    assert_eq!(RetryConditions::named(""), None);
+}
+
+#[test]
+fn a_rate_limited_response_is_retried_only_by_its_own_condition() {
+    let limited = header("x-envoy-ratelimited", &true.into());
+    assert!(!retries(Call::new(policy("5xx", 1)).status(503, &limited)));
+    assert!(retries(Call::new(policy("envoy-ratelimited", 1)).status(429, &limited)));
+}
+
+#[test]
+fn a_reset_grpc_call_is_not_repeated_although_its_status_would_be() {
+    let mut call = Call::new(policy("unavailable", 1));
+    call.facts.idempotent = false;
+    assert_eq!(call.failure(ErrorKind::Reset, Sent::Maybe), Decision::Stop(StopReason::NonIdempotent));
+    assert!(retries(call.grpc(14, &HeaderMap::new())));
+}
