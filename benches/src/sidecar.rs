@@ -91,15 +91,15 @@ struct Upstream {
 impl Upstream {
     fn start(pinning: Pinning) -> Result<Self, Failure> {
         let mut command = pinning.command(End::Upstream, std::env::current_exe()?);
-        let mut child = command.arg("upstream").stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
+        let child = command.arg("upstream").stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
+        // Owned at once, so that it ends even if it never says where it is.
+        let mut started = Self { child, address: ([127, 0, 0, 1], 0).into() };
         let mut line = String::new();
-        if let Some(output) = child.stdout.as_mut() {
+        if let Some(output) = started.child.stdout.as_mut() {
             BufReader::new(output).read_line(&mut line)?;
         }
-        let address = line.trim().parse();
-        let started = Self { child, address: "127.0.0.1:0".parse()? };
-        let address = address.map_err(|_| format!("the upstream said {line:?} instead of its address"))?;
-        Ok(Self { address, ..started })
+        started.address = line.trim().parse().map_err(|_| format!("the upstream said {line:?} instead of its address"))?;
+        Ok(started)
     }
 }
 
