@@ -8,15 +8,17 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
+use self::problems::Problems;
 use crate::config::Parsed;
 use crate::config::diagnostic::Diagnostic;
 use crate::config::document::Document;
 use crate::identity::source::IdentitySource;
-use crate::snapshot::Snapshot;
+use crate::snapshot::{Defaults, Snapshot};
 use crate::time::Clock;
 
 mod access;
 mod cluster;
+pub(crate) mod problems;
 mod route;
 
 pub use cluster::endpoints_of;
@@ -40,40 +42,33 @@ pub struct Context<'a> {
 /// Compiles a document that was checked.
 pub fn compile(parsed: Parsed, context: &Context<'_>) -> Result<Snapshot, Vec<Diagnostic>> {
     let Parsed { document, positions, .. } = parsed;
-    let mut problems = Problems { found: Vec::new() };
+    let mut problems = Problems::default();
     let mut clusters = BTreeMap::new();
     for (index, written) in document.clusters.iter().enumerate() {
-        match cluster::compile(written, &document, context) {
-            Ok(cluster) => drop(clusters.insert(Arc::clone(&cluster.name), cluster)),
-            Err(message) => problems.found.push((format!("clusters[{index}]"), message)),
-        }
+        let cluster = problems.note(format!("clusters[{index}]"), cluster::compile(written, &document, context));
+        clusters.extend(cluster.map(|cluster| (Arc::clone(&cluster.name), cluster)));
     }
     let routes = route::compile(&document, &clusters, &mut problems);
     let listeners = access::compile(&document, context, &mut problems);
-    if !problems.found.is_empty() {
-        return Err(problems.found.iter().map(|(path, message)| positions.diagnostic(path, message.as_str())).collect());
-    }
-    let Some(routes) = routes else { return Err(Vec::new()) };
+    let retry = problems.note("defaults.retry", route::retry_policy(&document.defaults.retry));
+    let (Some(routes), Some(retry), true) = (routes, retry, problems.is_empty()) else {
+        return Err(problems.diagnostics(&positions));
+    };
+    let defaults = Defaults {
+        timeout: document.defaults.timeout.nonzero(),
+        attempt_timeout: document.defaults.attempt_timeout.nonzero(),
+        retry: Arc::new(retry),
+    };
     Ok(Snapshot {
         revision: context.revision,
         revision_text: context.revision.to_string().into(),
         routes,
         clusters,
         listeners,
+        defaults,
         sample_percent: document.telemetry.tracing.sample_percent.0,
         document: Arc::new(document),
     })
-}
-
-/// What could not be compiled: field path and reason.
-struct Problems {
-    found: Vec<(String, String)>,
-}
-
-impl Problems {
-    fn note<T>(&mut self, path: impl Into<String>, result: Result<T, impl ToString>) -> Option<T> {
-        result.map_err(|reason| self.found.push((path.into(), reason.to_string()))).ok()
-    }
 }
 
 /// Who we are, as the other end and the metrics see it.

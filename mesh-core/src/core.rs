@@ -5,20 +5,20 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use arc_swap::ArcSwap;
 use serde_json::{Value, json};
 use tokio::runtime::Handle;
 
-use crate::discovery::publish::Publisher;
+use crate::discovery::publish::{ConfigError, Publisher};
 use crate::drain::{Drain, Phase};
 use crate::endpoint::connect::{Connector, Dialer, Resolver};
 use crate::error::{Error, ErrorKind};
 use crate::identity::source::IdentitySource;
 use crate::runtime::{MeshRuntime, RuntimeOptions};
 use crate::snapshot::Snapshot;
-use crate::telemetry::Telemetry;
+use crate::telemetry::reporting::Telemetry;
 use crate::time::{Clock, Randomness};
 
 /// The shared state of a mesh.
@@ -92,7 +92,10 @@ impl Core {
             None => self.start()?,
         };
         if started.generation != crate::runtime::fork_generation() {
-            return Err(Error::new(ErrorKind::Forked, "this mesh was started before fork(); open a new one in the child"));
+            return Err(Error::new(
+                ErrorKind::Forked,
+                "this mesh was started before fork(); open a new one in the child",
+            ));
         }
         if self.is_closed.load(Ordering::Relaxed) {
             return Err(Error::new(ErrorKind::Closed, "this mesh was closed"));
@@ -134,6 +137,15 @@ impl Core {
         lock(&self.publisher)
     }
 
+    /// Puts a further document in force, or says everything that is wrong with it.
+    pub(crate) fn publish(&self, text: &str, origin: &str) -> Result<u64, ConfigError> {
+        let mut publisher = self.publisher();
+        let snapshot = publisher.accept(text, origin, &self.snapshot.load())?;
+        let revision = snapshot.revision;
+        self.snapshot.store(snapshot);
+        Ok(revision)
+    }
+
     /// Whether this process can serve: started, with a valid identity if one is configured, not draining.
     pub(crate) fn is_ready(&self) -> bool {
         let has_identity = self.identity.as_ref().is_none_or(|identity| identity.current().is_some());
@@ -150,7 +162,7 @@ impl Core {
             "phase": self.drain.phase().as_str(),
             "requests_in_flight": self.drain.requests(),
             "config": self.publisher().status(),
-            "identity": self.identity.as_ref().map(|identity| identity_status(identity)),
+            "identity": self.identity.as_ref().map(identity_status),
             "clusters": snapshot.status(self.clock.now()),
             "listeners": snapshot.listeners.keys().collect::<Vec<_>>(),
         })
@@ -179,6 +191,24 @@ impl Core {
         }
         runtime.shut_down(timeout);
     }
+}
+
+fn identity_status(identity: &IdentitySource) -> Value {
+    let current = identity.current();
+    json!({
+        "spiffe_id": current.as_ref().map(|current| current.svid.id().to_string()),
+        "serial": current.as_ref().map(|current| current.svid.serial().to_owned()),
+        "not_after_unix": current.as_ref().and_then(|current| unix_seconds(current.svid.not_after())),
+        "trust_domains": current.iter().flat_map(|current| current.bundles.iter()).map(|bundle| bundle.trust_domain().as_str().to_owned()).collect::<Vec<_>>(),
+        "rotations": identity.rotations(),
+        "failures": identity.failures(),
+        "last_error": identity.last_error().map(|error| error.to_string()),
+        "recent_serials": identity.recent_serials(),
+    })
+}
+
+fn unix_seconds(at: SystemTime) -> Option<u64> {
+    at.duration_since(SystemTime::UNIX_EPOCH).ok().map(|since| since.as_secs())
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {

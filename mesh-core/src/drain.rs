@@ -56,7 +56,11 @@ pub struct RequestGuard {
 impl Drain {
     /// Serving, nothing alive.
     pub fn new() -> Self {
-        let shared = Shared { phase: watch::Sender::new(Phase::Serving), requests: AtomicUsize::new(0), connections: watch::Sender::new(0) };
+        let shared = Shared {
+            phase: watch::Sender::new(Phase::Serving),
+            requests: AtomicUsize::new(0),
+            connections: watch::Sender::new(0),
+        };
         Self { shared: Arc::new(shared) }
     }
 

@@ -228,7 +228,14 @@ pub struct Place {
 impl Error {
     /// An outbound error before anything was sent.
     pub fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
-        Self { kind, sent: Sent::Never, side: Side::Outbound, message: message.into(), place: Place::default(), source: None }
+        Self {
+            kind,
+            sent: Sent::Never,
+            side: Side::Outbound,
+            message: message.into(),
+            place: Place::default(),
+            source: None,
+        }
     }
 
     /// Says how far the request got.

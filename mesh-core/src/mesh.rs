@@ -90,8 +90,11 @@ impl Mesh {
         S::Future: Send,
     {
         let inbound = Inbound::new(&self.core, listener)?;
-        let address = inbound.address.clone().ok_or_else(|| {
-            Error::new(ErrorKind::Config, format!("listener {listener:?} has no address; give it one, or use the server layer"))
+        let address = inbound.address().ok_or_else(|| {
+            Error::new(
+                ErrorKind::Config,
+                format!("listener {listener:?} has no address; give it one, or use the server layer"),
+            )
         })?;
         listener::listen(inbound, &address, service).await
     }
@@ -201,15 +204,16 @@ impl MeshBuilder {
     }
 
     fn build(self, text: &str, origin: &str, path: Option<PathBuf>) -> Result<Mesh, ConfigError> {
-        let (publisher, first) = Publisher::open(text, origin, path, &self.clock)?;
+        let first = Publisher::open(text, origin, path, &self.clock)?;
+        let telemetry = background::telemetry(&first)?;
         let core = Core::new(Parts {
             snapshot: first.snapshot,
-            publisher,
+            publisher: first.publisher,
             clock: self.clock,
             randomness: self.randomness,
             resolver: self.resolver,
             connector: self.connector,
-            telemetry: first.telemetry,
+            telemetry: Arc::new(telemetry),
             identity: first.identity,
             options: self.options,
             starter: background::start,

@@ -64,9 +64,9 @@ impl MeshRuntime {
         if let Some(hook) = options.on_thread_start.clone() {
             builder.on_thread_start(move || hook());
         }
-        let runtime = builder
-            .build()
-            .map_err(|error| Error::new(ErrorKind::Internal, format!("cannot start threads: {error}")).with_source(error))?;
+        let runtime = builder.build().map_err(|error| {
+            Error::new(ErrorKind::Internal, format!("cannot start threads: {error}")).with_source(error)
+        })?;
         Ok(Self { handle: runtime.handle().clone(), owned: Some(runtime), generation })
     }
 

@@ -34,8 +34,20 @@ pub struct Snapshot {
     pub clusters: BTreeMap<Arc<str>, Arc<Cluster>>,
     /// What each listener demands.
     pub listeners: BTreeMap<Arc<str>, Arc<ListenerPolicy>>,
+    /// Terms of a call that no rule governs.
+    pub defaults: Defaults,
     /// Share of new traces that are sampled, in percent.
     pub sample_percent: f64,
+}
+
+/// Terms of a call that goes to a cluster by name.
+pub struct Defaults {
+    /// Bounds the whole request.
+    pub timeout: Option<Duration>,
+    /// Bounds each attempt.
+    pub attempt_timeout: Option<Duration>,
+    /// When it is tried again.
+    pub retry: Arc<RetryPolicy>,
 }
 
 /// What a rule does with a request.
@@ -82,6 +94,7 @@ pub struct ListenerPolicy {
 }
 
 /// A remote check and the requests it is asked about.
+#[derive(Clone)]
 pub struct CheckPolicy {
     /// Asks, and remembers.
     pub check: Arc<RemoteCheck>,
@@ -101,6 +114,10 @@ impl Snapshot {
     /// Remote checks and their caches, for the admin endpoint.
     pub fn check_status(&self) -> Value {
         let checks = self.listeners.values().flat_map(|listener| &listener.checks);
-        json!(checks.map(|policy| (policy.check.name().to_owned(), format!("{:?}", policy.check.stats()))).collect::<BTreeMap<_, _>>())
+        json!(
+            checks
+                .map(|policy| (policy.check.config().name.clone(), format!("{:?}", policy.check.stats())))
+                .collect::<BTreeMap<_, _>>()
+        )
     }
 }

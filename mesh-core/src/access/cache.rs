@@ -26,7 +26,7 @@ use std::time::{Duration, Instant};
 use self::flight::Flights;
 pub use self::flight::{Flight, FlightLeader, Landing, Shared};
 use self::key::Keys;
-use self::references::{ReferenceSet, ReferenceSets};
+use self::references::ReferenceSets;
 pub use self::references::References;
 pub use self::stats::CacheStats;
 pub(super) use self::stats::Counters;
@@ -126,8 +126,8 @@ pub enum Reuse {
 /// What the server said about the life of its answer.
 #[derive(Debug, Clone, Default)]
 pub struct Hints {
-    /// What it looked at.
-    pub references: References,
+    /// What it looked at; `None`: it did not say, the configured key stands in.
+    pub references: Option<References>,
     /// How long the answer holds; `None`: the cap decides.
     pub valid_for: Option<Duration>,
     /// How many further requests it may answer; `None`: any number. The one that fetched it is not counted.
@@ -329,33 +329,43 @@ impl<S: BuildHasher + Clone> CheckCache<S> {
         if verdict.body.len() > MAX_BODY_BYTES {
             return Err(Refusal::TooLarge);
         }
-        let hints = self.hints(answer.reuse, &verdict, attributes)?;
+        let (references, hints) = self.reusable(answer.reuse, &verdict, attributes)?;
         let entry = self.entry(&verdict, &hints, asked, max_expiry)?;
         if self.epoch() != asked.epoch {
             return Err(Refusal::Voided);
         }
-        if !hints.references.hold(attributes) {
+        if !references.hold(attributes) {
             return Err(Refusal::Mismatch);
         }
-        let set = self.sets.intern(hints.references);
+        let set = self.sets.intern(references);
         let key: Arc<[u8]> = self.keys.of(&set, attributes).ok_or(Refusal::TooLarge)?.into();
         let evicted = self.table.insert(key.clone(), entry, asked.at);
         self.counters.evicted.add(u64::from(evicted));
         Ok(Shared { verdict, set, key })
     }
 
-    fn hints(&self, reuse: Reuse, verdict: &Verdict, attributes: &Attributes<'_>) -> Result<Hints, Refusal> {
+    /// What an answer depends on, and its life.
+    fn reusable(
+        &self,
+        reuse: Reuse,
+        verdict: &Verdict,
+        attributes: &Attributes<'_>,
+    ) -> Result<(References, Hints), Refusal> {
+        let configured = || self.config.key.as_ref().map(|key| References::of_request(key, attributes));
         match reuse {
             Reuse::Never(refusal) => Err(refusal),
-            Reuse::Hinted(hints) => Ok(hints),
+            Reuse::Hinted(mut hints) => {
+                // A life without references must not read as "depends on nothing".
+                let references = hints.references.take().or_else(configured).ok_or(Refusal::NoKey)?;
+                Ok((references, hints))
+            }
             Reuse::Configured => {
-                let key = self.config.key.as_ref().ok_or(Refusal::NoKey)?;
+                let references = configured().ok_or(Refusal::NoKey)?;
                 if verdict.allow && verdict.changes_headers() && !self.config.cache_header_changes {
                     return Err(Refusal::ChangesHeaders);
                 }
                 let ttl = if verdict.allow { self.config.ttl } else { self.config.negative_ttl };
-                let references = References::of_request(key, attributes);
-                Ok(Hints { references, valid_for: Some(ttl), uses: None, grace: Duration::ZERO })
+                Ok((references, Hints { valid_for: Some(ttl), ..Hints::default() }))
             }
         }
     }

@@ -5,8 +5,12 @@
 //! Never: lets a request wait longer than the timeout, logs a header value, takes silence for an approval.
 //! Invariant: every failure is counted and logged, whichever way it falls.
 
+#[cfg(test)]
+mod replay;
 mod request;
 mod response;
+#[cfg(test)]
+mod script;
 #[cfg(test)]
 mod tests;
 #[cfg(test)]
@@ -116,8 +120,11 @@ impl CheckOutcome {
 
 /// A client of the policy server: any tower service that speaks gRPC, such as a mesh client.
 pub trait PolicyService:
-    GrpcService<Body, Future: Send, ResponseBody: http_body::Body<Data = Bytes, Error: Into<BoxError> + Send> + Send + 'static>
-    + Send
+    GrpcService<
+        Body,
+        Future: Send,
+        ResponseBody: http_body::Body<Data = Bytes, Error: Into<BoxError> + Send> + Send + 'static,
+    > + Send
     + 'static
 {
 }
@@ -178,7 +185,9 @@ impl RemoteCheck {
                     self.refresh(call(leader), service);
                     return CheckOutcome::of(verdict);
                 }
-                Lookup::Lead(leader) => return self.finish(detached(call(leader).run(service)).await, attributes, clock),
+                Lookup::Lead(leader) => {
+                    return self.finish(detached(call(leader).run(service)).await, attributes, clock);
+                }
                 Lookup::Wait(flight) => self.wait(flight, attributes, clock.sleep_until(deadline)).await,
             };
             match waited {

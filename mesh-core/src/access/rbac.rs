@@ -281,10 +281,7 @@ mod tests {
         let mut allow_any = rule("any", Effect::Allow);
         allow_any.principals = patterns(&["*"]);
         let rules = Rules::new(Effect::Allow, vec![allow_any]);
-        assert_eq!(
-            rules.decide(&anonymous.borrow()),
-            Decision::Deny { rule: None, reason: DenyReason::NoAllowRule }
-        );
+        assert_eq!(rules.decide(&anonymous.borrow()), Decision::Deny { rule: None, reason: DenyReason::NoAllowRule });
         let mut deny_others = rule("others", Effect::Deny);
         deny_others.not_principals = patterns(&["*"]);
         let rules = Rules::new(Effect::Allow, vec![deny_others]);

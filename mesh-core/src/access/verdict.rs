@@ -72,7 +72,9 @@ impl Verdict {
 
     /// Whether the verdict changes an allowed request or its response.
     pub fn changes_headers(&self) -> bool {
-        !self.request_headers.is_empty() || !self.request_headers_to_remove.is_empty() || !self.response_headers.is_empty()
+        !self.request_headers.is_empty()
+            || !self.request_headers_to_remove.is_empty()
+            || !self.response_headers.is_empty()
     }
 }
 
@@ -96,7 +98,8 @@ pub fn apply_to_response(verdict: &Verdict, headers: &mut HeaderMap) {
 /// The query after an approval; `None` when nothing is left of it.
 pub fn apply_to_query(verdict: &Verdict, query: Option<&str>) -> Option<String> {
     let is_replaced = |key: &str| {
-        verdict.query_to_set.iter().any(|(name, _)| name == key) || verdict.query_to_remove.iter().any(|name| name == key)
+        verdict.query_to_set.iter().any(|(name, _)| name == key)
+            || verdict.query_to_remove.iter().any(|name| name == key)
     };
     let kept = query
         .into_iter()

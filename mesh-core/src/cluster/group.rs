@@ -13,19 +13,21 @@ use std::time::Instant;
 use arc_swap::ArcSwap;
 use serde_json::{Value, json};
 
-use crate::cluster::outlier::{OutlierConfig, OutlierDetector, Verdict};
-use crate::cluster::picker::{BalancerKind, NoEndpoint, Picker};
+use crate::cluster::locality::Proximity;
+use crate::cluster::member::{Endpoint, Live};
+use crate::cluster::outlier::{OutlierConfig, OutlierDetector};
+use crate::cluster::picker::{BalancerKind, Candidate, NoEndpoint, Picker};
 use crate::cluster::taken::Taken;
 use crate::config::cluster::{Endpoint as Written, Locality, TlsMode};
 use crate::endpoint::connect::Transport;
 use crate::endpoint::load::Load;
 use crate::endpoint::pool::{Pool, PoolLimits};
-use crate::endpoint::{Endpoint, Live, Proximity};
 use crate::error::{Error, ErrorKind, Place};
 use crate::policy::Invalid;
 use crate::policy::budget::{Budget, BudgetConfig};
 use crate::policy::circuit_breaker::{BreakerConfig, CircuitBreaker};
 use crate::policy::concurrency::ConcurrencyLimit;
+use crate::policy::verdict::Verdict;
 use crate::telemetry::{DestinationService, Peer};
 
 /// A named group of endpoints.
@@ -97,13 +99,19 @@ struct Members {
 impl Cluster {
     /// A cluster without endpoints yet; what fits is carried over from `previous`.
     pub fn new(settings: Settings, previous: Option<&Self>) -> Result<Self, Invalid> {
-        let same = |same: fn(&Settings, &Settings) -> bool| previous.filter(|previous| same(&previous.settings, &settings));
-        let budget = same(|a, b| a.budget == b.budget).map_or_else(|| Arc::new(Budget::new(settings.budget)), |previous| Arc::clone(&previous.budget));
-        let outlier = same(|a, b| a.outlier == b.outlier)
-            .map_or_else(|| OutlierDetector::new(settings.outlier).map(Arc::new), |previous| Ok(Arc::clone(&previous.outlier)))?;
-        let limit = previous.map_or_else(|| ConcurrencyLimit::new(settings.max_requests), |previous| Arc::clone(&previous.limit));
+        let same =
+            |same: fn(&Settings, &Settings) -> bool| previous.filter(|previous| same(&previous.settings, &settings));
+        let budget = same(|a, b| a.budget == b.budget)
+            .map_or_else(|| Arc::new(Budget::new(settings.budget)), |previous| Arc::clone(&previous.budget));
+        let outlier = same(|a, b| a.outlier == b.outlier).map_or_else(
+            || OutlierDetector::new(settings.outlier).map(Arc::new),
+            |previous| Ok(Arc::clone(&previous.outlier)),
+        )?;
+        let limit = previous
+            .map_or_else(|| ConcurrencyLimit::new(settings.max_requests), |previous| Arc::clone(&previous.limit));
         limit.resize(settings.max_requests);
-        let keeps_live = same(|a, b| (a.breaker, a.outlier, &a.plain, &a.mutual) == (b.breaker, b.outlier, &b.plain, &b.mutual));
+        let keeps_live =
+            same(|a, b| (a.breaker, a.outlier, &a.plain, &a.mutual) == (b.breaker, b.outlier, &b.plain, &b.mutual));
         let members = previous.map(|previous| {
             let members = previous.members();
             let live = if keeps_live.is_some() { members.live.clone() } else { HashMap::new() };
@@ -153,7 +161,9 @@ impl Cluster {
     /// Whether a host name has yet to be resolved for the first time.
     pub fn is_resolving(&self) -> bool {
         let members = self.members();
-        members.written.iter().any(|endpoint| endpoint.address.socket_addr().is_none() && !members.names.contains_key(endpoint.address.as_str()))
+        members.written.iter().any(|endpoint| {
+            endpoint.address.socket_addr().is_none() && !members.names.contains_key(endpoint.address.as_str())
+        })
     }
 
     /// Completes when a name has been resolved.
@@ -167,7 +177,12 @@ impl Cluster {
     }
 
     /// An endpoint for one attempt, other than those already `tried` if there is one.
-    pub fn pick(self: &Arc<Self>, now: Instant, rng: &mut fastrand::Rng, tried: &[Arc<Endpoint>]) -> Result<Taken, Error> {
+    pub fn pick(
+        self: &Arc<Self>,
+        now: Instant,
+        rng: &mut fastrand::Rng,
+        tried: &[Arc<Endpoint>],
+    ) -> Result<Taken, Error> {
         let picker = self.picker.load();
         let mut skip: Vec<usize> = Vec::new();
         for endpoint in tried {
@@ -199,7 +214,14 @@ impl Cluster {
 
     /// Lets ejected endpoints come back and judges the interval. Called each `outlier.interval`.
     pub fn sweep(&self, now: Instant, rng: &mut fastrand::Rng) {
-        self.outlier.sweep(now, rng);
+        let sweep = self.outlier.sweep(now, rng);
+        if !sweep.returned.is_empty() || !sweep.detections.is_empty() {
+            tracing::info!(cluster = %self.name, returned = sweep.returned.len(), detected = sweep.detections.len(), "outlier sweep");
+        }
+    }
+
+    /// Closes connections that are idle for too long, retired or closed by the peer.
+    pub fn close_idle(&self, now: Instant) {
         for endpoint in self.endpoints() {
             endpoint.live.pool.sweep(now, self.settings.pool);
         }
@@ -267,6 +289,28 @@ impl Cluster {
     }
 }
 
+impl Candidate for Endpoint {
+    fn load(&self) -> &Load {
+        &self.live.load
+    }
+
+    fn weight(&self) -> u32 {
+        self.weight
+    }
+
+    fn is_available(&self, now: Instant) -> bool {
+        !self.live.outlier.is_ejected() && !self.live.breaker.is_open(now)
+    }
+
+    fn is_local(&self) -> bool {
+        self.proximity == Proximity::Zone
+    }
+
+    fn proximity(&self) -> Proximity {
+        self.proximity
+    }
+}
+
 /// The detector knows endpoints by number.
 fn outlier_key(key: &str) -> u64 {
     let mut hasher = std::hash::DefaultHasher::new();
@@ -293,13 +337,17 @@ fn proximity(ours: Option<&Locality>, theirs: Option<&Locality>) -> Proximity {
     match (ours, theirs) {
         (Some(ours), Some(theirs)) if ours == theirs => Proximity::Zone,
         (Some(ours), Some(theirs)) if ours.region == theirs.region => Proximity::Region,
-        _ => Proximity::Far,
+        _ => Proximity::Elsewhere,
     }
 }
 
 /// What metrics call the workload behind an endpoint until it tells us itself.
 fn workload(written: &Written, settings: &Settings) -> Peer {
-    let mut peer = Peer { canonical_service: Arc::clone(&settings.service.name), namespace: Arc::clone(&settings.service.namespace), ..Peer::default() };
+    let mut peer = Peer {
+        canonical_service: Arc::clone(&settings.service.name),
+        namespace: Arc::clone(&settings.service.namespace),
+        ..Peer::default()
+    };
     let Some(said) = &written.workload else { return peer };
     let set = |field: &mut Arc<str>, value: &Option<String>| {
         if let Some(value) = value {

@@ -1,8 +1,19 @@
 //! Which endpoint an attempt goes to.
+//!
+//! Decides: the order of preference between a cluster's endpoints, by locality, availability and
+//! load, and which of them are ejected. Never: opens a connection.
+//! Invariant: a picker is immutable; a change of endpoints builds a new one, and live state (load,
+//! ejections) belongs to the endpoint and survives.
 
-pub mod picker;
-pub mod peak_ewma;
+pub mod group;
 pub mod least_request;
-pub mod round_robin;
 pub mod locality;
+pub mod member;
 pub mod outlier;
+pub mod peak_ewma;
+pub mod picker;
+pub mod round_robin;
+pub mod taken;
+
+pub use locality::{Locality, Proximity};
+pub use picker::{BalancerKind, Candidate, NoEndpoint, Pick, Picker};

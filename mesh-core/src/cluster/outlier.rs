@@ -17,8 +17,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use self::statistics::Tally;
-use crate::error::ErrorKind;
 use crate::policy::Invalid;
+use crate::policy::verdict::Verdict;
 
 pub use self::config::{FailurePercentage, OutlierConfig, SuccessRate};
 
@@ -39,17 +39,6 @@ pub struct OutlierState {
     /// Of the running interval.
     successes: AtomicU64,
     total: AtomicU64,
-}
-
-/// A result as outlier detection sees it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Verdict {
-    /// Anything that is not a 5xx.
-    Success,
-    /// A 5xx other than the next.
-    ServerError,
-    /// 502, 503, 504, no connection, no answer, no answer in time.
-    GatewayError,
 }
 
 /// Which rule an endpoint broke.
@@ -217,7 +206,8 @@ impl OutlierDetector {
 }
 
 impl OutlierState {
-    /// Whether a picker must leave it out. One load.
+    /// Whether a picker must leave it out. One load. Only a sweep ends an ejection: the answer does not
+    /// change between two sweeps because time passed.
     pub fn is_ejected(&self) -> bool {
         self.ejected.load(Ordering::Acquire)
     }
@@ -232,7 +222,8 @@ impl OutlierState {
     fn count(&self, verdict: Verdict, config: &OutlierConfig) -> Option<Cause> {
         self.total.fetch_add(1, Ordering::Relaxed);
         match verdict {
-            Verdict::Success => {
+            // Throttling is a 4xx: it ends a streak of failures.
+            Verdict::Success | Verdict::Throttled => {
                 self.successes.fetch_add(1, Ordering::Relaxed);
                 reset(&self.streak_gateway);
                 reset(&self.streak_5xx);
@@ -254,42 +245,6 @@ impl OutlierState {
         reset(&self.streak_5xx);
         reset(&self.streak_gateway);
         self.ejected.store(false, Ordering::Release);
-    }
-}
-
-impl Verdict {
-    /// A response, by its HTTP status, or by the HTTP meaning of its gRPC status if it has one.
-    pub fn of_response(status: u16, grpc_status: Option<u16>) -> Self {
-        let status = match grpc_status {
-            // Envoy's grpcToHttpStatus, the part that yields a 5xx.
-            Some(2 | 13 | 15) => 500,
-            Some(12) => 501,
-            Some(14) => 503,
-            Some(4) => 504,
-            Some(0) | None => status,
-            Some(_) => 400,
-        };
-        match status {
-            502..=504 => Self::GatewayError,
-            500..=599 => Self::ServerError,
-            _ => Self::Success,
-        }
-    }
-
-    /// A missing response; `None` when it tells nothing about the endpoint.
-    pub fn of_failure(kind: ErrorKind) -> Option<Self> {
-        match kind {
-            ErrorKind::Connect
-            | ErrorKind::ConnectTimeout
-            | ErrorKind::Tls
-            | ErrorKind::PeerIdentity
-            | ErrorKind::ConnectionClosed
-            | ErrorKind::Reset
-            | ErrorKind::Protocol
-            | ErrorKind::AttemptTimeout
-            | ErrorKind::Timeout => Some(Self::GatewayError),
-            _ => None,
-        }
     }
 }
 

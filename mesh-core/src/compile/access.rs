@@ -3,8 +3,9 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use super::Context;
+use super::problems::Problems;
 use super::route::{compile_header, compile_matches};
-use super::{Context, Problems};
 use crate::access::cache::CacheConfig;
 use crate::access::check::{CheckConfig, FailureMode, RemoteCheck};
 use crate::access::fact::Fact;
@@ -16,7 +17,11 @@ use crate::config::policy::{Check, FailureMode as WrittenFailure};
 use crate::config::value::{Name, TextPattern};
 use crate::snapshot::{CheckPolicy, ListenerPolicy, TlsMode};
 
-pub(super) fn compile(document: &Document, context: &Context<'_>, problems: &mut Problems) -> BTreeMap<Arc<str>, Arc<ListenerPolicy>> {
+pub(super) fn compile(
+    document: &Document,
+    context: &Context<'_>,
+    problems: &mut Problems,
+) -> BTreeMap<Arc<str>, Arc<ListenerPolicy>> {
     let mut checks = Vec::new();
     for (index, written) in document.policy.checks.iter().enumerate() {
         checks.extend(problems.note(format!("policy.checks[{index}]"), compile_check(written, document, context)));
@@ -24,7 +29,12 @@ pub(super) fn compile(document: &Document, context: &Context<'_>, problems: &mut
     let mut listeners = BTreeMap::new();
     for listener in &document.listeners {
         let name: Arc<str> = listener.name.as_str().into();
-        let mine = document.policy.checks.iter().zip(&checks).filter(|(written, _)| is_for(written.listeners.as_deref(), &name));
+        let mine = document
+            .policy
+            .checks
+            .iter()
+            .zip(&checks)
+            .filter(|(written, _)| is_for(written.listeners.as_deref(), &name));
         let policy = ListenerPolicy {
             address: listener.address.as_ref().map(|address| address.as_str().to_owned()),
             tls: tls_mode(listener, document),
@@ -66,7 +76,8 @@ fn compile_rule(written: &AccessRule) -> Result<Rule, String> {
         let matcher = compile_header(header)?;
         Ok(Box::new(move |headers: &http::HeaderMap| matcher.matches(headers)) as Box<dyn HeaderCondition>)
     });
-    let names = |listeners: &Option<Vec<Name>>| listeners.iter().flatten().map(|name| name.as_str().to_owned()).collect();
+    let names =
+        |listeners: &Option<Vec<Name>>| listeners.iter().flatten().map(|name| name.as_str().to_owned()).collect();
     Ok(Rule {
         name: written.name.as_str().to_owned(),
         action: effect(written.action),
@@ -97,16 +108,16 @@ fn compile_check(written: &Check, document: &Document, context: &Context<'_>) ->
         let at = previous.document.policy.checks.iter().position(|check| check == written)?;
         let name = previous.document.policy.checks[at].name.as_str();
         let mut policies = previous.listeners.values().flat_map(|listener| &listener.checks);
-        policies.find(|policy| policy.check.name() == name).map(|policy| Arc::clone(&policy.check))
+        policies.find(|policy| policy.check.config().name == name).map(|policy| Arc::clone(&policy.check))
     });
     let check = match before {
         Some(check) => check,
-        None => Arc::new(RemoteCheck::new(written.name.as_str(), check_config(written)?)),
+        None => Arc::new(RemoteCheck::new(check_config(written)?)),
     };
     let matches = compile_matches(&written.matches).map_err(|reason| format!("match: {reason}"))?;
     let cluster = document.clusters.iter().find(|cluster| cluster.name == written.cluster);
     let cluster = cluster.ok_or_else(|| format!("unknown cluster {:?}", written.cluster.as_str()))?;
-    Ok(CheckPolicy { check, matches: matches.into(), cluster: cluster.name.as_str().into() })
+    Ok(CheckPolicy { check, matches, cluster: cluster.name.as_str().into() })
 }
 
 fn check_config(written: &Check) -> Result<CheckConfig, String> {
@@ -124,7 +135,12 @@ fn check_config(written: &Check) -> Result<CheckConfig, String> {
         // Without a key of ours, only the server's own hints make an answer reusable.
         None => CacheConfig { key: None, ..CacheConfig::default() },
     };
+    let origin = format!("http://{}", written.cluster.as_str())
+        .parse()
+        .map_err(|error| format!("the cluster's name is no host: {error}"))?;
     Ok(CheckConfig {
+        name: written.name.as_str().to_owned(),
+        origin,
         timeout: written.timeout.0,
         failure: match written.failure {
             WrittenFailure::Open => FailureMode::Open,
@@ -132,5 +148,6 @@ fn check_config(written: &Check) -> Result<CheckConfig, String> {
         },
         status_on_error: written.status_on_error,
         cache,
+        ..CheckConfig::default()
     })
 }

@@ -14,13 +14,17 @@ use crate::config::policy::{CircuitBreaker, Outlier};
 use crate::endpoint::connect::{Protocol, Transport};
 use crate::endpoint::pool::PoolLimits;
 use crate::identity::spiffe_id::SpiffeId;
-use crate::policy::budget::BudgetConfig;
 use crate::policy::backoff::{Backoff, Jitter};
+use crate::policy::budget::BudgetConfig;
 use crate::policy::circuit_breaker::{BreakerConfig, HalfOpen, RateTrip, Threshold};
 use crate::telemetry::DestinationService;
 
 /// Compiles one cluster; the same text as before gives the same cluster.
-pub(super) fn compile(cluster: &written::Cluster, document: &Document, context: &Context<'_>) -> Result<Arc<Cluster>, String> {
+pub(super) fn compile(
+    cluster: &written::Cluster,
+    document: &Document,
+    context: &Context<'_>,
+) -> Result<Arc<Cluster>, String> {
     let settings = settings(cluster, document, context)?;
     let previous = context.previous.and_then(|previous| previous.clusters.get(cluster.name.as_str()));
     let endpoints = match &settings.source {
@@ -56,10 +60,19 @@ pub fn endpoints_of(path: &Path, last_good: Option<Vec<written::Endpoint>>) -> R
 
 fn settings(cluster: &written::Cluster, document: &Document, context: &Context<'_>) -> Result<Settings, String> {
     let defaults = &document.defaults;
-    let breaker = cluster.circuit_breaker.as_ref().map_or_else(|| defaults.circuit_breaker.clone(), |set| set.over(&defaults.circuit_breaker));
+    let breaker = cluster
+        .circuit_breaker
+        .as_ref()
+        .map_or_else(|| defaults.circuit_breaker.clone(), |set| set.over(&defaults.circuit_breaker));
     let outlier = cluster.outlier.as_ref().map_or_else(|| defaults.outlier.clone(), |set| set.over(&defaults.outlier));
-    let limit = cluster.concurrency_limit.as_ref().map_or_else(|| defaults.concurrency_limit.clone(), |set| set.over(&defaults.concurrency_limit));
-    let budget = cluster.retry_budget.as_ref().map_or_else(|| defaults.retry_budget.clone(), |set| set.over(&defaults.retry_budget));
+    let limit = cluster
+        .concurrency_limit
+        .as_ref()
+        .map_or_else(|| defaults.concurrency_limit.clone(), |set| set.over(&defaults.concurrency_limit));
+    let budget = cluster
+        .retry_budget
+        .as_ref()
+        .map_or_else(|| defaults.retry_budget.clone(), |set| set.over(&defaults.retry_budget));
     let name: Arc<str> = cluster.name.as_str().into();
     let (mutual, plain) = transports(cluster, document, context)?;
     let source = match (&cluster.endpoints, &cluster.endpoints_file) {
@@ -81,7 +94,8 @@ fn settings(cluster: &written::Cluster, document: &Document, context: &Context<'
         breaker: breaker_config(&breaker)?,
         outlier: outlier_config(&outlier),
         max_requests: limit.max_requests,
-        budget: BudgetConfig::new(budget.percent.fraction(), budget.min_per_second, budget.window.0).map_err(|error| error.to_string())?,
+        budget: BudgetConfig::new(budget.percent.fraction(), budget.min_per_second, budget.window.0)
+            .map_err(|error| error.to_string())?,
         locality: document.node.locality.clone(),
         source,
         name,
@@ -93,7 +107,8 @@ fn breaker_config(written: &CircuitBreaker) -> Result<BreakerConfig, String> {
     let rate = match (written.min_success_percent.fraction(), written.min_requests) {
         (share, requests) if share <= 0.0 || requests == 0 => None,
         (share, requests) => Some(
-            RateTrip::new(written.window.0, requests, Threshold::SuccessesBelow(share)).map_err(|error| error.to_string())?,
+            RateTrip::new(written.window.0, requests, Threshold::SuccessesBelow(share))
+                .map_err(|error| error.to_string())?,
         ),
     };
     Ok(BreakerConfig {
@@ -116,11 +131,16 @@ fn outlier_config(written: &Outlier) -> OutlierConfig {
 }
 
 fn is_mutual(cluster: &written::Cluster, document: &Document) -> bool {
-    cluster.tls.mode.unwrap_or(if document.identity.is_some() { TlsMode::Mutual } else { TlsMode::Plaintext }) == TlsMode::Mutual
+    cluster.tls.mode.unwrap_or(if document.identity.is_some() { TlsMode::Mutual } else { TlsMode::Plaintext })
+        == TlsMode::Mutual
 }
 
 /// How endpoints are reached with and without mutual TLS; a single endpoint may differ from its cluster.
-fn transports(cluster: &written::Cluster, document: &Document, context: &Context<'_>) -> Result<(Option<Transport>, Transport), String> {
+fn transports(
+    cluster: &written::Cluster,
+    document: &Document,
+    context: &Context<'_>,
+) -> Result<(Option<Transport>, Transport), String> {
     let connect_timeout = cluster.connect_timeout.unwrap_or(document.defaults.connect_timeout).0;
     let protocol = match cluster.protocol {
         written::Protocol::Auto => Protocol::Auto,
@@ -138,7 +158,8 @@ fn transports(cluster: &written::Cluster, document: &Document, context: &Context
     };
     let key = format!("{protocol:?} mutual {ids:?}").into();
     let alpn = alpn.iter().map(|name| name.to_vec()).collect();
-    let tls = crate::identity::tls::client_config(identity, ids, alpn, Arc::clone(context.clock)).map_err(|error| error.to_string())?;
+    let tls = crate::identity::tls::client_config(identity, ids, alpn, Arc::clone(context.clock))
+        .map_err(|error| error.to_string())?;
     Ok((Some(Transport { protocol, tls: Some(tls), key, connect_timeout }), plain))
 }
 

@@ -64,7 +64,7 @@ impl fmt::Display for TimeSpan {
         if nanos == 0 {
             return f.write_str("0s");
         }
-        let (unit, size) = UNITS.iter().find(|(_, size)| nanos % size == 0).copied().unwrap_or(("ns", 1));
+        let (unit, size) = UNITS.iter().find(|(_, size)| nanos.is_multiple_of(*size)).copied().unwrap_or(("ns", 1));
         write!(f, "{}{unit}", nanos / size)
     }
 }

@@ -85,6 +85,6 @@ fn clean<T: DeserializeOwned>(tree: &Node, found: Vec<Diagnostic>, origin: &str)
 
 /// By place, as a reader meets them.
 fn sorted(mut found: Vec<Diagnostic>) -> Vec<Diagnostic> {
-    found.sort_by_key(|diagnostic| (diagnostic.line, diagnostic.column));
+    found.sort_by(|a, b| (a.line, a.column, &a.path).cmp(&(b.line, b.column, &b.path)));
     found
 }

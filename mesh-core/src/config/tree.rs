@@ -171,25 +171,16 @@ impl<'i> Reader<'i> {
         Ok(root.filter(|node| node.value != Value::Null).unwrap_or(empty))
     }
 
-    /// The next event that is not a comment.
+    /// The next event that is part of the document's structure: neither a comment nor a remark on an anchor.
     fn next(&mut self, path: &Path<'_>) -> Result<(Event<'i>, Span), Stopped> {
         loop {
             match self.parser.next_event() {
                 None => return Ok((Event::StreamEnd, Span::default())),
-                #[allow(unreachable_patterns, reason = "comment events depend on a feature of the parser")]
-                Some(Ok((event, span))) => match event {
-                    Event::Scalar(..) | Event::SequenceStart(..) | Event::MappingStart(..) | Event::Alias(_) => {
-                        return Ok((event, span));
-                    }
-                    Event::SequenceEnd | Event::MappingEnd | Event::StreamStart | Event::StreamEnd => {
-                        return Ok((event, span));
-                    }
-                    Event::DocumentStart(..) | Event::DocumentEnd => return Ok((event, span)),
-                    _ => {}
-                },
+                Some(Ok((event, span))) if event.is_node() || is_boundary(&event) => return Ok((event, span)),
+                Some(Ok(_)) => {}
                 Some(Err(error)) => {
                     let marker = error.marker();
-                    let at = (count(marker.line()), count(marker.col()) + 1);
+                    let at = (count(marker.line()).max(1), count(marker.col()) + 1);
                     return Err(self.stop(at, path, &format!("not valid YAML: {}", error.info())));
                 }
             }
@@ -203,16 +194,16 @@ impl<'i> Reader<'i> {
         let (value, anchor) = match event {
             Event::Alias(id) => return self.repeat(id, (line, column), path),
             Event::Scalar(text, style, anchor, tag) => {
-                let tagged = self.has_text_tag(tag.as_deref(), (line, column), path);
+                let tagged = self.has_text_tag(tag.as_deref(), span, path);
                 let plain = style == ScalarStyle::Plain && !tagged;
                 (if plain { plain_scalar(&text) } else { Value::Text(text.into_owned()) }, anchor)
             }
             Event::SequenceStart(_, anchor, tag) => {
-                self.has_text_tag(tag.as_deref(), (line, column), path);
+                self.has_text_tag(tag.as_deref(), span, path);
                 (Value::List(self.list(path)?), anchor)
             }
             Event::MappingStart(_, anchor, tag) => {
-                self.has_text_tag(tag.as_deref(), (line, column), path);
+                self.has_text_tag(tag.as_deref(), span, path);
                 (Value::Map(self.map(path)?), anchor)
             }
             _ => return Err(self.stop((line, column), path, "the text ends too early")),
@@ -298,11 +289,11 @@ impl<'i> Reader<'i> {
     }
 
     /// Whether the value is tagged as a text; any tag outside the core schema is an error.
-    fn has_text_tag(&mut self, tag: Option<&Tag>, at: (u32, u32), path: &Path<'_>) -> bool {
+    fn has_text_tag(&mut self, tag: Option<&Tag>, span: &Span, path: &Path<'_>) -> bool {
         let Some(tag) = tag else { return false };
         if tag.core_suffix().is_none() {
             let message = format!("the tag `{}{}` means nothing here", tag.handle(), tag.suffix());
-            self.found.push(Diagnostic::error(self.origin, path, message).at(at));
+            self.found.push(Diagnostic::error(self.origin, path, message).at(place(&span.tag_span().unwrap_or(*span))));
         }
         tag.core_suffix() == Some("str")
     }
@@ -310,6 +301,18 @@ impl<'i> Reader<'i> {
     fn stop(&self, at: (u32, u32), path: &Path<'_>, message: &str) -> Stopped {
         Stopped(Box::new(Diagnostic::error(self.origin, path, message).at(at)))
     }
+}
+
+fn is_boundary(event: &Event<'_>) -> bool {
+    matches!(
+        event,
+        Event::SequenceEnd
+            | Event::MappingEnd
+            | Event::StreamStart
+            | Event::StreamEnd
+            | Event::DocumentStart(..)
+            | Event::DocumentEnd
+    )
 }
 
 fn place(span: &Span) -> (u32, u32) {

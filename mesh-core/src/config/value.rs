@@ -527,6 +527,41 @@ mod tests {
         all_parse::<TrustDomainText>(&["cluster.local"], &["", "A", "a/b"]);
     }
 
+    /// Kinds that are about certificates, bundles and sources; the identity modules assert them.
+    const OTHER_KINDS: [&str; 7] =
+        ["verify_leaf", "workload_api", "parse_bundle", "rotation", "verify_signing_certificate", "load_pem", "sweep"];
+
+    fn vector_input(case: &serde_json::Value) -> String {
+        if let Some(input) = case["input"].as_str() {
+            return input.to_owned();
+        }
+        let parts = &case["input_repeat"];
+        let text = |name: &str| parts[name].as_str().unwrap();
+        let count = usize::try_from(parts["count"].as_u64().unwrap()).unwrap();
+        format!("{}{}{}", text("prefix"), text("repeated").repeat(count), text("suffix"))
+    }
+
+    #[test]
+    fn a_spiffe_id_is_one_exactly_when_the_standard_says_so() {
+        let text = include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/vectors/spiffe_id.json"));
+        let vectors: serde_json::Value = serde_json::from_str(text).unwrap();
+        let mut count = 0;
+        for case in vectors["cases"].as_array().unwrap() {
+            let kind = case["kind"].as_str().unwrap();
+            if kind != "parse_id" {
+                assert!(OTHER_KINDS.contains(&kind), "{kind}");
+                continue;
+            }
+            count += 1;
+            let parsed = SpiffeIdText::parse(&vector_input(case));
+            assert_eq!(parsed.is_ok(), case["expected"]["valid"].as_bool().unwrap(), "{}: {parsed:?}", case["id"]);
+            if let (Ok(id), Some(domain)) = (parsed, case["expected"]["trust_domain"].as_str()) {
+                assert_eq!(id.trust_domain(), domain, "{}", case["id"]);
+            }
+        }
+        assert_eq!(count, 66);
+    }
+
     #[test]
     fn a_spiffe_id_has_2048_bytes_at_most() {
         let id = format!("spiffe://a/{}", "x".repeat(2048 - 11));

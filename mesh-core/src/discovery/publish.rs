@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use serde_json::{Value, json};
 
+use crate::compile::problems::diagnostic;
 use crate::compile::{self, Context};
 use crate::config::diagnostic::Diagnostic;
 use crate::config::document::Document;
@@ -48,7 +49,12 @@ pub struct ConfigError {
 
 impl Publisher {
     /// Takes the first document. `path`: the file it came from, to be watched.
-    pub fn open(text: &str, origin: &str, path: Option<PathBuf>, clock: &Arc<dyn Clock>) -> Result<Opened, ConfigError> {
+    pub fn open(
+        text: &str,
+        origin: &str,
+        path: Option<PathBuf>,
+        clock: &Arc<dyn Clock>,
+    ) -> Result<Opened, ConfigError> {
         let base = path.as_deref().and_then(Path::parent).unwrap_or(Path::new("")).to_path_buf();
         let parsed = config::parse(text, origin).map_err(ConfigError::new)?;
         let identity = parsed.document.identity.as_ref().map(|_| IdentitySource::new());
@@ -87,11 +93,22 @@ impl Publisher {
             Ok(content) => content.map(|content| (content.to_owned(), self.origin.clone())),
             Err(error) => {
                 self.refused += 1;
-                self.problems = vec![Diagnostic::file(&self.origin, format!("cannot read the file: {error}"))];
+                self.problems = vec![Diagnostic::error(&self.origin, "", format!("cannot read the file: {error}"))];
                 tracing::warn!(file = self.origin, error = %error, "configuration file unreadable; the last good one stays");
                 None
             }
         }
+    }
+
+    /// An endpoints file could not be used; what was in force stays.
+    pub fn note_endpoints_refused(&mut self, file: &str, reason: &str) {
+        self.refused += 1;
+        self.problems = vec![Diagnostic::error(file, "", reason)];
+    }
+
+    /// Names the document.
+    pub fn origin(&self) -> &str {
+        &self.origin
     }
 
     /// What relative paths in the document are relative to.
@@ -145,7 +162,9 @@ fn unchangeable(parsed: &Parsed, current: &Document) -> Result<(), Vec<Diagnosti
     ];
     let changed = pairs.iter().filter(|(_, is_changed)| *is_changed);
     let problems: Vec<_> = changed
-        .map(|(path, _)| parsed.positions.diagnostic(path, "cannot change while the process runs; restart it, or undo this change"))
+        .map(|(path, _)| {
+            diagnostic(&parsed.positions, path, "cannot change while the process runs; restart it, or undo this change")
+        })
         .collect();
     if problems.is_empty() { Ok(()) } else { Err(problems) }
 }
@@ -158,7 +177,7 @@ impl ConfigError {
 
     /// A file that could not be read.
     pub fn unreadable(path: &Path, error: &std::io::Error) -> Self {
-        Self::new(vec![Diagnostic::file(&path.display().to_string(), format!("cannot read the file: {error}"))])
+        Self::new(vec![Diagnostic::error(&path.display().to_string(), "", format!("cannot read the file: {error}"))])
     }
 
     /// Everything that was found, in the order of the file.

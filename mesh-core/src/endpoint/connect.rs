@@ -129,7 +129,11 @@ pub struct ConnectionFacts {
 
 impl Dialer {
     /// Opens a connection within the transport's timeout. Sockets and tasks belong to the mesh's runtime.
-    pub async fn dial(self: &Arc<Self>, address: SocketAddr, transport: &Transport) -> Result<(Channel, ConnectionFacts), Error> {
+    pub async fn dial(
+        self: &Arc<Self>,
+        address: SocketAddr,
+        transport: &Transport,
+    ) -> Result<(Channel, ConnectionFacts), Error> {
         let deadline = crate::time::after(self.clock.now(), transport.connect_timeout);
         let (dialer, transport) = (Arc::clone(self), transport.clone());
         let opening = AbortOnDrop(self.runtime.spawn(async move {
@@ -143,17 +147,18 @@ impl Dialer {
     }
 
     async fn open(&self, address: SocketAddr, transport: &Transport) -> Result<(Channel, ConnectionFacts), Error> {
-        let stream = self
-            .connector
-            .connect(address)
-            .await
-            .map_err(|error| Error::new(ErrorKind::Connect, format!("cannot connect to {address}: {error}")).with_source(error))?;
+        let stream = self.connector.connect(address).await.map_err(|error| {
+            Error::new(ErrorKind::Connect, format!("cannot connect to {address}: {error}")).with_source(error)
+        })?;
         let Some(tls) = &transport.tls else {
             let facts = ConnectionFacts { peer: None, retire_at: None };
             return Ok((self.handshake(stream, transport.protocol == Protocol::Http2).await?, facts));
         };
         let name = server_name();
-        let stream = TlsConnector::from(Arc::clone(tls)).connect(name, stream).await.map_err(|error| tls_error(address, error))?;
+        let stream = TlsConnector::from(Arc::clone(tls))
+            .connect(name, stream)
+            .await
+            .map_err(|error| tls_error(address, error))?;
         let session = stream.get_ref().1;
         let peer = session.peer_certificates().and_then(peer_identity);
         let is_http2 = match transport.protocol {
@@ -216,7 +221,8 @@ impl Future for AbortOnDrop {
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut std::task::Context<'_>) -> std::task::Poll<Self::Output> {
         Pin::new(&mut self.0).poll(cx).map(|joined| {
-            joined.unwrap_or_else(|error| Err(Error::new(ErrorKind::Internal, "the dial task failed").with_source(error)))
+            joined
+                .unwrap_or_else(|error| Err(Error::new(ErrorKind::Internal, "the dial task failed").with_source(error)))
         })
     }
 }

@@ -1,58 +1,5 @@
-//! One address: its load, its health, its connections.
-//!
-//! Decides: nothing. An [`Endpoint`] is what a document says of an address; [`Live`] is what we have
-//! learned of it, which outlives the document.
-
-use std::net::SocketAddr;
-use std::sync::Arc;
-
-use crate::cluster::outlier::OutlierState;
-use crate::endpoint::load::Load;
-use crate::endpoint::pool::Pool;
-use crate::policy::circuit_breaker::CircuitBreaker;
-use crate::telemetry::Peer;
+//! One address: how it is reached, how loaded it is, which connections to it are open.
 
 pub mod connect;
 pub mod load;
 pub mod pool;
-
-/// An endpoint of one cluster.
-pub struct Endpoint {
-    /// How logs and metrics call it: the address as written.
-    pub name: Arc<str>,
-    /// Where it is.
-    pub address: SocketAddr,
-    /// Its share among its peers.
-    pub weight: u32,
-    /// How near it is to us.
-    pub proximity: Proximity,
-    /// Whether it speaks mutual TLS.
-    pub is_mutual: bool,
-    /// The workload behind it, as far as the document says.
-    pub workload: Arc<Peer>,
-    /// What we have learned of it.
-    pub live: Arc<Live>,
-}
-
-/// How near an endpoint is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Proximity {
-    /// Our zone.
-    Zone,
-    /// Our region.
-    Region,
-    /// Anywhere else, or not known.
-    Far,
-}
-
-/// Live state of an address, carried over from document to document.
-pub struct Live {
-    /// Requests in flight, response times.
-    pub load: Arc<Load>,
-    /// Its error breaker.
-    pub breaker: Arc<CircuitBreaker>,
-    /// Its standing with outlier detection.
-    pub outlier: Arc<OutlierState>,
-    /// Its connections.
-    pub pool: Pool,
-}

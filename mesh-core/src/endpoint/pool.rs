@@ -58,7 +58,12 @@ struct Idle {
 
 impl Pool {
     /// An open connection, or a new one. `now` is re-read by the dialer's clock while waiting.
-    pub async fn acquire(&self, dialer: &Arc<Dialer>, address: SocketAddr, target: (&Transport, PoolLimits)) -> Result<Lease, Error> {
+    pub async fn acquire(
+        &self,
+        dialer: &Arc<Dialer>,
+        address: SocketAddr,
+        target: (&Transport, PoolLimits),
+    ) -> Result<Lease, Error> {
         let (transport, limits) = target;
         if let Some(lease) = self.reuse(dialer.clock.now(), limits) {
             return Ok(lease);
@@ -89,7 +94,11 @@ impl Pool {
                 *shared = None;
             } else {
                 let is_reused = connection.served.fetch_add(1, Ordering::Relaxed) > 0;
-                return Some(Lease { channel: Channel::Http2(sender.clone()), connection: Arc::clone(connection), is_reused });
+                return Some(Lease {
+                    channel: Channel::Http2(sender.clone()),
+                    connection: Arc::clone(connection),
+                    is_reused,
+                });
             }
         }
         drop(shared);

@@ -48,8 +48,7 @@ impl TrustBundle {
 
     /// From a SPIFFE bundle document (JWKS): the first `x5c` of every key used for `x509-svid`.
     pub fn from_jwks(trust_domain: TrustDomain, json: &[u8]) -> Result<Self, BundleError> {
-        let document: Jwks =
-            serde_json::from_slice(json).map_err(|error| BundleError::Malformed(error.to_string()))?;
+        let document: Jwks = serde_json::from_slice(json).map_err(|error| BundleError::Malformed(error.to_string()))?;
         let roots = document
             .keys
             .iter()
@@ -120,8 +119,7 @@ struct Jwk {
 
 fn anchor(root: &CertificateDer<'static>) -> Result<TrustAnchor<'static>, SvidError> {
     verify_signing_certificate(root)?;
-    let anchor =
-        webpki::anchor_from_trusted_cert(root).map_err(|error| SvidError::Malformed(error.to_string()))?;
+    let anchor = webpki::anchor_from_trusted_cert(root).map_err(|error| SvidError::Malformed(error.to_string()))?;
     Ok(anchor.to_owned())
 }
 

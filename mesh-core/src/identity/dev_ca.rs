@@ -33,7 +33,7 @@ use crate::time::Clock;
 
 use super::bundle::{TrustBundle, TrustBundles};
 use super::error::{BundleError, IdentityError, SvidError};
-use super::file::{BundleFile, LOOK_EVERY, Seen};
+use super::file::{BundleFile, Seen};
 use super::leaf::verify_signing_certificate;
 use super::rotation::Issuer;
 use super::source::Identity;
@@ -94,7 +94,16 @@ impl DevCa {
     }
 
     fn key_path(&self) -> PathBuf {
-        self.directory.join("private").join("root.key")
+        self.directory.join("private").join(ROOT_KEY)
+    }
+
+    /// The directory of the root key, which must be closed to others: whoever can write there can
+    /// put his own root in place.
+    fn private(&self) -> Result<PathBuf, IdentityError> {
+        let private = self.directory.join("private");
+        let status = fs::metadata(&private).map_err(|error| IdentityError::io(&private, &error))?;
+        refuse_exposed(&private, &status)?;
+        Ok(private)
     }
 
     fn create(&self, now: SystemTime) -> Result<(), IdentityError> {
@@ -107,9 +116,10 @@ impl DevCa {
             }
             _ => {}
         }
-        let path = private.join("lock");
+        let path = self.private()?.join("lock");
         let lock = OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(&path);
-        let lock = lock.and_then(|file| file.lock().map(|()| file)).map_err(|error| IdentityError::io(&path, &error))?;
+        let lock =
+            lock.and_then(|file| file.lock().map(|()| file)).map_err(|error| IdentityError::io(&path, &error))?;
         let created = self.create_locked(now);
         drop(lock);
         created
@@ -173,7 +183,7 @@ impl DevCa {
     }
 
     fn root_key(&self) -> Result<KeyPair, IdentityError> {
-        let path = self.key_path();
+        let path = self.private()?.join(ROOT_KEY);
         let pem = read_secret(&path)?;
         let unusable = |reason: String| IdentityError::Svid { path: path.clone(), source: SvidError::Key(reason) };
         let text = std::str::from_utf8(&pem).map_err(|error| unusable(error.to_string()))?;
@@ -220,10 +230,6 @@ impl Issuer for DevCaIssuer {
 
     fn changed(&self) -> bool {
         self.seen.has_changed()
-    }
-
-    fn look_every(&self) -> Duration {
-        LOOK_EVERY
     }
 }
 
@@ -279,15 +285,19 @@ fn read_secret(path: &Path) -> Result<Zeroizing<Vec<u8>>, IdentityError> {
     let io = |error: std::io::Error| IdentityError::io(path, &error);
     let mut file = File::open(path).map_err(io)?;
     let status = file.metadata().map_err(io)?;
-    let mode = status.permissions().mode() & 0o777;
-    if mode & 0o077 != 0 {
-        return Err(IdentityError::KeyReadableByOthers { path: path.to_owned(), mode });
-    }
+    refuse_exposed(path, &status)?;
     // Room for all of it at once: a buffer that grows would leave copies behind.
     let length = usize::try_from(status.len()).unwrap_or(0).saturating_add(1);
     let mut pem = Zeroizing::new(Vec::with_capacity(length));
     file.read_to_end(&mut pem).map_err(io)?;
     Ok(pem)
+}
+
+fn refuse_exposed(path: &Path, status: &fs::Metadata) -> Result<(), IdentityError> {
+    match status.permissions().mode() & 0o777 {
+        mode if mode & 0o077 != 0 => Err(IdentityError::Exposed { path: path.to_owned(), mode }),
+        _ => Ok(()),
+    }
 }
 
 /// A reader sees nothing or all of it, and a crash leaves at most a file of another name.
@@ -308,6 +318,7 @@ fn write_atomically(path: &Path, content: &[u8], mode: u32) -> Result<(), Identi
     })
 }
 
+const ROOT_KEY: &str = "root.key";
 /// As Istio's self-signed root: 10 years.
 const ROOT_LIFETIME: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
 /// X.509 counts whole seconds.

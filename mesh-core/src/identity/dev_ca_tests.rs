@@ -1,7 +1,7 @@
 use std::collections::HashSet;
 use std::process::Command;
 
-use super::super::mint::{DAY, StillClock};
+use super::super::mint::{StillClock, day};
 use super::super::verifier::{PeerRole, verify_chain};
 use super::*;
 
@@ -16,7 +16,7 @@ fn id() -> SpiffeId {
 }
 
 fn open(directory: &Path) -> Result<DevCa, IdentityError> {
-    DevCa::open(directory, &trust_domain(), DAY)
+    DevCa::open(directory, &trust_domain(), day())
 }
 
 fn mode(path: &Path) -> u32 {
@@ -27,26 +27,26 @@ fn mode(path: &Path) -> u32 {
 fn an_issued_certificate_is_an_svid_that_the_bundle_vouches_for() {
     let directory = tempfile::tempdir().unwrap();
     let authority = open(&directory.path().join("deep/ca")).unwrap();
-    let svid = authority.issue(&id(), TTL, DAY).unwrap();
+    let svid = authority.issue(&id(), TTL, day()).unwrap();
     assert_eq!(svid.id(), &id());
-    assert_eq!(svid.issued_at(), DAY);
-    assert_eq!(svid.not_before(), DAY - Duration::from_secs(60));
-    assert_eq!(svid.not_after(), DAY + TTL);
+    assert_eq!(svid.issued_at(), day());
+    assert_eq!(svid.not_before(), day() - Duration::from_secs(60));
+    assert_eq!(svid.not_after(), day() + TTL);
     let bundles = TrustBundles::from_iter([authority.bundle().unwrap()]);
     for role in [PeerRole::Client, PeerRole::Server] {
-        assert_eq!(verify_chain(&bundles, svid.chain(), role, DAY).unwrap(), id());
+        assert_eq!(verify_chain(&bundles, svid.chain(), role, day()).unwrap(), id());
     }
-    assert_ne!(svid.serial(), authority.issue(&id(), TTL, DAY).unwrap().serial());
+    assert_ne!(svid.serial(), authority.issue(&id(), TTL, day()).unwrap().serial());
 }
 
 #[test]
 fn a_lifetime_is_never_cut_short_by_whole_seconds() {
     let directory = tempfile::tempdir().unwrap();
     let authority = open(directory.path()).unwrap();
-    let (now, ttl) = (DAY + Duration::from_millis(900), Duration::from_secs(4));
+    let (now, ttl) = (day() + Duration::from_millis(900), Duration::from_secs(4));
     let svid = authority.issue(&id(), ttl, now).unwrap();
-    assert_eq!(svid.not_after(), DAY + Duration::from_secs(5));
-    assert_eq!(svid.not_before(), DAY - Duration::from_secs(4));
+    assert_eq!(svid.not_after(), day() + Duration::from_secs(5));
+    assert_eq!(svid.not_before(), day() - Duration::from_secs(4));
 }
 
 #[test]
@@ -59,11 +59,17 @@ fn the_root_key_is_for_its_owner_only() {
     assert_eq!(mode(&authority.bundle_path()), 0o644);
     for exposed in [0o640, 0o604, 0o620] {
         fs::set_permissions(&key, fs::Permissions::from_mode(exposed)).unwrap();
-        let refused = IdentityError::KeyReadableByOthers { path: key.clone(), mode: exposed };
+        let refused = IdentityError::Exposed { path: key.clone(), mode: exposed };
         assert_eq!(open(directory.path()).unwrap_err(), refused);
-        assert_eq!(authority.issue(&id(), TTL, DAY).unwrap_err(), refused);
-        assert!(refused.to_string().contains("chmod 600"));
+        assert_eq!(authority.issue(&id(), TTL, day()).unwrap_err(), refused);
+        assert!(refused.to_string().contains("chmod go="));
     }
+    fs::set_permissions(&key, fs::Permissions::from_mode(0o600)).unwrap();
+    let private = key.parent().unwrap();
+    fs::set_permissions(private, fs::Permissions::from_mode(0o770)).unwrap();
+    assert_eq!(open(directory.path()).unwrap_err(), IdentityError::Exposed { path: private.into(), mode: 0o770 });
+    fs::set_permissions(private, fs::Permissions::from_mode(0o700)).unwrap();
+    assert!(open(directory.path()).is_ok());
 }
 
 #[test]
@@ -71,11 +77,11 @@ fn an_authority_issues_for_its_own_trust_domain_only() {
     let directory = tempfile::tempdir().unwrap();
     let authority = open(directory.path()).unwrap();
     let stranger = SpiffeId::parse("spiffe://other/a").unwrap();
-    assert!(matches!(authority.issue(&stranger, TTL, DAY), Err(IdentityError::WrongTrustDomain { .. })));
-    assert!(authority.issue(&trust_domain().id(), TTL, DAY).is_err(), "a leaf needs a path");
-    assert!(authority.issue(&id(), Duration::from_millis(999), DAY).is_err());
+    assert!(matches!(authority.issue(&stranger, TTL, day()), Err(IdentityError::WrongTrustDomain { .. })));
+    assert!(authority.issue(&trust_domain().id(), TTL, day()).is_err(), "a leaf needs a path");
+    assert!(authority.issue(&id(), Duration::from_millis(999), day()).is_err());
     let other = TrustDomain::parse("other").unwrap();
-    let error = DevCa::open(directory.path(), &other, DAY).unwrap_err();
+    let error = DevCa::open(directory.path(), &other, day()).unwrap_err();
     assert_eq!(error, IdentityError::WrongTrustDomain { expected: other, found: "td".into() });
 }
 
@@ -83,11 +89,11 @@ fn an_authority_issues_for_its_own_trust_domain_only() {
 fn a_lost_bundle_comes_back_with_the_same_key_and_a_foreign_key_is_refused() {
     let directory = tempfile::tempdir().unwrap();
     let authority = open(directory.path()).unwrap();
-    let before = authority.issue(&id(), TTL, DAY).unwrap();
+    let before = authority.issue(&id(), TTL, day()).unwrap();
     fs::remove_file(authority.bundle_path()).unwrap();
     let authority = open(directory.path()).unwrap();
     let bundles = TrustBundles::from_iter([authority.bundle().unwrap()]);
-    assert!(verify_chain(&bundles, before.chain(), PeerRole::Client, DAY).is_ok());
+    assert!(verify_chain(&bundles, before.chain(), PeerRole::Client, day()).is_ok());
 
     let elsewhere = tempfile::tempdir().unwrap();
     let foreign = open(elsewhere.path()).unwrap();
@@ -102,9 +108,8 @@ fn threads_that_open_one_empty_directory_end_with_one_root() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("ca");
         let roots: HashSet<Vec<u8>> = std::thread::scope(|scope| {
-            let threads: Vec<_> = (0..8)
-                .map(|_| scope.spawn(|| open(&path).unwrap().bundle().unwrap().roots()[0].to_vec()))
-                .collect();
+            let threads: Vec<_> =
+                (0..8).map(|_| scope.spawn(|| open(&path).unwrap().bundle().unwrap().roots()[0].to_vec())).collect();
             threads.into_iter().map(|thread| thread.join().unwrap()).collect()
         });
         assert_eq!(roots.len(), 1);
@@ -164,9 +169,9 @@ fn the_issuer_brings_further_trust_domains_and_notices_a_new_root() {
     let directory = tempfile::tempdir().unwrap();
     let (own, other) = (directory.path().join("own"), directory.path().join("other"));
     let other_domain = TrustDomain::parse("other").unwrap();
-    let stranger = DevCa::open(&other, &other_domain, DAY).unwrap();
+    let stranger = DevCa::open(&other, &other_domain, day()).unwrap();
     let further = BundleFile { trust_domain: other_domain, path: stranger.bundle_path() };
-    let clock = StillClock::at(DAY);
+    let clock = StillClock::at(day());
     let issuer = DevCaIssuer::new(open(&own).unwrap(), id(), TTL, clock).with_bundles(vec![further]);
     let identity = issuer.issue().unwrap();
     assert_eq!(identity.bundles.iter().count(), 2);
@@ -179,15 +184,15 @@ fn the_issuer_brings_further_trust_domains_and_notices_a_new_root() {
     assert!(issuer.changed());
     let renewed = issuer.issue().unwrap();
     assert_ne!(renewed.bundles, identity.bundles);
-    assert!(verify_chain(&renewed.bundles, renewed.svid.chain(), PeerRole::Client, DAY).is_ok());
-    assert!(verify_chain(&renewed.bundles, identity.svid.chain(), PeerRole::Client, DAY).is_err());
+    assert!(verify_chain(&renewed.bundles, renewed.svid.chain(), PeerRole::Client, day()).is_ok());
+    assert!(verify_chain(&renewed.bundles, identity.svid.chain(), PeerRole::Client, day()).is_err());
 }
 
 #[test]
 fn no_debug_output_holds_a_key() {
     let directory = tempfile::tempdir().unwrap();
     let authority = open(directory.path()).unwrap();
-    let svid = authority.issue(&id(), TTL, DAY).unwrap();
+    let svid = authority.issue(&id(), TTL, day()).unwrap();
     let text = format!("{authority:?} {svid:?}");
     assert!(text.contains("spiffe://td/ns/default/sa/a"));
     assert!(!text.to_lowercase().contains("key"), "{text}");

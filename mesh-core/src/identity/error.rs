@@ -131,10 +131,10 @@ pub enum IdentityError {
         /// What is wrong.
         source: BundleError,
     },
-    /// The root key is exposed.
-    #[error("{}: the key can be used by others (mode {mode:o}); run chmod 600 on it", path.display())]
-    KeyReadableByOthers {
-        /// The key file.
+    /// The root key, or its directory, is open to others.
+    #[error("{}: open to other users (mode {mode:o}); run: chmod go= {}", path.display(), path.display())]
+    Exposed {
+        /// The key file or its directory.
         path: PathBuf,
         /// Its permission bits.
         mode: u32,

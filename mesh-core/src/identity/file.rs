@@ -7,7 +7,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use zeroize::Zeroizing;
 
@@ -71,10 +71,6 @@ impl Issuer for FileIssuer {
     fn changed(&self) -> bool {
         self.seen.has_changed()
     }
-
-    fn look_every(&self) -> Duration {
-        LOOK_EVERY
-    }
 }
 
 /// What some files looked like when they were last read.
@@ -116,11 +112,10 @@ fn read(path: &Path) -> Result<Zeroizing<Vec<u8>>, IdentityError> {
     fs::read(path).map(Zeroizing::new).map_err(|error| IdentityError::io(path, &error))
 }
 
-/// How often files are looked at for a change: a status call each, no read.
-pub(super) const LOOK_EVERY: Duration = Duration::from_secs(1);
-
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::super::error::SvidError;
     use super::super::mint;
     use super::super::source::IdentitySource;
@@ -149,29 +144,37 @@ mod tests {
 
     #[test]
     fn a_new_certificate_is_taken_only_with_its_own_key() {
-        let files = files();
-        let authority = mint::authority("td");
-        let hour = Duration::from_secs(3600);
-        let (old, new) = (authority.pem_pair("spiffe://td/a", hour), authority.pem_pair("spiffe://td/a", hour));
-        let source = IdentitySource::new();
-        files.write("a.pem", &old.0);
-        files.write("a.key", &old.1);
-        source.publish(files.issuer.issue().unwrap());
-        let before = source.recent_serials();
-        assert!(!files.issuer.changed());
+        for certificate_first in [true, false] {
+            let files = files();
+            let authority = mint::authority("td");
+            let hour = Duration::from_secs(3600);
+            let (old, new) = (authority.pem_pair("spiffe://td/a", hour), authority.pem_pair("spiffe://td/a", hour));
+            let source = IdentitySource::new();
+            files.write("a.pem", &old.0);
+            files.write("a.key", &old.1);
+            source.publish(files.issuer.issue().unwrap());
+            let before = source.recent_serials();
+            assert!(!files.issuer.changed());
 
-        files.write("a.pem", &format!("{}\n", new.0));
-        assert!(files.issuer.changed());
-        let half = files.issuer.issue().unwrap_err();
-        assert!(matches!(half, IdentityError::Svid { source: SvidError::KeyMismatch, .. }), "{half}");
-        source.note_failure(&half);
-        assert_eq!(source.recent_serials(), before, "the last good pair stays");
+            // A line more, so that the length differs even on a coarse file clock.
+            let (certificate, key) = (format!("{}\n", new.0), format!("{}\n", new.1));
+            let mut halves = [("a.pem", certificate), ("a.key", key)];
+            if !certificate_first {
+                halves.reverse();
+            }
+            files.write(halves[0].0, &halves[0].1);
+            assert!(files.issuer.changed());
+            let half = files.issuer.issue().unwrap_err();
+            assert!(matches!(half, IdentityError::Svid { source: SvidError::KeyMismatch, .. }), "{half}");
+            source.note_failure(&half);
+            assert_eq!(source.recent_serials(), before, "the last good pair stays");
 
-        files.write("a.key", &format!("{}\n", new.1));
-        assert!(files.issuer.changed());
-        assert!(source.publish(files.issuer.issue().unwrap()));
-        assert_eq!(source.recent_serials().len(), 2);
-        assert!(!source.publish(files.issuer.issue().unwrap()), "the same again is no rotation");
+            files.write(halves[1].0, &halves[1].1);
+            assert!(files.issuer.changed());
+            assert!(source.publish(files.issuer.issue().unwrap()));
+            assert_eq!(source.recent_serials().len(), 2);
+            assert!(!source.publish(files.issuer.issue().unwrap()), "the same again is no rotation");
+        }
     }
 
     #[test]

@@ -8,8 +8,10 @@ use rustls::pki_types::CertificateDer;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, duplex};
 use tokio_rustls::{TlsAcceptor, TlsConnector};
 
+use crate::error::ErrorKind;
+
 use super::bundle::TrustBundles;
-use super::mint::{self, Authority, DAY, StillClock};
+use super::mint::{self, Authority, StillClock, day};
 use super::source::{Identity, IdentitySource};
 use super::spiffe_id::SpiffeId;
 use super::tls::{PeerIdentity, client_config, peer_identity, provider, server_config, server_name};
@@ -85,7 +87,7 @@ fn source(identity: Identity) -> IdentitySource {
 
 fn identity(authority: &Authority, id: &str, trusted: &[(&Authority, &str)]) -> Identity {
     let bundles = trusted.iter().map(|(root, trust_domain)| root.bundle(trust_domain));
-    Identity { svid: authority.svid(id, DAY, HOUR), bundles: TrustBundles::from_iter(bundles) }
+    Identity { svid: authority.svid(id, day(), HOUR), bundles: TrustBundles::from_iter(bundles) }
 }
 
 struct Ends {
@@ -98,7 +100,7 @@ struct Ends {
 fn ends() -> Ends {
     let td = mint::authority("td");
     let of = |id| source(identity(&td, id, &[(&td, "td")]));
-    Ends { client: of(CLIENT), server: of(SERVER), clock: StillClock::at(DAY + HOUR / 2) }
+    Ends { client: of(CLIENT), server: of(SERVER), clock: StillClock::at(day() + HOUR / 2) }
 }
 
 impl Ends {
@@ -125,7 +127,7 @@ async fn two_workloads_of_one_trust_domain_know_each_other() {
     let (server_svid, client_svid) = (ends.server.current().unwrap(), ends.client.current().unwrap());
     let peer = client.peer.unwrap();
     assert_eq!((peer.id.as_str(), peer.serial.as_str()), (SERVER, server_svid.svid.serial()));
-    assert_eq!(peer.not_after, DAY + HOUR);
+    assert_eq!(peer.not_after, day() + HOUR);
     assert_eq!(server.peer.unwrap().serial, client_svid.svid.serial());
     assert_eq!(server.alpn.as_deref(), Some(&b"h2"[..]));
 }
@@ -188,6 +190,7 @@ async fn a_server_that_is_not_the_expected_one_is_refused() {
         id: SpiffeId::parse(SERVER).unwrap(),
         expected: vec![SpiffeId::parse(expected).unwrap()],
     };
+    assert_eq!((reason.kind(), reason.as_str()), (ErrorKind::PeerIdentity, "unexpected_id"));
     assert_eq!(outcome.client_reason(), Some(reason));
     assert!(ends().call(&[]).await.client.is_err(), "nobody expected, nobody accepted");
 }
@@ -196,7 +199,7 @@ async fn a_server_that_is_not_the_expected_one_is_refused() {
 async fn every_refusal_looks_the_same_to_the_peer() {
     let td = mint::authority("td");
     let unknown = mint::authority("unknown");
-    let not_yet = Identity { svid: td.svid(CLIENT, DAY, HOUR * 9), bundles: TrustBundles::default() };
+    let not_yet = Identity { svid: td.svid(CLIENT, day(), HOUR * 9), bundles: TrustBundles::default() };
     let mut alerts = std::collections::HashSet::new();
     // A stranger, a forger (the right name, the wrong root).
     for (client, refused) in [
@@ -218,11 +221,10 @@ async fn every_refusal_looks_the_same_to_the_peer() {
     let ends = ends();
     ends.client.publish(not_yet);
     ends.client.publish(identity(&td, CLIENT, &[(&td, "td")]));
-    let late = StillClock::at(DAY + HOUR * 2);
-    ends.server.publish(td.identity(SERVER, DAY, HOUR * 9));
-    let outcome =
-        handshake(ends.client_config(&[SERVER]), server_config(&ends.server, late).unwrap()).await;
-    let reason = VerifyError::Expired { id: SpiffeId::parse(CLIENT).unwrap(), not_after: DAY + HOUR };
+    let late = StillClock::at(day() + HOUR * 2);
+    ends.server.publish(td.identity(SERVER, day(), HOUR * 9));
+    let outcome = handshake(ends.client_config(&[SERVER]), server_config(&ends.server, late).unwrap()).await;
+    let reason = VerifyError::Expired { id: SpiffeId::parse(CLIENT).unwrap(), not_after: day() + HOUR };
     assert_eq!(outcome.server_reason(), Some(reason));
     alerts.insert(Outcome::alert_seen_by(&outcome.client));
     assert_eq!(alerts.len(), 1, "{alerts:?}");
@@ -231,10 +233,10 @@ async fn every_refusal_looks_the_same_to_the_peer() {
 #[tokio::test]
 async fn an_own_certificate_that_has_expired_is_not_presented() {
     let ends = ends();
-    ends.set(DAY + HOUR * 2);
+    ends.set(day() + HOUR * 2);
     assert!(ends.call(&[SERVER]).await.server.is_err(), "the server has nothing to show");
 
-    ends.server.publish(mint::authority("td").identity(SERVER, DAY, HOUR * 9));
+    ends.server.publish(mint::authority("td").identity(SERVER, day(), HOUR * 9));
     let outcome = ends.call(&[SERVER]).await;
     assert!(matches!(outcome.client_reason(), Some(VerifyError::NoIdentity(_))), "{:?}", outcome.client);
     assert!(outcome.server.is_err());
@@ -246,7 +248,7 @@ async fn two_trust_domains_live_side_by_side_without_pooling_their_roots() {
     let both: &[(&Authority, &str)] = &[(&td, "td"), (&other, "other")];
     let server = source(identity(&td, SERVER, both));
     let call = |client: Identity| {
-        let ends = Ends { client: source(client), server: server.clone(), clock: StillClock::at(DAY) };
+        let ends = Ends { client: source(client), server: server.clone(), clock: StillClock::at(day()) };
         async move { ends.call(&[SERVER]).await }
     };
     for (authority, id) in [(&td, CLIENT), (&other, "spiffe://other/client")] {
@@ -271,7 +273,7 @@ async fn a_new_identity_serves_the_next_handshake_of_the_same_settings() {
         let seen = outcome.client.unwrap();
         assert!(!seen.resumed && !outcome.server.unwrap().resumed);
         serials.push(seen.peer.unwrap().serial);
-        ends.server.publish(mint::authority("td").identity(SERVER, DAY, HOUR));
+        ends.server.publish(mint::authority("td").identity(SERVER, day(), HOUR));
     }
     assert_eq!(serials, ends.server.recent_serials()[..3]);
 
@@ -280,6 +282,38 @@ async fn a_new_identity_serves_the_next_handshake_of_the_same_settings() {
     ends.server.publish(identity(&mint::authority("td"), SERVER, &[(&stranger, "elsewhere")]));
     let outcome = handshake(client, server).await;
     assert!(matches!(outcome.server_reason(), Some(VerifyError::UnknownTrustDomain { .. })));
+}
+
+#[tokio::test]
+#[ignore = "takes 20 seconds of real time"]
+async fn certificates_of_four_seconds_never_fail_a_handshake() {
+    use super::{DevCa, DevCaIssuer, TrustDomain, rotate};
+    use crate::time::{Clock, SystemClock};
+
+    let directory = tempfile::tempdir().unwrap();
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+    let ca = DevCa::open(directory.path(), &TrustDomain::parse("td").unwrap(), clock.wall()).unwrap();
+    let mut sources = Vec::new();
+    for (seed, id) in [CLIENT, SERVER].into_iter().enumerate() {
+        let id = SpiffeId::parse(id).unwrap();
+        let issuer = Arc::new(DevCaIssuer::new(ca.clone(), id, Duration::from_secs(4), clock.clone()));
+        let source = IdentitySource::new();
+        tokio::spawn(rotate(source.clone(), issuer, clock.clone(), seed as u64));
+        source.watch().wait_for(|count| *count > 0).await.unwrap();
+        sources.push(source);
+    }
+    let expected = vec![SpiffeId::parse(SERVER).unwrap()];
+    let client = client_config(&sources[0], expected, Vec::new(), clock.clone()).unwrap();
+    let server = server_config(&sources[1], clock.clone()).unwrap();
+    let mut serials = std::collections::HashSet::new();
+    let end = clock.now() + Duration::from_secs(20);
+    while clock.now() < end {
+        let outcome = handshake(client.clone(), server.clone()).await;
+        serials.insert(outcome.client.unwrap().peer.unwrap().serial);
+        outcome.server.unwrap();
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    assert!(serials.len() >= 8, "{}", serials.len());
 }
 
 #[test]

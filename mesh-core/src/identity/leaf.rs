@@ -39,7 +39,7 @@ impl Leaf {
         check_usage(&certificate)?;
         Ok(Self {
             id,
-            serial: hex(certificate.raw_serial()),
+            serial: serial(certificate.raw_serial()),
             not_before: system_time(certificate.validity().not_before),
             not_after: system_time(certificate.validity().not_after),
         })
@@ -129,9 +129,61 @@ fn system_time(time: ASN1Time) -> SystemTime {
     UNIX_EPOCH.checked_add(Duration::from_secs(seconds)).unwrap_or(UNIX_EPOCH)
 }
 
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+/// Without the zero byte that only keeps the number positive, as `openssl x509 -serial` prints it.
+fn serial(bytes: &[u8]) -> String {
+    let number = match bytes {
+        [0, rest @ ..] if !rest.is_empty() => rest,
+        all => all,
+    };
+    number.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// DER of a `Name` without any attribute.
 const EMPTY_NAME: &[u8] = &[0x30, 0x00];
+
+#[cfg(test)]
+mod tests {
+    use std::sync::LazyLock;
+
+    use proptest::prelude::*;
+
+    use super::super::mint::{self, Spec, day};
+    use super::*;
+
+    static GOOD: LazyLock<Vec<u8>> = LazyLock::new(|| {
+        let spec = Spec::leaf("spiffe://td/ns/a/sa/b", day(), day() + Duration::from_secs(60));
+        mint::authority("td").sign(&spec).certificate.to_vec()
+    });
+
+    #[test]
+    fn trailing_bytes_and_truncation_are_refused() {
+        assert!(Leaf::from_der(&GOOD).is_ok());
+        assert!(Leaf::from_der(&[&GOOD[..], &[0]].concat()).is_err());
+        for length in 0..GOOD.len() {
+            assert!(Leaf::from_der(&GOOD[..length]).is_err(), "{length}");
+        }
+    }
+
+    #[test]
+    fn a_serial_number_reads_as_openssl_prints_it() {
+        assert_eq!(serial(&[0, 0xab, 1]), "ab01");
+        assert_eq!(serial(&[0x0a]), "0a");
+        assert_eq!(serial(&[0]), "00");
+    }
+
+    proptest! {
+        #[test]
+        fn a_damaged_certificate_is_judged_without_panic(at in 0..300usize, value: u8, cut in 0..400usize) {
+            let mut der = GOOD.clone();
+            let at = at % der.len();
+            der[at] = value;
+            der.truncate(cut.max(1));
+            let _ = verify_signing_certificate(&der);
+            let _ = may_sign_certificates(&der);
+            if let Ok(leaf) = Leaf::from_der(&der) {
+                prop_assert!(SpiffeId::parse(leaf.id.as_str()).is_ok());
+                prop_assert!(!leaf.id.path().is_empty());
+            }
+        }
+    }
+}

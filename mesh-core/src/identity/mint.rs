@@ -120,6 +120,12 @@ impl Authority {
         Self { parameters, key, certificate }
     }
 
+    /// A second certificate for the key and name of `other`.
+    pub(super) fn cross_sign(&self, spec: &Spec, other: &Self) -> CertificateDer<'static> {
+        let issuer = Issuer::from_params(&self.parameters, &self.key);
+        spec.parameters().signed_by(&other.key, &issuer).unwrap().der().clone()
+    }
+
     pub(super) fn secret(&self) -> PrivateKeyDer<'static> {
         PrivateKeyDer::Pkcs8(self.key.serialize_der().into())
     }
@@ -182,10 +188,9 @@ fn calendar(time: SystemTime) -> OffsetDateTime {
 }
 
 /// Some day in 2027.
-pub(super) const DAY: SystemTime = match UNIX_EPOCH.checked_add(Duration::from_secs(1_800_000_000)) {
-    Some(day) => day,
-    None => UNIX_EPOCH,
-};
+pub(super) fn day() -> SystemTime {
+    UNIX_EPOCH + Duration::from_secs(1_800_000_000)
+}
 
 /// A wall clock that stands still until it is set.
 pub(super) struct StillClock(Mutex<SystemTime>);
@@ -219,12 +224,20 @@ pub(super) struct JumpClock {
     start: Instant,
     elapsed: Mutex<Duration>,
     end: Duration,
+    leap: Option<(Duration, i64)>,
     finished: tokio::sync::Notify,
 }
 
 impl JumpClock {
     pub(super) fn until(end: Duration) -> Self {
-        Self { start: Instant::now(), elapsed: Mutex::default(), end, finished: tokio::sync::Notify::new() }
+        let finished = tokio::sync::Notify::new();
+        Self { start: Instant::now(), elapsed: Mutex::default(), end, leap: None, finished }
+    }
+
+    /// The calendar jumps by so many seconds once `at` has passed.
+    pub(super) fn with_leap(mut self, at: Duration, seconds: i64) -> Self {
+        self.leap = Some((at, seconds));
+        self
     }
 
     pub(super) fn elapsed(&self) -> Duration {
@@ -243,7 +256,13 @@ impl Clock for JumpClock {
     }
 
     fn wall(&self) -> SystemTime {
-        DAY + Duration::from_millis(250) + self.elapsed()
+        let elapsed = self.elapsed();
+        let wall = day() + Duration::from_millis(250) + elapsed;
+        match self.leap {
+            Some((at, leap)) if elapsed >= at && leap < 0 => wall - Duration::from_secs(leap.unsigned_abs()),
+            Some((at, leap)) if elapsed >= at => wall + Duration::from_secs(leap.unsigned_abs()),
+            _ => wall,
+        }
     }
 
     fn sleep_until(&self, deadline: Instant) -> Pin<Box<dyn Future<Output = ()> + Send>> {

@@ -23,15 +23,15 @@ pub trait Issuer: Send + Sync + 'static {
         false
     }
 
-    /// How often to ask `changed`.
+    /// How often to ask `changed`, and to look at the calendar.
     fn look_every(&self) -> Duration {
         SLICE
     }
 }
 
-/// When to renew: when the remaining life equals (0.5 - `jitter`) of the whole, and `now` if that
-/// is past. `jitter` is a share of the lifetime, clamped to +-10 %, so that a fleet started
-/// together does not renew together.
+/// When to renew: at the age of (0.5 + `jitter`) of the whole life, and `now` if that is past.
+/// `jitter` is a share of the lifetime, clamped to +-10 %, so that a fleet started together does
+/// not renew together.
 pub fn rotation_due(issued_at: SystemTime, not_after: SystemTime, now: SystemTime, jitter: f64) -> SystemTime {
     let jitter = if jitter.is_finite() { jitter.clamp(-MAX_JITTER, MAX_JITTER) } else { 0.0 };
     let lifetime = not_after.duration_since(issued_at).unwrap_or_default();
@@ -76,8 +76,8 @@ struct Schedule {
 
 impl Schedule {
     fn due(&mut self, identity: &Identity, wall: SystemTime) -> SystemTime {
-        let magnitude = MIN_JITTER + self.rng.f64() * (MAX_JITTER - MIN_JITTER);
-        let jitter = if self.rng.bool() { magnitude } else { -magnitude };
+        // Early rather than late: more than half of the life is left to sit out an outage.
+        let jitter = -(MIN_JITTER + self.rng.f64() * (MAX_JITTER - MIN_JITTER));
         rotation_due(identity.svid.issued_at(), identity.svid.not_after(), wall, jitter)
     }
 
@@ -120,10 +120,12 @@ fn first_due(source: &IdentitySource, schedule: &mut Schedule, wall: SystemTime)
 }
 
 /// Until `due`, or until the issuer says that something changed. In slices, because calendar time
-/// may jump (a suspended machine) while monotonic time does not.
+/// may jump (a suspended machine, a clock set right) while monotonic time does not.
 async fn wait(issuer: &Arc<dyn Issuer>, clock: &dyn Clock, due: SystemTime) {
+    let at_most = due.duration_since(clock.wall()).unwrap_or_default();
     while let Ok(left) = due.duration_since(clock.wall()) {
-        if left.is_zero() {
+        // Set back: the certificate at hand may now lie in the future.
+        if left.is_zero() || left > at_most {
             return;
         }
         clock.sleep_until(after(clock.now(), left.min(issuer.look_every()))).await;
@@ -145,7 +147,7 @@ async fn issue(issuer: Arc<dyn Issuer>, clock: &dyn Clock) -> Result<Identity, I
 
 /// Share of the lifetime. Istio `SECRET_GRACE_PERIOD_RATIO` default; ztunnel's half-life.
 const RATIO: f64 = 0.5;
-/// Shares of the lifetime. The least still spreads a fleet; the most leaves 40 % for an outage.
+/// Shares of the lifetime. The least still spreads a fleet; the most renews at 40 %.
 const MIN_JITTER: f64 = 0.01;
 const MAX_JITTER: f64 = 0.1;
 /// First retry delay. Istio: 100 ms.
@@ -157,8 +159,8 @@ const BACKOFF_MIN: Duration = Duration::from_millis(20);
 /// How often a certificate past its half-life is looked at again.
 const RELOOK_MIN: Duration = Duration::from_secs(1);
 const RELOOK_MAX: Duration = Duration::from_secs(60);
-/// Longest sleep before the calendar is looked at again.
-const SLICE: Duration = Duration::from_secs(60);
+/// How soon a changed file, or a machine that was suspended, is noticed.
+const SLICE: Duration = Duration::from_secs(1);
 
 #[cfg(test)]
 mod tests {
@@ -177,6 +179,11 @@ mod tests {
     }
 
     impl Issuer for Scripted {
+        /// Seldom, so that days pass quickly.
+        fn look_every(&self) -> Duration {
+            Duration::from_secs(60)
+        }
+
         fn issue(&self) -> Result<Identity, IdentityError> {
             let wall = self.clock.wall();
             if (self.down)(self.clock.elapsed()) {
@@ -191,7 +198,11 @@ mod tests {
 
     /// Runs the loop for `span` of the injected clock.
     fn run(ttl: Duration, span: Duration, down: fn(Duration) -> bool) -> (IdentitySource, Arc<Scripted>) {
-        let clock = Arc::new(JumpClock::until(span));
+        run_with(JumpClock::until(span), ttl, down)
+    }
+
+    fn run_with(clock: JumpClock, ttl: Duration, down: fn(Duration) -> bool) -> (IdentitySource, Arc<Scripted>) {
+        let clock = Arc::new(clock);
         let source = IdentitySource::new();
         let issuer = Arc::new(Scripted {
             clock: clock.clone(),
@@ -260,6 +271,22 @@ mod tests {
         let first_retry = failed[1].duration_since(failed[0]).unwrap();
         assert!(first_retry >= Duration::from_millis(90) && first_retry <= Duration::from_millis(110));
         assert!(failed[0] > issued + Duration::from_secs(39));
+    }
+
+    #[test]
+    fn a_calendar_that_jumps_is_noticed_within_one_look() {
+        let (day, hour) = (Duration::from_secs(86_400), 3600);
+        for leap in [30 * hour, 13 * hour, -2 * hour, -30 * hour] {
+            let at = Duration::from_secs(1_000);
+            let clock = JumpClock::until(Duration::from_secs(1_100)).with_leap(at, leap);
+            let (source, issuer) = run_with(clock, day, |_| false);
+            assert_eq!(source.rotations(), 2, "{leap}");
+            let clock = &issuer.clock;
+            assert!(source.usable_at(clock.wall()).is_ok());
+            let renewed = source.current().unwrap().svid.not_before();
+            let noticed = clock.wall().duration_since(renewed).unwrap();
+            assert!(noticed >= Duration::from_secs(100 - 61), "{leap}: {noticed:?}");
+        }
     }
 
     #[test]

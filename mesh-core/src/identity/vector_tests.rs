@@ -9,7 +9,7 @@ use serde_json::Value;
 use super::bundle::{TrustBundle, TrustBundles};
 use super::error::SvidError;
 use super::leaf::verify_signing_certificate;
-use super::mint::{self, Authority, DAY, Spec};
+use super::mint::{self, Authority, Spec, day};
 use super::rotation::rotation_due;
 use super::source::IdentitySource;
 use super::spiffe_id::{SpiffeId, TrustDomain};
@@ -128,13 +128,13 @@ fn leaf_spec(presented: &Value) -> Spec {
         key_usage: list("key_usage").map(|names| names.iter().map(|name| key_usage(name)).collect()),
         key_usage_critical: presented["key_usage_critical"] == true,
         extended: list("extended_key_usage").map(|names| names.iter().map(|name| extended(name)).collect()),
-        ..Spec::leaf("", DAY, DAY + HOUR)
+        ..Spec::leaf("", day(), day() + HOUR)
     }
 }
 
 /// The issuer of the leaf, and what is sent after the leaf.
 fn issuer_of(presented: &Value, root: &Authority) -> (Option<Authority>, bool) {
-    let mut spec = Spec::intermediate(DAY - HOUR, DAY + HOUR * 10);
+    let mut spec = Spec::intermediate(day() - HOUR, day() + HOUR * 10);
     match presented["chain"].as_str().unwrap() {
         "leaf" | "empty" => return (None, false),
         "leaf+intermediate" => {}
@@ -173,9 +173,9 @@ fn verify_leaf(case: &Value) {
         chain.clear();
     }
     let wall = match presented["time"].as_str().unwrap() {
-        "within validity" => DAY + HOUR / 2,
-        "after notAfter" => DAY + HOUR * 2,
-        "before notBefore" => DAY - Duration::from_secs(1),
+        "within validity" => day() + HOUR / 2,
+        "after notAfter" => day() + HOUR * 2,
+        "before notBefore" => day() - Duration::from_secs(1),
         other => panic!("time {other}"),
     };
     let secret = if presented["key_matches"] == true { leaf.secret() } else { root.secret() };
@@ -197,7 +197,7 @@ fn verify_leaf(case: &Value) {
 }
 
 fn signing_certificate(case: &Value) {
-    let mut spec = Spec::intermediate(DAY, DAY + HOUR);
+    let mut spec = Spec::intermediate(day(), day() + HOUR);
     spec.uri_sans = strings(&case["presented"]["uri_sans"]);
     let certificate = mint::authority("td").sign(&spec).certificate;
     let accepted = verify_signing_certificate(&certificate).is_ok();
@@ -211,7 +211,7 @@ fn parse_bundle(case: &Value) {
     let body = |letter: &str| root(letter).root_pem().lines().filter(|line| !line.contains("--")).collect::<String>();
     let mut jwks = case["jwks"].clone();
     for key in jwks["keys"].as_array_mut().unwrap() {
-        for entry in key["x5c"].as_array_mut().into_iter().flatten() {
+        for entry in key.get_mut("x5c").and_then(Value::as_array_mut).into_iter().flatten() {
             *entry = Value::from(body(entry.as_str().unwrap()));
         }
     }
@@ -223,8 +223,8 @@ fn parse_bundle(case: &Value) {
 
 fn load_pem(case: &Value) {
     let root = mint::authority("td");
-    let intermediate = root.sign(&Spec::intermediate(DAY, DAY + HOUR));
-    let leaf = intermediate.sign(&Spec::leaf("spiffe://td/a", DAY, DAY + HOUR));
+    let intermediate = root.sign(&Spec::intermediate(day(), day() + HOUR));
+    let leaf = intermediate.sign(&Spec::leaf("spiffe://td/a", day(), day() + HOUR));
     let mut certificates = [&leaf, &intermediate].into_iter();
     let text: String = strings(&case["blocks"])
         .iter()
@@ -260,14 +260,14 @@ fn rotation(case: &Value) {
     assert_eq!((due(-1.0), due(1.0)), (least, most), "{case}");
 }
 
-/// `DAY` stands for second 0.
+/// `day()` stands for second 0.
 fn source_down(case: &Value) {
     let parameters = &case["parameters"];
     let seconds = |key: &str| Duration::from_secs(parameters[key].as_u64().unwrap());
     let source = IdentitySource::new();
-    source.publish(mint::authority("td").identity("spiffe://td/a", DAY, seconds("not_after_s")));
+    source.publish(mint::authority("td").identity("spiffe://td/a", day(), seconds("not_after_s")));
     source.note_failure(&super::error::IdentityError::Authority("down".into()));
-    let now: SystemTime = DAY + seconds("now_s");
+    let now: SystemTime = day() + seconds("now_s");
     let uses_old = case["expected"]["use"] == "old certificate";
     assert_eq!(source.usable_at(now).is_ok(), uses_old, "{case}");
     assert!(source.current().is_some(), "{case}");

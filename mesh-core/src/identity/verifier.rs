@@ -18,6 +18,7 @@ use rustls::{CertificateError, DigitallySignedStruct, DistinguishedName, OtherEr
 use thiserror::Error;
 use webpki::KeyUsage;
 
+use crate::error::ErrorKind;
 use crate::time::Clock;
 
 use super::bundle::TrustBundles;
@@ -102,6 +103,28 @@ impl VerifyError {
         None
     }
 
+    /// How a call that failed for this reason is reported.
+    pub const fn kind(&self) -> ErrorKind {
+        match self {
+            Self::NoIdentity(_) => ErrorKind::Tls,
+            _ => ErrorKind::PeerIdentity,
+        }
+    }
+
+    /// The stable name of the reason, for logs and metrics.
+    pub const fn as_str(&self) -> &'static str {
+        match self {
+            Self::NoIdentity(_) => "no_identity",
+            Self::NoCertificate => "no_certificate",
+            Self::NotASvid(_) => "not_a_svid",
+            Self::UnknownTrustDomain { .. } => "unknown_trust_domain",
+            Self::Expired { .. } => "expired",
+            Self::NotYetValid { .. } => "not_yet_valid",
+            Self::Untrusted { .. } => "untrusted",
+            Self::UnexpectedId { .. } => "unexpected_id",
+        }
+    }
+
     fn in_tls(error: &rustls::Error) -> Option<Self> {
         match error {
             rustls::Error::NoCertificatesPresented => Some(Self::NoCertificate),
@@ -129,6 +152,9 @@ pub enum PeerRole {
 }
 
 /// Verifies a chain, leaf first, by the roots of its own trust domain, and says whom it names.
+///
+/// A certificate authority under a URI name constraint is refused altogether: webpki does not
+/// evaluate those, and fails closed.
 pub fn verify_chain(
     bundles: &TrustBundles,
     chain: &[CertificateDer<'_>],
@@ -310,5 +336,45 @@ impl fmt::Debug for ClientVerifier {
 impl fmt::Debug for ServerVerifier {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "ServerVerifier({:?})", self.expected)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::mint::{self, Spec, day};
+    use super::*;
+
+    #[test]
+    fn an_expired_path_does_not_hide_a_valid_one() {
+        let hour = Duration::from_secs(3600);
+        let root = mint::authority("td");
+        let bundles = TrustBundles::from_iter([root.bundle("td")]);
+        let (expired, valid) =
+            (Spec::intermediate(day() - hour * 2, day() - hour), Spec::intermediate(day() - hour, day() + hour));
+        let intermediate = root.sign(&expired);
+        let renewed = root.cross_sign(&valid, &intermediate);
+        let leaf = intermediate.sign(&Spec::leaf("spiffe://td/a", day(), day() + hour)).certificate;
+        let verify = |sent: &[&CertificateDer<'static>]| {
+            let chain: Vec<_> = std::iter::once(&leaf).chain(sent.iter().copied()).cloned().collect();
+            verify_chain(&bundles, &chain, PeerRole::Server, day())
+        };
+        assert!(verify(&[&intermediate.certificate, &renewed]).is_ok());
+        assert!(verify(&[&renewed, &intermediate.certificate]).is_ok());
+        assert!(matches!(verify(&[&intermediate.certificate]), Err(VerifyError::Expired { .. })));
+    }
+
+    #[test]
+    fn an_incapable_intermediate_does_not_hide_a_capable_one() {
+        let hour = Duration::from_secs(3600);
+        let root = mint::authority("td");
+        let bundles = TrustBundles::from_iter([root.bundle("td")]);
+        let good = Spec::intermediate(day(), day() + hour);
+        let bad = Spec { key_usage: Some(vec![rcgen::KeyUsagePurpose::CrlSign]), ..good.clone() };
+        let intermediate = root.sign(&bad);
+        let renewed = root.cross_sign(&good, &intermediate);
+        let leaf = intermediate.sign(&Spec::leaf("spiffe://td/a", day(), day() + hour)).certificate;
+        let chain = [leaf, intermediate.certificate.clone(), renewed];
+        assert!(verify_chain(&bundles, &chain, PeerRole::Client, day()).is_ok());
+        assert!(verify_chain(&bundles, &chain[..2], PeerRole::Client, day()).is_err());
     }
 }

@@ -85,7 +85,15 @@ pub(crate) fn strip_hop_by_hop(headers: &mut HeaderMap) {
     for name in named {
         headers.remove(name);
     }
-    for name in ["connection", "keep-alive", "proxy-connection", "transfer-encoding", "upgrade", "proxy-authenticate", "proxy-authorization"] {
+    for name in [
+        "connection",
+        "keep-alive",
+        "proxy-connection",
+        "transfer-encoding",
+        "upgrade",
+        "proxy-authenticate",
+        "proxy-authorization",
+    ] {
         headers.remove(name);
     }
     if headers.get(header::TE).is_some_and(|te| te.as_bytes() != b"trailers") {
@@ -96,7 +104,8 @@ pub(crate) fn strip_hop_by_hop(headers: &mut HeaderMap) {
 fn with_authority<B>(request: &Request<B>) -> Uri {
     let mut parts = request.uri().clone().into_parts();
     if parts.authority.is_none() {
-        parts.authority = request.headers().get(header::HOST).and_then(|host| host.to_str().ok()).and_then(|host| host.parse().ok());
+        parts.authority =
+            request.headers().get(header::HOST).and_then(|host| host.to_str().ok()).and_then(|host| host.parse().ok());
     }
     parts.scheme = parts.authority.is_some().then_some(http::uri::Scheme::HTTP);
     Uri::from_parts(parts).unwrap_or_else(|_| request.uri().clone())

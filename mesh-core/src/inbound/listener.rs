@@ -19,11 +19,11 @@ use tokio_rustls::TlsAcceptor;
 use tower_service::Service;
 
 use crate::body::Body;
+use crate::drain::{ConnectionGuard, Drain};
 use crate::endpoint::connect::Io;
 use crate::error::{BoxError, Error, ErrorKind};
 use crate::identity::tls::{PeerIdentity, peer_identity};
 use crate::identity::verifier::VerifyError;
-use crate::drain::{ConnectionGuard, Drain};
 use crate::inbound::{ConnectionAddress, Inbound, serve};
 use crate::snapshot::TlsMode;
 
@@ -60,7 +60,7 @@ where
     drop(entered);
     let local = socket.local_addr().map_err(failed)?;
     let drain = inbound.core.drain.clone();
-    tracing::info!(address = %local, listener = inbound.name, tls = ?inbound.tls_mode(), "listening");
+    tracing::info!(address = %local, listener = %inbound.name, tls = ?inbound.tls_mode(), "listening");
     let accepting = drain.guard();
     runtime.spawn(accept(socket, inbound, service, accepting));
     Ok(Listening { address: local, drain })
@@ -109,14 +109,18 @@ where
         Ok(Err(reason)) => return inbound.refused(remote, &reason),
         Err(_) => return inbound.refused(remote, "no handshake within 10 s"),
     };
-    let facts = Connection { address: ConnectionAddress { local, remote }, peer: peer.map(Arc::new), version: AtomicU8::new(0) };
+    let facts = Connection {
+        address: ConnectionAddress { local, remote },
+        peer: peer.map(Arc::new),
+        version: AtomicU8::new(0),
+    };
     run(io, facts, (inbound, service), guard).await;
 }
 
 /// One connection as seen by its requests.
-pub(crate) struct Connection {
-    pub(crate) address: ConnectionAddress,
-    pub(crate) peer: Option<Arc<PeerIdentity>>,
+struct Connection {
+    address: ConnectionAddress,
+    peer: Option<Arc<PeerIdentity>>,
     /// 0 until the first request, then the major HTTP version.
     version: AtomicU8,
 }
@@ -131,10 +135,11 @@ async fn admit(stream: TcpStream, inbound: &Inbound) -> Result<(Box<dyn Io>, Opt
         return Ok((Box::new(stream), None));
     }
     let config = inbound.tls.clone().ok_or("the listener has no identity")?;
-    let stream = TlsAcceptor::from(config).accept(stream).await.map_err(|error| match VerifyError::find_in(&error) {
-        Some(reason) => reason.to_string(),
-        None => format!("TLS handshake failed: {error}"),
-    })?;
+    let stream =
+        TlsAcceptor::from(config).accept(stream).await.map_err(|error| match VerifyError::find_in(&error) {
+            Some(reason) => reason.to_string(),
+            None => format!("TLS handshake failed: {error}"),
+        })?;
     let peer = stream.get_ref().1.peer_certificates().and_then(peer_identity);
     let peer = peer.ok_or("the peer showed no SPIFFE ID")?;
     Ok((Box::new(stream), Some(peer)))
@@ -161,7 +166,8 @@ where
         let (inbound, service, facts) = (Arc::clone(&inbound), service.clone(), Arc::clone(&facts));
         facts.version.store(if request.version() == Version::HTTP_2 { 2 } else { 1 }, Ordering::Relaxed);
         async move {
-            let response = serve::serve(&inbound, &facts, request.map(Body::from), service).await;
+            let origin = (Some(facts.address), facts.peer.clone());
+            let response = serve::serve(&inbound, origin, request.map(Body::from), service).await;
             Ok::<_, std::convert::Infallible>(response)
         }
     });

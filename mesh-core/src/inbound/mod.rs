@@ -55,9 +55,10 @@ impl Inbound {
             Error::new(ErrorKind::Config, format!("no listener is called {name:?}; the configuration has {known:?}"))
         })?;
         let tls = match &core.identity {
-            Some(identity) => Some(crate::identity::tls::server_config(identity, Arc::clone(&core.clock)).map_err(|error| {
-                Error::new(ErrorKind::Internal, format!("TLS cannot be set up: {error}"))
-            })?),
+            Some(identity) => Some(
+                crate::identity::tls::server_config(identity, Arc::clone(&core.clock))
+                    .map_err(|error| Error::new(ErrorKind::Internal, format!("TLS cannot be set up: {error}")))?,
+            ),
             None => None,
         };
         let labels = [(label::LISTENER, name), (label::REASON, "connection")];

@@ -7,10 +7,10 @@
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use futures_util::FutureExt;
-use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, Version, header};
+use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, Uri, Version, header};
 use tower_service::Service;
 
 use super::body::{counted, recorded};
@@ -19,15 +19,16 @@ use super::{ConnectionAddress, Inbound};
 use crate::access::attributes::Attributes;
 use crate::access::check::CheckOutcome;
 use crate::access::rbac::Decision;
-use crate::access::verdict::Verdict;
+use crate::access::verdict::{Verdict, apply_to_response};
 use crate::body::Body;
 use crate::context::CallContext;
 use crate::drain::Phase;
 use crate::error::{BoxError, Error, ErrorKind, Side};
 use crate::identity::tls::PeerIdentity;
-use crate::outbound::ServiceClient;
+use crate::outbound::{GrpcChannel, ServiceClient, headers};
 use crate::policy::timeout;
-use crate::route::matcher::RequestHead;
+use crate::route::matcher::{RequestHead, first_match};
+use crate::route::normalize::{Normalized, PathNormalization};
 use crate::snapshot::{CheckPolicy, ListenerPolicy, Snapshot};
 use crate::telemetry::names::header::{PEER, REQUEST_ID};
 use crate::telemetry::peer::{self, Peer};
@@ -38,7 +39,12 @@ use crate::telemetry::{Reporter, Security, TraceContext};
 pub(crate) type Origin = (Option<ConnectionAddress>, Option<Arc<PeerIdentity>>);
 
 /// Answers one request: refuses it, or lets `service` answer.
-pub(crate) async fn serve<S>(inbound: &Arc<Inbound>, origin: Origin, mut request: Request<Body>, service: S) -> Response<Body>
+pub(crate) async fn serve<S>(
+    inbound: &Arc<Inbound>,
+    origin: Origin,
+    mut request: Request<Body>,
+    service: S,
+) -> Response<Body>
 where
     S: Service<Request<Body>, Response = Response<Body>, Error = BoxError> + Send,
     S::Future: Send,
@@ -59,14 +65,14 @@ where
 
     let admitted = admit(inbound, &policy, &origin, &mut request, &context).await;
     let mut response = match admitted {
-        Ok(headers) => {
+        Ok(verdicts) => {
             let bytes = Arc::<AtomicU64>::default();
             record.count_request(Arc::clone(&bytes));
             let mut request = request.map(|body| counted(body, &bytes));
             tell_application(&mut request, &origin, &context);
             let mut response = answer(service, request, context, (&mut record, grpc)).await;
-            for verdict in headers {
-                verdict.apply_to_response(response.headers_mut());
+            for verdict in &verdicts {
+                apply_to_response(verdict, response.headers_mut());
             }
             response
         }
@@ -98,41 +104,61 @@ async fn admit(
     request: &mut Request<Body>,
     context: &CallContext,
 ) -> Result<Vec<Arc<Verdict>>, Refused> {
-    let now = inbound.core.clock.now();
-    if context.deadline.is_some_and(|deadline| deadline <= now) {
+    let core = &inbound.core;
+    if context.deadline.is_some_and(|deadline| deadline <= core.clock.now()) {
         return Err(refused(ErrorKind::Timeout, "the caller's deadline had passed on arrival".to_owned()));
     }
-    let facts = Facts::of(inbound, origin, request, context);
+    let facts = Facts::of(inbound, origin, request, context)?;
     if let Decision::Deny { rule, reason } = policy.rules.decide(&facts.attributes(request.headers())) {
-        let rule = rule.unwrap_or("default");
-        return Err(refused(ErrorKind::Denied, format!("rule {rule}: {}", reason.as_str())));
+        core.telemetry.decided(&inbound.name, "denied");
+        return Err(refused(
+            ErrorKind::Denied,
+            format!("access rule {}: {}", rule.unwrap_or("default"), reason.as_str()),
+        ));
     }
     let mut verdicts = Vec::new();
-    for check in policy.checks.iter().filter(|check| check.applies(request)) {
-        let verdict = ask(inbound, check, &facts.attributes(request.headers()), (origin, context)).await?;
-        verdict.apply_to_request(request.headers_mut());
-        verdicts.push(verdict);
+    for policy in &policy.checks {
+        let head = RequestHead::new(&facts.method, request.uri(), request.headers());
+        if !policy.matches.is_empty() && first_match(&policy.matches, head).is_none() {
+            continue;
+        }
+        let outcome = ask(inbound, policy, &facts.attributes(request.headers()), (origin, context)).await;
+        if !outcome.is_allowed() {
+            core.telemetry.decided(&inbound.name, "check_denied");
+            return Err(check_refusal(&policy.check.config().name, outcome));
+        }
+        policy.check.apply_to_request(&outcome, request.headers_mut());
+        verdicts.push(Arc::clone(outcome.verdict()));
     }
+    core.telemetry.decided(&inbound.name, "allowed");
     Ok(verdicts)
 }
 
-async fn ask(inbound: &Arc<Inbound>, policy: &CheckPolicy, attributes: &Attributes<'_>, call: (&Origin, &CallContext)) -> Result<Arc<Verdict>, Refused> {
+/// The policy server is a cluster like any other: balanced, retried, with breakers and telemetry.
+async fn ask(
+    inbound: &Arc<Inbound>,
+    policy: &CheckPolicy,
+    attributes: &Attributes<'_>,
+    call: (&Origin, &CallContext),
+) -> CheckOutcome {
     let ((_, peer), context) = call;
     let clock = &inbound.core.clock;
     // An answer about a caller is worth no longer than the caller's certificate.
-    let expiry = peer.as_ref().map(|peer| {
-        crate::time::after(clock.now(), peer.not_after.duration_since(clock.wall()).unwrap_or_default())
-    });
-    let channel = ServiceClient::to_cluster(Arc::clone(&inbound.core), Arc::clone(&policy.cluster));
-    let asked = CallContext { deadline: None, ..context.clone() };
-    let outcome = CallContext::scope(Arc::new(asked), policy.check.check(channel.grpc(), attributes, &**clock, expiry)).await;
-    match outcome {
-        CheckOutcome::Allow(verdict) => Ok(verdict),
-        CheckOutcome::Deny(verdict) => {
-            let error = refusal(ErrorKind::CheckDenied, format!("check {}: denied", policy.check.name()));
-            Err(Refused { error, verdict: Some(verdict) })
-        }
-    }
+    let expiry = peer
+        .as_ref()
+        .map(|peer| crate::time::after(clock.now(), peer.not_after.duration_since(clock.wall()).unwrap_or_default()));
+    let channel = GrpcChannel::new(ServiceClient::to_cluster(Arc::clone(&inbound.core), Arc::clone(&policy.cluster)));
+    // The answer is shared with others, so the deadline of this caller must not end the call.
+    let shared = Arc::new(CallContext { deadline: None, ..context.clone() });
+    CallContext::scope(shared, policy.check.check(channel, attributes, &**clock, expiry)).await
+}
+
+fn check_refusal(name: &str, outcome: CheckOutcome) -> Refused {
+    let (kind, why) = match &outcome {
+        CheckOutcome::Failed { reason, .. } => (ErrorKind::CheckFailed, reason.as_str()),
+        _ => (ErrorKind::CheckDenied, "denied"),
+    };
+    Refused { error: refusal(kind, format!("check {name}: {why}")), verdict: Some(Arc::clone(outcome.verdict())) }
 }
 
 fn refused(kind: ErrorKind, message: String) -> Refused {
@@ -148,12 +174,17 @@ fn refuse(refused: Refused, record: &mut Record, grpc: bool) -> Response<Body> {
     record.failed(&refused.error, Some(refused.error.message().to_owned()));
     record.facts.response_code = 0;
     match refused.verdict {
-        Some(verdict) if !grpc => verdict.to_response(),
+        Some(verdict) if !grpc => reply(&verdict),
         _ => local_reply(&refused.error, grpc),
     }
 }
 
-async fn answer<S>(mut service: S, request: Request<Body>, context: Arc<CallContext>, ends: (&mut Record, bool)) -> Response<Body>
+async fn answer<S>(
+    mut service: S,
+    request: Request<Body>,
+    context: Arc<CallContext>,
+    ends: (&mut Record, bool),
+) -> Response<Body>
 where
     S: Service<Request<Body>, Response = Response<Body>, Error = BoxError> + Send,
     S::Future: Send,
@@ -174,4 +205,160 @@ where
     record.failed(&error, Some(error.message().to_owned()));
     record.facts.response_code = 0;
     local_reply(&error, grpc)
+}
+
+/// A remote check's own answer to the caller.
+fn reply(verdict: &Verdict) -> Response<Body> {
+    let mut response = Response::new(Body::from(verdict.body.clone()));
+    *response.status_mut() = StatusCode::from_u16(verdict.status).unwrap_or(StatusCode::FORBIDDEN);
+    apply_to_response(verdict, response.headers_mut());
+    response
+}
+
+/// The record of a request that arrived: both ends, as far as they are known now.
+fn begin(
+    inbound: &Inbound,
+    snapshot: &Snapshot,
+    origin: &Origin,
+    request: (&Request<Body>, Option<&HeaderValue>),
+) -> Record {
+    let (request, claimed) = request;
+    let core = &inbound.core;
+    let (address, peer) = origin;
+    let mut record = Record::begin(
+        &core.telemetry,
+        &core.clock,
+        Reporter::Destination,
+        (request.method(), request.uri(), request.headers()),
+    );
+    let principal = peer.as_ref().map(|peer| peer.id.as_str());
+    let claimed = claimed.filter(|_| core.telemetry.exchanges_peers).and_then(Peer::from_header);
+    let node = &core.telemetry.node;
+    record.facts.source = Arc::new(peer::trusted(claimed, principal));
+    record.facts.destination = Arc::clone(node);
+    record.facts.service = Arc::clone(&core.telemetry.service);
+    record.facts.security = if peer.is_some() { Security::MutualTls } else { Security::None };
+    record.line.host = host(request).into();
+    record.line.listener = Some(Arc::clone(&inbound.name));
+    record.line.revision = Some(Arc::clone(&snapshot.revision_text));
+    record.line.endpoint = address.map(|address| address.remote.to_string().into());
+    record.line.peer = principal.map(Into::into);
+    record.line.peer_serial = peer.as_ref().map(|peer| peer.serial.as_str().into());
+    record.line.principal = core.telemetry.principal();
+    record
+}
+
+/// What this request hands on to the requests it causes.
+fn context(
+    request: &Request<Body>,
+    trace: TraceContext,
+    from: (&Origin, Instant),
+    rng: &mut fastrand::Rng,
+) -> CallContext {
+    let ((_, peer), now) = from;
+    let text = |name| request.headers().get(name).and_then(|value: &HeaderValue| value.to_str().ok());
+    let incoming = if is_grpc(request.headers()) {
+        text(headers::GRPC_TIMEOUT).and_then(timeout::decode_grpc_timeout)
+    } else {
+        text(headers::ENVOY_TIMEOUT).and_then(timeout::decode_envoy_timeout)
+    };
+    let request_id = headers::request_id(request.headers()).unwrap_or_else(|| headers::new_request_id(rng).into());
+    CallContext {
+        deadline: incoming.map(|limit| crate::time::after(now, limit)),
+        peer: peer.as_ref().map(|peer| peer.id.as_str().into()),
+        request_id: Some(request_id),
+        ..CallContext::new(trace)
+    }
+}
+
+/// The application learns who called; a request id it can log; nothing a peer could have forged.
+fn tell_application(request: &mut Request<Body>, origin: &Origin, context: &Arc<CallContext>) {
+    let (address, peer) = origin;
+    request.extensions_mut().insert(Arc::clone(context));
+    if let Some(address) = address {
+        request.extensions_mut().insert(*address);
+    }
+    if let Some(peer) = peer {
+        request.extensions_mut().insert(PeerIdentity::clone(peer));
+    }
+    if let Some(id) = context.request_id.as_deref().and_then(|id| HeaderValue::from_str(id).ok()) {
+        request.headers_mut().insert(REQUEST_ID, id);
+    }
+}
+
+fn host(request: &Request<Body>) -> &str {
+    let from_header = || request.headers().get(header::HOST).and_then(|host| host.to_str().ok());
+    request.uri().authority().map(|authority| authority.as_str()).or_else(from_header).unwrap_or_default()
+}
+
+/// What policies read of a request besides its headers. The path is normalised first, so that
+/// `/public/../admin` is judged as the application will read it.
+struct Facts<'a> {
+    inbound: &'a Inbound,
+    origin: &'a Origin,
+    method: http::Method,
+    path: String,
+    query: Option<String>,
+    host: String,
+    protocol: &'static str,
+    request_id: Arc<str>,
+    time: std::time::SystemTime,
+}
+
+impl<'a> Facts<'a> {
+    fn of(
+        inbound: &'a Inbound,
+        origin: &'a Origin,
+        request: &mut Request<Body>,
+        context: &CallContext,
+    ) -> Result<Self, Refused> {
+        normalise(request)?;
+        Ok(Self {
+            inbound,
+            origin,
+            method: request.method().clone(),
+            path: request.uri().path().to_owned(),
+            query: request.uri().query().map(str::to_owned),
+            host: host(request).to_owned(),
+            protocol: if request.version() == Version::HTTP_2 { "HTTP/2" } else { "HTTP/1.1" },
+            request_id: context.request_id.clone().unwrap_or_default(),
+            time: inbound.core.clock.wall(),
+        })
+    }
+
+    fn attributes<'b>(&'b self, headers: &'b HeaderMap) -> Attributes<'b> {
+        let (address, peer) = self.origin;
+        let node = &self.inbound.core.telemetry.node;
+        Attributes {
+            principal: peer.as_ref().map(|peer| peer.id.as_str()),
+            own_principal: peer.as_ref().map(|_| &*node.principal),
+            service: &node.canonical_service,
+            listener: &self.inbound.name,
+            method: self.method.as_str(),
+            path: &self.path,
+            query: self.query.as_deref(),
+            host: &self.host,
+            scheme: if peer.is_some() { "https" } else { "http" },
+            protocol: self.protocol,
+            headers,
+            source_address: address.map(|address| address.remote),
+            destination_address: address.map(|address| address.local),
+            request_id: &self.request_id,
+            time: self.time,
+        }
+    }
+}
+
+fn normalise(request: &mut Request<Body>) -> Result<(), Refused> {
+    let bad = |why: String| refused(ErrorKind::BadRequest, why);
+    let Some(target) = request.uri().path_and_query().map(|target| target.as_str().to_owned()) else { return Ok(()) };
+    let normalised =
+        PathNormalization::default().apply(&target).map_err(|reason| bad(format!("path refused: {reason:?}")))?;
+    let Normalized::Target(new) = normalised else { return Ok(()) };
+    if *new != *target {
+        let mut parts = request.uri().clone().into_parts();
+        parts.path_and_query = Some(new.parse().map_err(|error| bad(format!("path refused: {error}")))?);
+        *request.uri_mut() = Uri::from_parts(parts).map_err(|error| bad(format!("path refused: {error}")))?;
+    }
+    Ok(())
 }

@@ -12,7 +12,8 @@ use http::{Request, Response, Uri, Version, header};
 use hyper::body::Incoming;
 
 use crate::body::Body;
-use crate::endpoint::Endpoint;
+use crate::cluster::group::Cluster;
+use crate::cluster::member::Endpoint;
 use crate::endpoint::connect::{Channel, Dialer, Transport};
 use crate::endpoint::pool::{Connection, Lease, PoolLimits};
 use crate::error::{Error, ErrorKind, Sent};
@@ -29,12 +30,18 @@ pub(crate) struct Outgoing<'a> {
     pub(crate) is_idempotent: bool,
 }
 
-/// How the cluster is reached.
-pub(crate) struct Route<'a> {
-    pub(crate) dialer: &'a Arc<Dialer>,
-    pub(crate) endpoint: &'a Arc<Endpoint>,
-    pub(crate) transport: &'a Transport,
-    pub(crate) limits: PoolLimits,
+/// How an endpoint is reached.
+pub(crate) struct Way<'a> {
+    dialer: &'a Arc<Dialer>,
+    endpoint: &'a Arc<Endpoint>,
+    transport: &'a Transport,
+    limits: PoolLimits,
+}
+
+impl<'a> Way<'a> {
+    pub(crate) fn to(dialer: &'a Arc<Dialer>, cluster: &'a Cluster, endpoint: &'a Arc<Endpoint>) -> Self {
+        Self { dialer, endpoint, transport: cluster.transport(endpoint), limits: cluster.settings.pool }
+    }
 }
 
 /// An answer, and what keeps its connection.
@@ -53,14 +60,14 @@ pub(crate) struct Held {
 }
 
 /// Sends, within `deadline` if there is one.
-pub(crate) async fn send(route: &Route<'_>, outgoing: &Outgoing<'_>, deadline: Option<Instant>) -> Result<Answer, Error> {
-    let Some(deadline) = deadline else { return send_unbounded(route, outgoing, &Progress::default()).await };
+pub(crate) async fn send(way: &Way<'_>, outgoing: &Outgoing<'_>, deadline: Option<Instant>) -> Result<Answer, Error> {
+    let Some(deadline) = deadline else { return send_unbounded(way, outgoing, &Progress::default()).await };
     let progress = Progress::default();
-    let timeout = route.dialer.clock.sleep_until(deadline);
+    let timeout = way.dialer.clock.sleep_until(deadline);
     tokio::select! {
-        answer = send_unbounded(route, outgoing, &progress) => answer,
+        answer = send_unbounded(way, outgoing, &progress) => answer,
         () = timeout => {
-            let error = Error::new(ErrorKind::AttemptTimeout, format!("no response from {} in time", route.endpoint.name));
+            let error = Error::new(ErrorKind::AttemptTimeout, format!("no response from {} in time", way.endpoint.name));
             Err(error.with_sent(progress.sent()))
         }
     }
@@ -80,14 +87,19 @@ impl Progress {
     }
 }
 
-async fn send_unbounded(route: &Route<'_>, outgoing: &Outgoing<'_>, progress: &Progress) -> Result<Answer, Error> {
-    let endpoint = route.endpoint;
-    let lease = endpoint.live.pool.acquire(route.dialer, endpoint.address, (route.transport, route.limits)).await?;
+async fn send_unbounded(way: &Way<'_>, outgoing: &Outgoing<'_>, progress: &Progress) -> Result<Answer, Error> {
+    let endpoint = way.endpoint;
+    let lease = endpoint.live.pool.acquire(way.dialer, endpoint.address, (way.transport, way.limits)).await?;
     let is_reused = lease.is_reused;
-    match over(route, lease, outgoing, progress).await {
+    match over(way, lease, outgoing, progress).await {
         Err(error) if is_reused && may_be_stale(&error, outgoing) => {
-            let lease = endpoint.live.pool.open(route.dialer, endpoint.address, route.transport).await.map_err(|fresh| fresh.with_sent(error.sent()))?;
-            over(route, lease, outgoing, progress).await
+            let lease = endpoint
+                .live
+                .pool
+                .open(way.dialer, endpoint.address, way.transport)
+                .await
+                .map_err(|fresh| fresh.with_sent(error.sent()))?;
+            over(way, lease, outgoing, progress).await
         }
         result => result,
     }
@@ -95,12 +107,13 @@ async fn send_unbounded(route: &Route<'_>, outgoing: &Outgoing<'_>, progress: &P
 
 /// A connection that was idle may have been closed by the peer while the request was on its way.
 fn may_be_stale(error: &Error, outgoing: &Outgoing<'_>) -> bool {
-    let is_harmless = error.sent() != Sent::Maybe || (outgoing.is_idempotent && error.kind() == ErrorKind::ConnectionClosed);
+    let is_harmless =
+        error.sent() != Sent::Maybe || (outgoing.is_idempotent && error.kind() == ErrorKind::ConnectionClosed);
     is_harmless && outgoing.body.is_replayable()
 }
 
-async fn over(route: &Route<'_>, lease: Lease, outgoing: &Outgoing<'_>, progress: &Progress) -> Result<Answer, Error> {
-    let endpoint = route.endpoint;
+async fn over(way: &Way<'_>, lease: Lease, outgoing: &Outgoing<'_>, progress: &Progress) -> Result<Answer, Error> {
+    let endpoint = way.endpoint;
     let Lease { channel, connection, .. } = lease;
     let (response, channel) = match channel {
         Channel::Http1(mut sender) => {
@@ -131,7 +144,13 @@ async fn over(route: &Route<'_>, lease: Lease, outgoing: &Outgoing<'_>, progress
             (response, None)
         }
     };
-    let held = Held { connection, channel, endpoint: Arc::clone(endpoint), dialer: Arc::clone(route.dialer), limits: route.limits };
+    let held = Held {
+        connection,
+        channel,
+        endpoint: Arc::clone(endpoint),
+        dialer: Arc::clone(way.dialer),
+        limits: way.limits,
+    };
     Ok(Answer { response, held })
 }
 
@@ -204,7 +223,9 @@ fn classify_h2(error: &h2::Error) -> (ErrorKind, Sent) {
 /// Reads what a response body's error means.
 pub(crate) fn body_failure(error: crate::error::BoxError, endpoint: &str) -> Error {
     let kind = error.downcast_ref::<hyper::Error>().map_or(ErrorKind::Reset, |error| classify(error).0);
-    Error::new(kind, format!("{endpoint}: the response body ended early: {error}")).with_sent(Sent::Maybe).with_source(error)
+    Error::new(kind, format!("{endpoint}: the response body ended early: {error}"))
+        .with_sent(Sent::Maybe)
+        .with_source(error)
 }
 
 impl Held {

@@ -12,7 +12,7 @@ use http_body::{Body as HttpBody, Frame, SizeHint};
 use hyper::body::Incoming;
 
 use crate::body::Body;
-use crate::cluster::group::Taken;
+use crate::cluster::taken::Taken;
 use crate::error::{BoxError, Error, ErrorKind, Sent};
 use crate::outbound::attempt::{Held, body_failure};
 use crate::policy::concurrency::Permit;
@@ -95,7 +95,10 @@ impl HttpBody for ResponseBody {
                 this.fail(error)
             }
             Poll::Pending => match this.timeout.as_mut().map(|timeout| timeout.as_mut().poll(cx)) {
-                Some(Poll::Ready(())) => this.fail(Error::new(ErrorKind::Timeout, "the deadline passed while the response was being read").with_sent(Sent::Maybe)),
+                Some(Poll::Ready(())) => this.fail(
+                    Error::new(ErrorKind::Timeout, "the deadline passed while the response was being read")
+                        .with_sent(Sent::Maybe),
+                ),
                 _ => Poll::Pending,
             },
         }

@@ -8,14 +8,14 @@ use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Instant;
 
-use http::{HeaderMap, HeaderValue, Request, Response, Uri, header};
+use http::{HeaderMap, Request, Response};
 
 use crate::body::Body;
 use crate::cluster::group::Cluster;
+use crate::cluster::member::Endpoint;
 use crate::cluster::taken::Taken;
 use crate::context::CallContext;
 use crate::core::Core;
-use crate::endpoint::Endpoint;
 use crate::error::{Error, ErrorKind, Place, Sent};
 use crate::outbound::attempt::{self, Answer, Outgoing};
 use crate::outbound::body::{Open, ResponseBody};
@@ -25,6 +25,7 @@ use crate::policy::concurrency::Permit;
 use crate::policy::retry::{Decision, Outcome, RequestFacts, RetryPolicy, RetryState, StopReason, is_idempotent};
 use crate::policy::timeout::{self, Limits};
 use crate::route::matcher::RequestHead;
+use crate::route::table::Miss;
 use crate::snapshot::Snapshot;
 use crate::telemetry::names::header::PEER;
 use crate::telemetry::peer::{self, Peer};
@@ -32,7 +33,11 @@ use crate::telemetry::record::Record;
 use crate::telemetry::{Reporter, TraceContext};
 
 /// Sends `request`, to `cluster` if one is given, else where the routes say.
-pub(crate) async fn call(core: &Arc<Core>, cluster: Option<&str>, request: Request<Body>) -> Result<Response<Body>, Error> {
+pub(crate) async fn call(
+    core: &Arc<Core>,
+    cluster: Option<&str>,
+    request: Request<Body>,
+) -> Result<Response<Body>, Error> {
     let snapshot = core.snapshot.load_full();
     let mut call = Call::begin(core, snapshot, request);
     match call.run(cluster).await {
@@ -75,7 +80,8 @@ impl<'a> Call<'a> {
             None => TraceContext::join(&head.headers, &mut rng, snapshot.sample_percent),
         };
         let body = Replay::new(body, REPLAY_LIMIT);
-        let mut record = Record::begin(&core.telemetry, &core.clock, Reporter::Source, (&head.method, &head.uri, &head.headers));
+        let mut record =
+            Record::begin(&core.telemetry, &core.clock, Reporter::Source, (&head.method, &head.uri, &head.headers));
         record.count_request(body.counter());
         record.traced(&trace);
         record.facts.source = Arc::clone(&core.telemetry.node);
@@ -147,18 +153,30 @@ impl<'a> Call<'a> {
     fn route(&mut self, cluster: Option<&str>) -> Result<Terms, Error> {
         let snapshot = Arc::clone(&self.snapshot);
         if let Some(name) = cluster {
-            let cluster = snapshot.clusters.get(name).ok_or_else(|| Error::new(ErrorKind::NoCluster, format!("no cluster is called {name:?}")))?;
+            let cluster = snapshot
+                .clusters
+                .get(name)
+                .ok_or_else(|| Error::new(ErrorKind::NoCluster, format!("no cluster is called {name:?}")))?;
             self.going_to(cluster);
             let defaults = &snapshot.defaults;
-            return Ok(Terms { cluster: Arc::clone(cluster), route: defaults.timeout, attempt: defaults.attempt_timeout, retry: Arc::clone(&defaults.retry) });
+            return Ok(Terms {
+                cluster: Arc::clone(cluster),
+                route: defaults.timeout,
+                attempt: defaults.attempt_timeout,
+                retry: Arc::clone(&defaults.retry),
+            });
         }
         let authority = self.head.uri.authority().map_or("", |authority| authority.as_str());
         if authority.is_empty() {
-            return Err(Error::new(ErrorKind::BadRequest, "the request names no host: use an absolute URI or a Host header"));
+            return Err(Error::new(
+                ErrorKind::BadRequest,
+                "the request names no host: use an absolute URI or a Host header",
+            ));
         }
         let head = RequestHead::new(&self.head.method, &self.head.uri, &self.head.headers);
         let matched = snapshot.routes.lookup(authority, head).map_err(|miss| {
-            Error::new(ErrorKind::NoRoute, format!("{miss} for {} {authority}{}", self.head.method, self.head.uri.path()))
+            let what = if miss == Miss::NoHost { "no route has the host" } else { "no rule matches" };
+            Error::new(ErrorKind::NoRoute, format!("{what}: {} {authority}{}", self.head.method, self.head.uri.path()))
         })?;
         let (action, prefix) = (&matched.rule.action, matched.prefix_len);
         self.place.route = Some(action.name.to_string());
@@ -182,7 +200,8 @@ impl<'a> Call<'a> {
         if picked.is_ok() || !cluster.is_resolving() {
             return picked;
         }
-        let patience = self.core.clock.sleep_until(self.deadline.unwrap_or_else(|| crate::time::after(now, RESOLVE_PATIENCE)));
+        let patience =
+            self.core.clock.sleep_until(self.deadline.unwrap_or_else(|| crate::time::after(now, RESOLVE_PATIENCE)));
         tokio::select! {
             () = cluster.resolved() => {}
             () = patience => {}
@@ -192,7 +211,14 @@ impl<'a> Call<'a> {
 
     fn outgoing(&self, is_idempotent: bool) -> Outgoing<'_> {
         let head = &self.head;
-        Outgoing { method: &head.method, uri: &head.uri, headers: &head.headers, extensions: &head.extensions, body: &self.body, is_idempotent }
+        Outgoing {
+            method: &head.method,
+            uri: &head.uri,
+            headers: &head.headers,
+            extensions: &head.extensions,
+            body: &self.body,
+            is_idempotent,
+        }
     }
 
     fn going_to(&mut self, cluster: &Cluster) {
@@ -233,7 +259,8 @@ impl<'a> Call<'a> {
         let peer = held.connection.facts.peer.as_ref();
         let principal: Option<Arc<str>> = peer.map(|peer| peer.id.as_str().into());
         self.record.answered(head.status.as_u16(), &head.headers);
-        self.record.facts.security = if peer.is_some() { crate::telemetry::Security::MutualTls } else { crate::telemetry::Security::None };
+        self.record.facts.security =
+            if peer.is_some() { crate::telemetry::Security::MutualTls } else { crate::telemetry::Security::None };
         self.record.line.peer.clone_from(&principal);
         self.record.line.peer_serial = peer.map(|peer| peer.serial.as_str().into());
         let claimed = head.headers.remove(PEER).as_ref().and_then(Peer::from_header);

@@ -39,7 +39,12 @@ pub(super) fn make_absolute(head: &mut Parts) {
 }
 
 /// Trace context, request id, and nothing that belongs to another connection.
-pub(super) fn prepare(headers: &mut HeaderMap, trace: &TraceContext, context: Option<&CallContext>, rng: &mut fastrand::Rng) {
+pub(super) fn prepare(
+    headers: &mut HeaderMap,
+    trace: &TraceContext,
+    context: Option<&CallContext>,
+    rng: &mut fastrand::Rng,
+) {
     for name in [header::CONNECTION, header::TRANSFER_ENCODING] {
         headers.remove(name);
     }
@@ -58,7 +63,14 @@ pub(super) fn prepare(headers: &mut HeaderMap, trace: &TraceContext, context: Op
 pub(crate) fn new_request_id(rng: &mut fastrand::Rng) -> String {
     let (high, low) = (rng.u64(..), rng.u64(..));
     let (high, low) = ((high & !0xf000) | 0x4000, (low & !(0b11 << 62)) | (0b10 << 62));
-    format!("{:08x}-{:04x}-{:04x}-{:04x}-{:012x}", high >> 32, (high >> 16) & 0xffff, high & 0xffff, low >> 48, low & 0xffff_ffff_ffff)
+    format!(
+        "{:08x}-{:04x}-{:04x}-{:04x}-{:012x}",
+        high >> 32,
+        (high >> 16) & 0xffff,
+        high & 0xffff,
+        low >> 48,
+        low & 0xffff_ffff_ffff
+    )
 }
 
 /// The request id as logs show it.

@@ -13,9 +13,13 @@ use crate::body::Body;
 use crate::core::Core;
 use crate::error::Error;
 
-pub(crate) mod attempt;
+pub(crate) use grpc::GrpcChannel;
+
+mod attempt;
 mod body;
 mod call;
+mod grpc;
+pub(crate) mod headers;
 pub mod replay;
 
 /// Sends requests to the services the configuration names. Cheap to clone; a tower service.

@@ -69,7 +69,13 @@ impl Replay {
                 inner.attempt += 1;
                 let attempt = inner.attempt;
                 drop(inner);
-                Body::new(Attempt { stream: Arc::clone(stream), attempt, position: 0, sent: Arc::clone(&self.sent), trailers_sent: false })
+                Body::new(Attempt {
+                    stream: Arc::clone(stream),
+                    attempt,
+                    position: 0,
+                    sent: Arc::clone(&self.sent),
+                    trailers_sent: false,
+                })
             }
         }
     }
@@ -82,9 +88,9 @@ impl Replay {
         }
     }
 
-    /// Bytes of body handed to the latest attempts, at most counted once per byte.
-    pub fn bytes(&self) -> u64 {
-        self.sent.load(Ordering::Relaxed)
+    /// Counts bytes of the body as attempts send them, each byte once.
+    pub fn counter(&self) -> Arc<AtomicU64> {
+        Arc::clone(&self.sent)
     }
 }
 
@@ -148,7 +154,8 @@ impl HttpBody for Attempt {
         if stream.is_lost {
             return SizeHint::default();
         }
-        let kept = stream.kept[self.position.min(stream.kept.len())..].iter().map(|chunk| chunk.len() as u64).sum::<u64>();
+        let kept =
+            stream.kept[self.position.min(stream.kept.len())..].iter().map(|chunk| chunk.len() as u64).sum::<u64>();
         let rest = if stream.is_ended { Some(0) } else { stream.source.size_hint().exact() };
         rest.map_or_else(SizeHint::default, |rest| SizeHint::with_exact(kept + rest))
     }
@@ -191,7 +198,7 @@ mod tests {
         assert_eq!(replay.attempt().collect_up_to(64).await.unwrap(), "abcdef");
         assert!(first.frame().await.unwrap().is_err(), "the earlier attempt may not read on");
         assert!(replay.is_replayable());
-        assert_eq!(replay.bytes(), 6);
+        assert_eq!(replay.counter().load(Ordering::Relaxed), 6);
     }
 
     #[tokio::test]

@@ -24,6 +24,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use self::window::Window;
+use super::verdict::Verdict;
 use crate::time::after;
 
 pub use self::config::{BreakerConfig, HalfOpen, Mode, RateTrip, Threshold};
@@ -201,10 +202,10 @@ impl CircuitBreaker {
     fn judge(&self, era: u64, succeeded: bool, now: Instant, rng: &mut fastrand::Rng) {
         let mut live = self.lock();
         let half_open = &self.config.half_open;
-        let trial = match &mut live.phase {
-            Phase::HalfOpen(trial) if live.era == era => trial,
-            _ => return,
-        };
+        if live.era != era {
+            return;
+        }
+        let Phase::HalfOpen(trial) = &mut live.phase else { return };
         if succeeded {
             trial.succeeded += 1;
         } else {
@@ -277,6 +278,18 @@ impl Drop for Permit {
     fn drop(&mut self) {
         if let Role::Probe(era) = self.role {
             self.breaker.give_back(era);
+        }
+    }
+}
+
+/// `None` is an end that says nothing about the endpoint.
+impl From<Option<Verdict>> for Outcome {
+    fn from(verdict: Option<Verdict>) -> Self {
+        match verdict {
+            Some(Verdict::Success) => Self::Success,
+            Some(Verdict::Throttled) => Self::Throttled,
+            Some(Verdict::ServerError | Verdict::GatewayError) => Self::Failure,
+            None => Self::Ignored,
         }
     }
 }

@@ -12,6 +12,7 @@ pub mod concurrency;
 pub mod retry;
 pub mod retry_after;
 pub mod timeout;
+pub mod verdict;
 
 use std::fmt;
 

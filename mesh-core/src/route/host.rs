@@ -49,7 +49,7 @@ impl HostPattern {
         if kind == Kind::Exact && !text.starts_with('[') && text.matches(':').count() > 1 {
             return Err(format!("host `{pattern}`: an IPv6 address stands in brackets"));
         }
-        let text = if kind == Kind::Prefix { text.into() } else { without_final_dot(text).into() };
+        let text = if kind == Kind::Prefix { text.into() } else { normalized(text).into() };
         Ok(Self { kind, text })
     }
 
@@ -200,7 +200,7 @@ mod tests {
     fn a_port_case_and_a_final_dot_make_no_difference() {
         let mut index = HostIndex::default();
         for (number, pattern) in
-            ["a.com", "*.b.com", "c.*", "[::1]", "a.com:8080", "*.d:81", "e:*"].into_iter().enumerate()
+            ["a.com", "*.b.com", "c.*", "[::1]", "A.com.:8080", "*.d.:81", "e:*"].into_iter().enumerate()
         {
             index.insert(&HostPattern::parse(pattern).unwrap(), number).unwrap();
         }

@@ -115,9 +115,9 @@ fn decode_unreserved(path: &str) -> Result<String, BadPath> {
     while let Some(place) = rest.find(['%', '\\']) {
         out.push_str(&rest[..place]);
         let found = &rest[place..];
-        if found.starts_with('\\') {
+        if let Some(after) = found.strip_prefix('\\') {
             out.push('/');
-            rest = &found[1..];
+            rest = after;
             continue;
         }
         let escape = found.get(..3).ok_or(BadPath::Escape)?;

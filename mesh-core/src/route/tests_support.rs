@@ -74,7 +74,8 @@ fn value_matcher(spec: &Value) -> ValueMatcher {
     if let Some(pattern) = text("regex") {
         return ValueMatcher::regex(pattern).unwrap();
     }
-    let plain: [(&str, fn(&str) -> ValueMatcher); 4] = [
+    type Build = fn(&str) -> ValueMatcher;
+    let plain: [(&str, Build); 4] = [
         ("exact", ValueMatcher::exact),
         ("prefix", ValueMatcher::prefix),
         ("suffix", ValueMatcher::suffix),

@@ -24,6 +24,8 @@ mod log_writer;
 pub mod metrics;
 pub mod names;
 pub mod peer;
+pub mod record;
+pub mod reporting;
 pub mod request;
 mod request_table;
 pub mod trace;

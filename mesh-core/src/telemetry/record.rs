@@ -10,26 +10,12 @@ use std::time::Instant;
 
 use http::{HeaderMap, Method, Uri, header};
 
-use super::access_log::AccessLog;
 use super::access_record::AccessRecord;
-use super::metrics::Registry;
-use super::peer::Peer;
+use super::reporting::Telemetry;
 use super::request::{Protocol, Reporter, RequestFacts};
 use super::trace::TraceContext;
 use crate::error::{Error, ErrorKind};
 use crate::time::Clock;
-
-/// Where a process reports to, and who it says it is.
-pub struct Telemetry {
-    /// Metrics.
-    pub registry: Registry,
-    /// Access log.
-    pub access_log: AccessLog,
-    /// Our own end.
-    pub node: Arc<Peer>,
-    /// Whether to tell the other end who we are, and to believe what it says.
-    pub exchanges_peers: bool,
-}
 
 /// A request that has begun.
 pub struct Record {
@@ -47,7 +33,12 @@ pub struct Record {
 
 impl Record {
     /// A request begins. `request_bytes` counts its body as it is read or sent.
-    pub fn begin(telemetry: &Arc<Telemetry>, clock: &Arc<dyn Clock>, reporter: Reporter, request: (&Method, &Uri, &HeaderMap)) -> Self {
+    pub fn begin(
+        telemetry: &Arc<Telemetry>,
+        clock: &Arc<dyn Clock>,
+        reporter: Reporter,
+        request: (&Method, &Uri, &HeaderMap),
+    ) -> Self {
         let (method, uri, headers) = request;
         let mut facts = RequestFacts::new(reporter);
         facts.protocol = if is_grpc(headers) { Protocol::Grpc } else { Protocol::Http };

@@ -64,12 +64,7 @@ pub(super) struct ReferenceSets {
 
 impl ReferenceSets {
     pub(super) fn new(capacity: usize) -> Self {
-        Self {
-            sets: ArcSwap::default(),
-            next_id: Mutex::new(0),
-            tick: AtomicU64::new(0),
-            capacity: capacity.max(1),
-        }
+        Self { sets: ArcSwap::default(), next_id: Mutex::new(0), tick: AtomicU64::new(0), capacity: capacity.max(1) }
     }
 
     pub(super) fn load(&self) -> Guard<Arc<Vec<Arc<ReferenceSet>>>> {

@@ -213,7 +213,8 @@ mod tests {
         let now = Instant::now();
         for capacity in [1, 2, 63, 64, 1000] {
             let table = Table::new(capacity, RandomState::new());
-            let evicted = (0..5000_u32).filter(|key| table.insert(Arc::from(key.to_le_bytes()), entry(now), now)).count();
+            let evicted =
+                (0..5000_u32).filter(|key| table.insert(Arc::from(key.to_le_bytes()), entry(now), now)).count();
             assert!(table.len() <= capacity, "{capacity}");
             assert_eq!(evicted, 5000 - table.len(), "{capacity}");
         }

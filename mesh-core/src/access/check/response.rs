@@ -26,16 +26,12 @@ use crate::access::verdict::{Failure, FailureReason, HeaderAction, HeaderChange,
 pub fn interpret(response: CheckResponse, status_on_error: u16) -> Result<Answer, Failure> {
     // Envoy takes a missing status for OK. An approval should be something that was said.
     let code = response.status.as_ref().ok_or(Failure::new(FailureReason::Malformed))?.code;
-    let mut metadata = response.dynamic_metadata;
     let verdict = match response.http_response {
         Some(HttpResponse::ErrorResponse(reply)) => {
             let reply = Some(denial(reply, status_on_error));
             return Err(Failure { reason: FailureReason::ServerError, reply });
         }
-        Some(HttpResponse::OkResponse(mut ok)) if code == Code::Ok as i32 => {
-            metadata = metadata.or(ok.dynamic_metadata.take());
-            approval(ok)
-        }
+        Some(HttpResponse::OkResponse(ok)) if code == Code::Ok as i32 => approval(ok),
         _ if code == Code::Ok as i32 => Ok(Verdict::allow()),
         Some(HttpResponse::DeniedResponse(denied)) => Ok(denial(denied, DENIED)),
         _ => Ok(Verdict::deny(DENIED)),
@@ -45,7 +41,7 @@ pub fn interpret(response: CheckResponse, status_on_error: u16) -> Result<Answer
         let verdict = Arc::new(Verdict::deny(500));
         return Ok(Answer { verdict, reuse: Reuse::Never(Refusal::ErrorStatus) });
     };
-    let reuse = reuse(&verdict, Code::from_i32(code), metadata.as_ref());
+    let reuse = reuse(&verdict, Code::from_i32(code), response.dynamic_metadata.as_ref());
     Ok(Answer { verdict: Arc::new(verdict), reuse })
 }
 
@@ -143,7 +139,8 @@ pub fn reuse_hints(value: &Value) -> Option<Hints> {
             _ => return None,
         }
     }
-    hints.references = References::new(exact, absent);
+    let says_what = ["exact", "derived", "absent"].iter().any(|name| fields.contains_key(*name));
+    hints.references = says_what.then(|| References::new(exact, absent));
     Some(hints)
 }
 

@@ -1,1 +1,212 @@
-//! (tests follow)
+//! Checks over real time and a real socket: coalescing, deadlines, failures.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use envoy_types::pb::envoy::service::auth::v3::check_response::HttpResponse;
+use envoy_types::pb::envoy::service::auth::v3::{CheckResponse, DeniedHttpResponse};
+use hyper_util::rt::TokioIo;
+use serde_json::json;
+use tonic::{Code, Status};
+
+use super::script::{Script, hinted, status};
+use super::*;
+use crate::time::SystemClock;
+
+const LATENCY: Duration = Duration::from_millis(200);
+
+fn kept(code: Code) -> CheckResponse {
+    hinted(code, &json!({"exact": ["request.path"], "absent": [], "valid_duration": "60s"}))
+}
+
+fn patient() -> RemoteCheck {
+    RemoteCheck::new(CheckConfig { timeout: Duration::from_secs(5), ..CheckConfig::default() })
+}
+
+async fn ask(check: &RemoteCheck, script: &Arc<Script>) -> CheckOutcome {
+    check.check(script.service(), &AttributesBuf::default().borrow(), &SystemClock, None).await
+}
+
+/// Starts `count` checks at once.
+fn burst(check: &Arc<RemoteCheck>, script: &Arc<Script>, count: usize) -> Vec<tokio::task::JoinHandle<CheckOutcome>> {
+    let one = || {
+        let (check, script) = (check.clone(), script.clone());
+        tokio::spawn(async move { ask(&check, &script).await })
+    };
+    (0..count).map(|_| one()).collect()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_burst_on_a_cold_key_makes_one_call() {
+    let (check, script) = (Arc::new(patient()), Script::slow(LATENCY, [Ok(kept(Code::Ok))]));
+    for task in burst(&check, &script, 100) {
+        assert!(matches!(task.await.unwrap(), CheckOutcome::Allow(_)));
+    }
+    assert_eq!(script.calls(), 1);
+    let stats = check.stats();
+    assert_eq!((stats.calls, stats.hits + stats.misses), (1, 100));
+    assert_eq!(stats.coalesced + stats.hits, 99);
+}
+
+#[tokio::test]
+async fn each_waiter_keeps_its_own_deadline() {
+    let (check, script) = (Arc::new(patient()), Script::slow(LATENCY, [Ok(kept(Code::Ok))]));
+    let began = Instant::now();
+    let mut tasks = burst(&check, &script, 1);
+    tokio::task::yield_now().await;
+    let hurried = tokio::time::timeout(Duration::from_millis(50), ask(&check, &script)).await;
+    assert!(hurried.is_err() && began.elapsed() < LATENCY);
+    assert!(tasks.remove(0).await.unwrap().is_allowed());
+    assert_eq!(script.calls(), 1);
+}
+
+#[tokio::test]
+async fn a_call_outlives_the_request_that_began_it() {
+    let (check, script) = (Arc::new(patient()), Script::slow(LATENCY, [Ok(kept(Code::Ok))]));
+    let mut tasks = burst(&check, &script, 1);
+    while script.calls() == 0 {
+        tokio::task::yield_now().await;
+    }
+    tasks.extend(burst(&check, &script, 2));
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    tasks.remove(0).abort();
+    for task in tasks {
+        assert!(task.await.unwrap().is_allowed());
+    }
+    assert_eq!(script.calls(), 1);
+}
+
+#[tokio::test]
+async fn a_failure_is_shared_by_those_who_wait_and_nobody_else() {
+    let check = Arc::new(patient());
+    let script = Script::slow(Duration::from_millis(50), [Err(Status::unavailable("down"))]);
+    for task in burst(&check, &script, 3) {
+        let outcome = task.await.unwrap();
+        assert!(matches!(outcome, CheckOutcome::Failed { reason: FailureReason::Rpc(Code::Unavailable), .. }));
+        assert!(!outcome.is_allowed());
+    }
+    assert_eq!((script.calls(), check.stats().fail_closed), (1, 3));
+    script.then(Ok(kept(Code::Ok)));
+    assert!(ask(&check, &script).await.is_allowed());
+    assert_eq!(script.calls(), 2);
+}
+
+#[tokio::test]
+async fn an_answer_is_shared_only_with_requests_it_is_about() {
+    let check = Arc::new(patient());
+    let by_user = json!({"exact": ["header:x-user"], "absent": [], "valid_duration": "60s"});
+    let script = Script::slow(
+        Duration::from_millis(50),
+        [Ok(hinted(Code::Ok, &by_user)), Ok(hinted(Code::PermissionDenied, &by_user))],
+    );
+    let request = |user: &str| {
+        let mut attributes = AttributesBuf::default();
+        attributes.headers.insert("x-user", user.parse().unwrap());
+        attributes
+    };
+    let (good, bad) = (request("good"), request("bad"));
+    let (good, bad) = (good.borrow(), bad.borrow());
+    let (first, second, third) = tokio::join!(
+        check.check(script.service(), &good, &SystemClock, None),
+        check.check(script.service(), &bad, &SystemClock, None),
+        check.check(script.service(), &good, &SystemClock, None),
+    );
+    assert!(first.is_allowed() && !second.is_allowed() && third.is_allowed());
+    assert_eq!(script.calls(), 2);
+}
+
+#[tokio::test]
+async fn an_answer_that_may_not_be_kept_is_not_shared_either() {
+    let check = Arc::new(patient());
+    let script = Script::slow(Duration::from_millis(20), [Ok(status(Code::Ok))]);
+    for task in burst(&check, &script, 4) {
+        assert!(task.await.unwrap().is_allowed());
+    }
+    assert_eq!(script.calls(), 4);
+    let began = Instant::now();
+    for task in burst(&check, &script, 4) {
+        assert!(task.await.unwrap().is_allowed());
+    }
+    assert!(began.elapsed() < Duration::from_millis(200), "nobody waits for an answer that can not be shared");
+}
+
+#[tokio::test]
+async fn an_error_answer_follows_the_failure_mode_and_keeps_the_servers_reply() {
+    let reply = DeniedHttpResponse { body: "try later".into(), ..DeniedHttpResponse::default() };
+    let error = CheckResponse { http_response: Some(HttpResponse::ErrorResponse(reply)), ..status(Code::Internal) };
+    for (failure, is_allowed) in [(FailureMode::Closed, false), (FailureMode::Open, true)] {
+        let check = RemoteCheck::new(CheckConfig { failure, status_on_error: 503, ..CheckConfig::default() });
+        let outcome = ask(&check, &Script::answering([Ok(error.clone())])).await;
+        let CheckOutcome::Failed { verdict, reason } = &outcome else { panic!("{outcome:?}") };
+        assert_eq!((*reason, verdict.allow), (FailureReason::ServerError, is_allowed));
+        if !is_allowed {
+            assert_eq!((verdict.status, &verdict.body[..]), (503, &b"try later"[..]));
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_marker_the_caller_sent_itself_does_not_survive() {
+    let check = RemoteCheck::new(CheckConfig { mark_failure: true, ..CheckConfig::default() });
+    let outcome = ask(&check, &Script::answering([Ok(status(Code::Ok))])).await;
+    let mut headers = HeaderMap::from_iter([(FAILURE_MARK.parse().unwrap(), HeaderValue::from_static("true"))]);
+    check.apply_to_request(&outcome, &mut headers);
+    assert!(headers.is_empty());
+}
+
+/// A client over one real connection, as a mesh client would be.
+#[derive(Clone)]
+struct Connection(hyper::client::conn::http2::SendRequest<Body>);
+
+impl tower_service::Service<http::Request<Body>> for Connection {
+    type Response = http::Response<hyper::body::Incoming>;
+    type Error = hyper::Error;
+    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Self::Error>> + Send>>;
+
+    fn poll_ready(&mut self, cx: &mut std::task::Context<'_>) -> std::task::Poll<Result<(), Self::Error>> {
+        self.0.poll_ready(cx)
+    }
+
+    fn call(&mut self, request: http::Request<Body>) -> Self::Future {
+        Box::pin(self.0.send_request(request))
+    }
+}
+
+async fn serve(script: &Arc<Script>) -> (Connection, tokio::task::JoinHandle<()>) {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let server = tonic::transport::Server::builder().add_service(script.service());
+    let incoming = tonic::transport::server::TcpIncoming::from(listener);
+    let server = tokio::spawn(async move { server.serve_with_incoming(incoming).await.unwrap() });
+    let stream = tokio::net::TcpStream::connect(address).await.unwrap();
+    let executor = hyper_util::rt::TokioExecutor::new();
+    let (sender, driver) = hyper::client::conn::http2::handshake(executor, TokioIo::new(stream)).await.unwrap();
+    tokio::spawn(driver);
+    (Connection(sender), server)
+}
+
+#[tokio::test]
+async fn a_server_behind_a_socket_allows_denies_fails_and_hangs() {
+    let script = Script::answering([]);
+    let (connection, server) = serve(&script).await;
+    let check = RemoteCheck::new(CheckConfig::default());
+    let ask =
+        || async { check.check(connection.clone(), &AttributesBuf::default().borrow(), &SystemClock, None).await };
+    script.then(Ok(status(Code::Ok)));
+    assert!(matches!(ask().await, CheckOutcome::Allow(_)));
+    let question = script.seen.lock().unwrap()[0].clone().attributes.unwrap();
+    assert_eq!(question.source.unwrap().principal, "spiffe://cluster.local/ns/default/sa/caller");
+    script.then(Ok(status(Code::PermissionDenied)));
+    assert!(matches!(ask().await, CheckOutcome::Deny(_)));
+    script.then(Err(Status::internal("broken")));
+    assert!(matches!(ask().await, CheckOutcome::Failed { reason: FailureReason::Rpc(Code::Internal), .. }));
+    script.answers.lock().unwrap().clear();
+    let began = Instant::now();
+    let outcome = ask().await;
+    assert!(matches!(outcome, CheckOutcome::Failed { reason: FailureReason::Timeout, .. }), "{outcome:?}");
+    assert!(!outcome.is_allowed() && began.elapsed() < Duration::from_secs(2));
+    server.abort();
+    let _ = server.await;
+    assert!(matches!(ask().await, CheckOutcome::Failed { .. }));
+    assert_eq!((check.stats().calls, check.stats().fail_closed), (5, 3));
+}

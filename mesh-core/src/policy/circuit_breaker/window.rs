@@ -65,3 +65,31 @@ impl Window {
 
 /// As Hystrix and linkerd.
 const BUCKETS: u32 = 10;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_result_counts_until_the_window_has_passed_over_its_bucket() {
+        let start = Instant::now();
+        let mut window = Window::new(Duration::from_secs(10), start);
+        window.add(true, start + Duration::from_millis(999));
+        window.add(false, start + Duration::from_millis(1_000));
+        for (millis, failures, total) in [(1_000, 1, 2), (9_999, 1, 2), (10_000, 0, 1), (10_999, 0, 1), (11_000, 0, 0)]
+        {
+            let counts = window.counts(start + Duration::from_millis(millis));
+            assert_eq!(counts, Counts { failures, total }, "at {millis} ms");
+        }
+    }
+
+    #[test]
+    fn a_bucket_is_reused_after_a_round() {
+        let start = Instant::now();
+        let mut window = Window::new(Duration::from_secs(10), start);
+        window.add(true, start);
+        let later = start + Duration::from_secs(10);
+        window.add(false, later);
+        assert_eq!(window.counts(later), Counts { failures: 0, total: 1 });
+    }
+}

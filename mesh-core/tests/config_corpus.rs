@@ -1,0 +1,191 @@
+//! Broken configurations, each with every finding it must give, and good ones that must give none.
+//!
+//! A broken file starts with one `# expect: <line>:<field path>: <part of the message>` per finding.
+
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use mesh_core::config::{self, Diagnostic, Document};
+use proptest::prelude::*;
+
+struct Expected {
+    line: u32,
+    path: String,
+    message: String,
+}
+
+fn files(folder: &str) -> Vec<PathBuf> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests").join(folder);
+    let entries = fs::read_dir(&folder).unwrap_or_else(|error| panic!("{}: {error}", folder.display()));
+    let mut files: Vec<PathBuf> = entries.map(|entry| entry.unwrap().path()).collect();
+    files.retain(|path| path.extension().is_some_and(|extension| extension == "yaml"));
+    files.sort();
+    files
+}
+
+fn read(path: &Path) -> String {
+    fs::read_to_string(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+}
+
+fn expectations(text: &str) -> Vec<Expected> {
+    let lines = text.lines().map_while(|line| line.strip_prefix("# expect: "));
+    let parsed = lines.map(|line| {
+        let mut parts = line.splitn(3, ':');
+        let (line, path, message) = (parts.next().unwrap(), parts.next().unwrap(), parts.next().unwrap());
+        Expected { line: line.parse().unwrap(), path: path.to_owned(), message: message.trim_start().to_owned() }
+    });
+    parsed.collect()
+}
+
+fn differs(found: &[Diagnostic], expected: &[Expected]) -> bool {
+    let same = |(found, expected): (&Diagnostic, &Expected)| {
+        found.line == expected.line && found.path == expected.path && found.message.contains(&expected.message)
+    };
+    found.len() != expected.len() || !found.iter().zip(expected).all(same)
+}
+
+#[test]
+fn every_broken_configuration_is_refused_at_its_line_and_field() {
+    let mut failures = Vec::new();
+    let mut count = 0;
+    for path in files("broken") {
+        let text = read(&path);
+        let name = path.file_name().unwrap().to_string_lossy().into_owned();
+        let expected = expectations(&text);
+        assert!(!expected.is_empty(), "{name} expects nothing");
+        match config::parse(&text, &name) {
+            Ok(_) => failures.push(format!("{name}: taken")),
+            Err(found) if differs(&found, &expected) => {
+                failures
+                    .extend(expected.iter().map(|e| format!("{name}: expected {}:{}: {}", e.line, e.path, e.message)));
+                failures.extend(found.iter().map(|found| format!("{name}: found    {found}")));
+            }
+            Err(_) => count += 1,
+        }
+    }
+    assert!(failures.is_empty(), "\n{}", failures.join("\n"));
+    assert!(count >= 100, "only {count} broken configurations");
+}
+
+#[test]
+fn every_good_configuration_is_taken_without_a_warning_and_reads_back_as_itself() {
+    let files = files("good");
+    for path in &files {
+        let text = read(path);
+        let name = path.file_name().unwrap().to_string_lossy().into_owned();
+        let parsed = config::parse(&text, &name).unwrap_or_else(|found| panic!("{}", shown(&found)));
+        assert!(parsed.warnings.is_empty(), "{}", shown(&parsed.warnings));
+        let written = serde_json::to_string(&parsed.document).unwrap();
+        let again = config::parse(&written, &name).unwrap_or_else(|found| panic!("{written}\n{}", shown(&found)));
+        assert_eq!(again.document, parsed.document, "{name}");
+    }
+    assert!(files.len() >= 5, "only {} good configurations", files.len());
+}
+
+#[test]
+fn an_empty_configuration_is_the_default_document() {
+    for text in
+        ["", "\n", "# nothing yet\n", "---\n", "version: 1\n", "version: 1\nroutes:\ndefaults:\nidentity:\n", "{}"]
+    {
+        let parsed = config::parse(text, "mesh.yaml").unwrap_or_else(|found| panic!("{text:?}: {}", shown(&found)));
+        assert_eq!(parsed.document, Document::default(), "{text:?}");
+    }
+}
+
+#[test]
+fn a_warning_does_not_refuse() {
+    for (text, path) in [
+        ("clusters: [{ name: a, endpoints: [] }]", "clusters[0].endpoints"),
+        ("policy: { access: { default: deny } }", "policy.access.default"),
+        (
+            "listeners: [{ name: a }]\npolicy: { access: { rules: [{ name: a, action: allow, principals: ['*'] }] } }",
+            "policy.access.rules[0].principals",
+        ),
+    ] {
+        let parsed = config::parse(text, "mesh.yaml").unwrap_or_else(|found| panic!("{text}: {}", shown(&found)));
+        let paths: Vec<&str> = parsed.warnings.iter().map(|warning| warning.path.as_str()).collect();
+        assert_eq!(paths, [path], "{text}");
+    }
+}
+
+#[test]
+fn a_file_of_endpoints_is_read_like_the_list_inside_a_cluster() {
+    let text = "- address: 127.0.0.1:80\n- { address: '[::1]:81', weight: 3, labels: { version: v2 } }\n";
+    let endpoints = config::parse_endpoints(text, "e.yaml").unwrap();
+    assert_eq!(endpoints.len(), 2);
+    assert_eq!((endpoints[0].weight.0, endpoints[1].weight.0), (1, 3));
+    assert_eq!(config::parse_endpoints("", "e.yaml").unwrap(), []);
+    for (text, line, path) in [
+        ("- address: a:80\n- address: a\n", 2, "[1].address"),
+        ("- address: a:80\n- address: a:80\n", 2, "[1].address"),
+        ("- address: a:80\n  wait: 1\n", 2, "[0].wait"),
+        ("- address: a:80\n  weight: 0\n", 1, ""),
+        ("endpoints: []\n", 1, ""),
+    ] {
+        let found = config::parse_endpoints(text, "e.yaml").unwrap_err();
+        assert_eq!((found.len(), found[0].line, found[0].path.as_str()), (1, line, path), "{}", shown(&found));
+    }
+}
+
+#[test]
+fn a_finding_says_what_to_write_instead() {
+    let text = "clusters:\n  - name: details\n    endpoints: []\nroutes:\n  - hosts: [a]\n    rules:\n      - backends: [{ cluster: detials }]\n";
+    let found = config::parse(text, "mesh.yaml").unwrap_err();
+    let line = "mesh.yaml:7:31: routes[0].rules[0].backends[0].cluster: unknown cluster `detials` \
+                (expected one of details; did you mean `details`?)";
+    assert_eq!(found[0].to_string(), line);
+}
+
+#[test]
+fn an_override_keeps_the_defaults_that_it_does_not_name() {
+    let text = "defaults: { retry: { attempts: 4, base: 50ms } }\nclusters: [{ name: a, endpoints_file: a.yaml }]\n\
+                routes: [{ hosts: ['*'], rules: [{ backends: [{ cluster: a }], retry: { attempts: 1 } }] }]\n";
+    let document = config::parse(text, "mesh.yaml").unwrap().document;
+    let retry = document.routes[0].rules[0].retry.as_ref().unwrap().over(&document.defaults.retry);
+    assert_eq!(
+        (retry.attempts, retry.base, retry.max),
+        (1, config::TimeSpan::millis(50), config::TimeSpan::millis(250))
+    );
+}
+
+#[test]
+fn ten_thousand_endpoints_are_read_in_one_go() {
+    let entries: Vec<String> = (0..10_000).map(|n| format!("- address: 10.0.{}.{}:80\n", n / 250, n % 250)).collect();
+    assert_eq!(config::parse_endpoints(&entries.concat(), "e.yaml").unwrap().len(), 10_000);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(192) })]
+
+    #[test]
+    fn no_text_makes_the_parser_panic(text in "\\PC{0,200}") {
+        let _ = config::parse(&text, "x");
+        let _ = config::parse_endpoints(&text, "x");
+    }
+
+    #[test]
+    fn no_text_of_yaml_signs_makes_the_parser_panic(text in "[ \\n\\t:,\\-\\[\\]{}&*!|>'\"%@#?a0~.]{0,120}") {
+        let _ = config::parse(&text, "x");
+        let _ = config::parse_endpoints(&text, "x");
+    }
+
+    #[test]
+    fn a_damaged_good_configuration_is_taken_or_explained(cut in 0usize..4000, sign in "[:\\-\\[{}'\"a0 \\n*&]") {
+        for path in files("good") {
+            let text = read(&path);
+            let at = text.char_indices().map(|(at, _)| at).nth(cut % text.len().max(1)).unwrap_or(0);
+            let damaged = format!("{}{sign}{}", &text[..at], text[at..].chars().skip(1).collect::<String>());
+            if let Err(found) = config::parse(&damaged, "x") {
+                prop_assert!(!found.is_empty());
+                let lines = damaged.lines().count() as u32 + 1;
+                prop_assert!(found.iter().all(|d| d.line >= 1 && d.line <= lines && d.column >= 1), "{}", shown(&found));
+            }
+        }
+    }
+}
+
+fn shown(found: &[Diagnostic]) -> String {
+    found.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")
+}
