@@ -4,7 +4,7 @@
 
 use std::fmt::Write;
 use std::process::ExitCode;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use http::{Request, StatusCode, header};
@@ -63,10 +63,13 @@ fn identity(identity: &Value, paint: Paint) -> String {
     if identity.is_null() {
         return "none (plaintext)".to_owned();
     }
-    let Some(seconds) = identity["expires_in_seconds"].as_f64() else { return paint.error("configured, not issued yet") };
-    let expiry = if seconds <= 0.0 { paint.error("expired") } else { format!("expires in {}", span(seconds)) };
+    let failed = identity["last_error"].as_str().map(|error| paint.error(&format!(", {} failures, the last: {error}", word(&identity["failures"]))));
+    let failed = failed.unwrap_or_default();
+    let Some(end) = identity["not_after_unix"].as_f64() else { return paint.error("configured, not issued yet") + &failed };
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs_f64();
+    let expiry = if end <= now { paint.error("expired") } else { format!("expires in {}", span(end - now)) };
     let rotations = word(&identity["rotations"]);
-    format!("{}, {expiry}, {rotations} rotations, serial {}", word(&identity["spiffe_id"]), word(&identity["serial"]))
+    format!("{}, {expiry}, {rotations} rotations, serial {}{failed}", word(&identity["spiffe_id"]), word(&identity["serial"]))
 }
 
 fn clusters(clusters: &Value) -> String {
