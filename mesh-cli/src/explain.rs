@@ -56,7 +56,7 @@ impl Explanation<'_> {
             }
             Err(Miss::NoRule) => {
                 out += &self.trials(authority, head, None);
-                let _ = writeln!(out, "\n{}: no rule of this route matches; the caller gets 404, no other route is tried", self.paint.error("no route"));
+                let _ = writeln!(out, "\n{}: no rule of this route matches and no other route is tried: the call fails with no_route (404)", self.paint.error("no route"));
                 (out, false)
             }
             Ok(matched) => {
@@ -71,7 +71,7 @@ impl Explanation<'_> {
         let hosts = self.document().routes.iter().flat_map(|route| &route.hosts).map(|host| host.as_str());
         let hosts: Vec<&str> = hosts.collect();
         let known = if hosts.is_empty() { "the file has no routes".to_owned() } else { format!("the hosts are {}", hosts.join(", ")) };
-        format!("{}: no route is for host `{authority}`; {known}\n", self.paint.error("no route"))
+        format!("{}: no route is for host `{authority}`: the call fails with no_route (404); {known}\n", self.paint.error("no route"))
     }
 
     fn trials(&self, authority: &str, head: RequestHead<'_>, taken: Option<usize>) -> String {
@@ -164,7 +164,7 @@ impl Explanation<'_> {
         let mut out = format!("          {balancer}, {}\n", security(cluster, mode));
         match self.endpoints(cluster) {
             Err(reason) => out += &format!("          {}\n", self.paint.error(&reason)),
-            Ok(endpoints) if endpoints.is_empty() => out += "          no endpoint: every request fails with no_endpoint\n",
+            Ok(endpoints) if endpoints.is_empty() => out += "          no endpoint: every request fails with no_endpoint (503)\n",
             Ok(endpoints) => {
                 let mut table = Table::default();
                 for endpoint in &endpoints {

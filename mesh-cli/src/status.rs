@@ -69,7 +69,7 @@ fn identity(identity: &Value, paint: Paint) -> String {
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs_f64();
     let expiry = if end <= now { paint.error("expired") } else { format!("expires in {}", span(end - now)) };
     let rotations = word(&identity["rotations"]);
-    format!("{}, {expiry}, {rotations} rotations, serial {}{failed}", word(&identity["spiffe_id"]), word(&identity["serial"]))
+    format!("{}, {expiry}, rotation {rotations}, serial {}{failed}", word(&identity["spiffe_id"]), word(&identity["serial"]))
 }
 
 fn clusters(clusters: &Value) -> String {
