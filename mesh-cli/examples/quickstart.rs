@@ -1,3 +1,5 @@
+//! The Rust quick start of the README, without this line.
+
 use mesh_core::{Body, Mesh};
 
 #[tokio::main]

@@ -1,7 +1,8 @@
-//! The README's quick starts, taken out of the README and run against a real server.
+//! What the documents say is true: the README's quick starts, taken out of it, run against a real server;
+//! the files that ARCHITECTURE.md names exist.
 //!
-//! Rust runs with every `cargo test`. The others need what their language needs, so they are run by name:
-//! `cargo test -p mesh-cli --test readme -- --include-ignored`, after `make build python-module`.
+//! The Rust quick start runs with every `cargo test`. The others need what their language needs, so they are run by name:
+//! `cargo test -p mesh-cli --test docs -- --include-ignored`, after `make build python-module`.
 
 use std::convert::Infallible;
 use std::fs;
@@ -63,6 +64,7 @@ fn run(command: &mut Command, directory: &Path) -> String {
 #[test]
 fn the_rust_quick_start_runs() {
     let program = include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/examples/quickstart.rs"));
+    let (_, program) = program.split_once("\n\n").unwrap();
     assert_eq!(block("rust"), program, "README and mesh-cli/examples/quickstart.rs say the same");
     let directory = workplace();
     assert_eq!(run(&mut Command::new(profile_directory().join("examples/quickstart")), directory.path()), "200 OK");
@@ -102,6 +104,15 @@ fn the_go_quick_start_runs() {
     go.env("CGO_CFLAGS", format!("-I{}", root().join("bindings/c/include").display()));
     go.env("CGO_LDFLAGS", format!("-L{} -lmesh", profile_directory().display()));
     assert_eq!(run(&mut go, directory.path()), "200 OK");
+}
+
+#[test]
+fn every_file_that_the_architecture_page_names_exists() {
+    let page = include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/../ARCHITECTURE.md"));
+    let named: Vec<&str> = page.split('`').filter(|word| word.starts_with("mesh-core/") && word.ends_with(".rs")).collect();
+    assert!(named.len() > 25, "{named:?}");
+    let gone: Vec<_> = named.iter().filter(|file| !root().join(file).is_file()).collect();
+    assert!(gone.is_empty(), "{gone:?}");
 }
 
 /// Where the loader finds libmesh under its soname.
