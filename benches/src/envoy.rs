@@ -58,7 +58,11 @@ impl Drop for Envoy {
 /// The binary to use: the one named, or the first `envoy` on the path.
 pub fn find(named: Option<&Path>) -> Result<Option<PathBuf>, Failure> {
     if let Some(path) = named {
-        return if path.is_file() { Ok(Some(path.to_path_buf())) } else { Err(format!("{} is not a file", path.display()).into()) };
+        return if path.is_file() {
+            Ok(Some(path.to_path_buf()))
+        } else {
+            Err(format!("{} is not a file", path.display()).into())
+        };
     }
     let path = std::env::var_os("PATH").unwrap_or_default();
     Ok(std::env::split_paths(&path).map(|directory| directory.join("envoy")).find(|candidate| candidate.is_file()))
@@ -74,7 +78,8 @@ pub fn version(binary: &Path) -> Result<String, Failure> {
 
 /// Routing, two retries, a timeout, outlier detection, statistics; no access log, no tracing exporter.
 fn bootstrap(address: SocketAddr, upstream: SocketAddr) -> serde_json::Value {
-    let socket = |at: SocketAddr| json!({ "socket_address": { "address": at.ip().to_string(), "port_value": at.port() } });
+    let socket =
+        |at: SocketAddr| json!({ "socket_address": { "address": at.ip().to_string(), "port_value": at.port() } });
     let route = json!({
         "match": { "prefix": "/" },
         "route": {

@@ -35,9 +35,14 @@ struct Shared {
 }
 
 /// Runs all `clients` for a second of warm-up and then for `span`.
-pub async fn closed_loop<R: Requester>(clients: Vec<R>, span: Duration, sidecar: Option<u32>) -> Result<Measured, Failure> {
+pub async fn closed_loop<R: Requester>(
+    clients: Vec<R>,
+    span: Duration,
+    sidecar: Option<u32>,
+) -> Result<Measured, Failure> {
     let shared = Arc::new(Shared::default());
-    let loops: Vec<_> = clients.into_iter().map(|client| tokio::spawn(client_loop(client, Arc::clone(&shared)))).collect();
+    let loops: Vec<_> =
+        clients.into_iter().map(|client| tokio::spawn(client_loop(client, Arc::clone(&shared)))).collect();
     tokio::time::sleep(WARM_UP).await;
     let before = Reading::take(&shared, sidecar)?;
     shared.is_measuring.store(true, Ordering::Relaxed);

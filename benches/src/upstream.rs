@@ -30,8 +30,8 @@ pub fn run() -> Result<(), Failure> {
         loop {
             let (stream, _) = socket.accept().await?;
             stream.set_nodelay(true)?;
-            let connection = hyper::server::conn::http1::Builder::new()
-                .serve_connection(TokioIo::new(stream), service_fn(answer));
+            let connection =
+                hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service_fn(answer));
             tokio::spawn(connection);
         }
     })

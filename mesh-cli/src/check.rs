@@ -14,7 +14,8 @@ use crate::report;
 /// Checks every file, prints every finding. Exit code 1 if any file is refused.
 pub fn run(files: &[PathBuf], is_json: bool) -> Result<ExitCode, String> {
     let loaded: Vec<Loaded> = files.iter().map(|file| load(file)).collect();
-    let text = if is_json { as_json(&loaded) } else { loaded.iter().map(|one| as_text(one, paint::for_stdout())).collect() };
+    let text =
+        if is_json { as_json(&loaded) } else { loaded.iter().map(|one| as_text(one, paint::for_stdout())).collect() };
     paint::print(&text)?;
     let is_refused = loaded.iter().any(|one| one.snapshot.is_none());
     Ok(if is_refused { ExitCode::FAILURE } else { ExitCode::SUCCESS })
@@ -25,7 +26,9 @@ fn as_text(loaded: &Loaded, paint: Paint) -> String {
     let mut text: String = findings.collect();
     let count = report::count(&loaded.findings);
     text += &match &loaded.snapshot {
-        Some(snapshot) if count.is_empty() => format!("{}: {} ({})\n", loaded.origin, paint.good("ok"), size(&snapshot.document)),
+        Some(snapshot) if count.is_empty() => {
+            format!("{}: {} ({})\n", loaded.origin, paint.good("ok"), size(&snapshot.document))
+        }
         Some(snapshot) => format!("{}: {} ({}), {count}\n", loaded.origin, paint.good("ok"), size(&snapshot.document)),
         None => format!("{}: {}, {count}\n", loaded.origin, paint.error("refused")),
     };

@@ -23,9 +23,18 @@ pub fn run(file: &Path, asked: &Asked) -> Result<ExitCode, String> {
     let loaded = load(file);
     let Some(snapshot) = loaded.snapshot else {
         let first = loaded.findings.iter().find(|finding| finding.is_error()).map(ToString::to_string);
-        return Err(format!("{}\nrun `mesh check {}` for everything that is wrong", first.unwrap_or_default(), file.display()));
+        return Err(format!(
+            "{}\nrun `mesh check {}` for everything that is wrong",
+            first.unwrap_or_default(),
+            file.display()
+        ));
     };
-    let explained = Explanation { snapshot: &snapshot, base: file.parent().unwrap_or(Path::new("")), asked, paint: paint::for_stdout() };
+    let explained = Explanation {
+        snapshot: &snapshot,
+        base: file.parent().unwrap_or(Path::new("")),
+        asked,
+        paint: paint::for_stdout(),
+    };
     let (text, is_routed) = explained.text();
     paint::print(&text)?;
     Ok(if is_routed { ExitCode::SUCCESS } else { ExitCode::FAILURE })
@@ -56,7 +65,11 @@ impl Explanation<'_> {
             }
             Err(Miss::NoRule) => {
                 out += &self.trials(authority, head, None);
-                let _ = writeln!(out, "\n{}: no rule of this route matches and no other route is tried: the call fails with no_route (404)", self.paint.error("no route"));
+                let _ = writeln!(
+                    out,
+                    "\n{}: no rule of this route matches and no other route is tried: the call fails with no_route (404)",
+                    self.paint.error("no route")
+                );
                 (out, false)
             }
             Ok(matched) => {
@@ -70,8 +83,15 @@ impl Explanation<'_> {
     fn no_host(&self, authority: &str) -> String {
         let hosts = self.document().routes.iter().flat_map(|route| &route.hosts).map(|host| host.as_str());
         let hosts: Vec<&str> = hosts.collect();
-        let known = if hosts.is_empty() { "the file has no routes".to_owned() } else { format!("the hosts are {}", hosts.join(", ")) };
-        format!("{}: no route is for host `{authority}`: the call fails with no_route (404); {known}\n", self.paint.error("no route"))
+        let known = if hosts.is_empty() {
+            "the file has no routes".to_owned()
+        } else {
+            format!("the hosts are {}", hosts.join(", "))
+        };
+        format!(
+            "{}: no route is for host `{authority}`: the call fails with no_route (404); {known}\n",
+            self.paint.error("no route")
+        )
     }
 
     fn trials(&self, authority: &str, head: RequestHead<'_>, taken: Option<usize>) -> String {
@@ -91,13 +111,20 @@ impl Explanation<'_> {
             let _ = writeln!(out, "  {mark}  {:<width$}  {why}", trial.rule);
         }
         for name in taken.map_or(&[][..], |at| &names[at + 1..]) {
-            let _ = writeln!(out, "  {}  {name:<width$}  {}", self.paint.faint("-  "), self.paint.faint("not tried: the first match wins"));
+            let _ = writeln!(
+                out,
+                "  {}  {name:<width$}  {}",
+                self.paint.faint("-  "),
+                self.paint.faint("not tried: the first match wins")
+            );
         }
         out
     }
 
     fn consequences(&self, authority: &str, matched: &Matched<'_, Action>) -> String {
-        let Some((route, rule)) = self.route(authority).and_then(|route| Some((route, route.rules.get(matched.rule_index)?))) else {
+        let Some((route, rule)) =
+            self.route(authority).and_then(|route| Some((route, route.rules.get(matched.rule_index)?)))
+        else {
             return String::new();
         };
         let mut lines = vec![
@@ -113,7 +140,12 @@ impl Explanation<'_> {
         let total: u64 = matched.rule.action.split.iter().map(|(weight, _)| u64::from(weight)).sum();
         for (weight, cluster) in matched.rule.action.split.iter() {
             let percent = f64::from(weight) * 100.0 / total.max(1) as f64;
-            let _ = writeln!(out, "\n{:<8}  {}: weight {weight}, {percent:.1} %", self.paint.strong("backend "), cluster.name);
+            let _ = writeln!(
+                out,
+                "\n{:<8}  {}: weight {weight}, {percent:.1} %",
+                self.paint.strong("backend "),
+                cluster.name
+            );
             out += &self.cluster(&cluster.name);
         }
         out
@@ -121,8 +153,13 @@ impl Explanation<'_> {
 
     fn timeouts(&self, rule: &Rule) -> String {
         let defaults = &self.document().defaults;
-        let whole = bound(rule.timeout.unwrap_or(defaults.timeout), "for the whole request", "no limit for the whole request");
-        let attempt = bound(rule.attempt_timeout.unwrap_or(defaults.attempt_timeout), "for each attempt", "no limit for an attempt");
+        let whole =
+            bound(rule.timeout.unwrap_or(defaults.timeout), "for the whole request", "no limit for the whole request");
+        let attempt = bound(
+            rule.attempt_timeout.unwrap_or(defaults.attempt_timeout),
+            "for each attempt",
+            "no limit for an attempt",
+        );
         format!("{whole}, {attempt}")
     }
 
@@ -133,7 +170,8 @@ impl Explanation<'_> {
             return "never".to_owned();
         }
         let conditions = serde_json::to_value(&retry.conditions).unwrap_or_default();
-        let conditions: Vec<&str> = conditions.as_array().into_iter().flatten().filter_map(|name| name.as_str()).collect();
+        let conditions: Vec<&str> =
+            conditions.as_array().into_iter().flatten().filter_map(|name| name.as_str()).collect();
         let waits = format!("random wait up to {}, doubling to {}", retry.base, retry.max);
         let safety = if is_idempotent(&self.asked.method) || retry.non_idempotent {
             String::new()
@@ -154,7 +192,9 @@ impl Explanation<'_> {
     }
 
     fn cluster(&self, name: &str) -> String {
-        let Some(cluster) = self.document().clusters.iter().find(|cluster| cluster.name.as_str() == name) else { return String::new() };
+        let Some(cluster) = self.document().clusters.iter().find(|cluster| cluster.name.as_str() == name) else {
+            return String::new();
+        };
         let balancer = match cluster.balancer.unwrap_or(self.document().defaults.balancer) {
             Balancer::PeakEwma => "peak_ewma",
             Balancer::LeastRequest => "least_request",
@@ -164,7 +204,9 @@ impl Explanation<'_> {
         let mut out = format!("          {balancer}, {}\n", security(cluster, mode));
         match self.endpoints(cluster) {
             Err(reason) => out += &format!("          {}\n", self.paint.error(&reason)),
-            Ok(endpoints) if endpoints.is_empty() => out += "          no endpoint: every request fails with no_endpoint (503)\n",
+            Ok(endpoints) if endpoints.is_empty() => {
+                out += "          no endpoint: every request fails with no_endpoint (503)\n"
+            }
             Ok(endpoints) => {
                 let mut table = Table::default();
                 for endpoint in &endpoints {
@@ -177,9 +219,16 @@ impl Explanation<'_> {
     }
 
     fn endpoint(&self, cluster: &Cluster, endpoint: &Endpoint) -> [String; 4] {
-        let place = endpoint.locality.as_ref().map_or_else(String::new, |place| format!("{}/{}", place.region, place.zone));
+        let place =
+            endpoint.locality.as_ref().map_or_else(String::new, |place| format!("{}/{}", place.region, place.zone));
         let own = self.mode(cluster, Some(endpoint));
-        let differs = if own == self.mode(cluster, None) { "" } else if own == TlsMode::Mutual { "mutual TLS" } else { "plaintext" };
+        let differs = if own == self.mode(cluster, None) {
+            ""
+        } else if own == TlsMode::Mutual {
+            "mutual TLS"
+        } else {
+            "plaintext"
+        };
         [endpoint.address.to_string(), format!("weight {}", endpoint.weight.0), place, differs.to_owned()]
     }
 
@@ -209,7 +258,9 @@ impl Explanation<'_> {
 }
 
 fn rule_names<'t>(routes: &'t RouteTable<Action>, authority: &str) -> Vec<&'t str> {
-    routes.virtual_host(authority).map_or_else(Vec::new, |host| host.rules.iter().map(|rule| rule.name.as_str()).collect())
+    routes
+        .virtual_host(authority)
+        .map_or_else(Vec::new, |host| host.rules.iter().map(|rule| rule.name.as_str()).collect())
 }
 
 fn bound(span: TimeSpan, what: &str, none: &str) -> String {

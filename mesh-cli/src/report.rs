@@ -18,7 +18,11 @@ pub fn render(finding: &Diagnostic, text: &str, paint: Paint) -> String {
         let marker = if finding.is_error() { paint.error(&marker) } else { paint.warning(&marker) };
         let _ = writeln!(out, "{margin} {bar}\n{} {bar} {shown}\n{margin} {bar} {marker}", finding.line);
     }
-    let notes = [("field", Some(&finding.path).filter(|path| !path.is_empty())), ("expected", finding.expected.as_ref()), ("help", finding.hint.as_ref())];
+    let notes = [
+        ("field", Some(&finding.path).filter(|path| !path.is_empty())),
+        ("expected", finding.expected.as_ref()),
+        ("help", finding.hint.as_ref()),
+    ];
     for (name, note) in notes {
         if let Some(note) = note {
             let _ = writeln!(out, "{margin} {} {name}: {note}", paint.faint("="));

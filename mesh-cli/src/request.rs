@@ -40,7 +40,8 @@ impl Asked {
 fn header_of(text: &str) -> Result<(HeaderName, HeaderValue), String> {
     let (name, value) = text.split_once(':').ok_or_else(|| format!("header {text:?} is not `name: value`"))?;
     let name = HeaderName::from_bytes(name.trim().as_bytes()).map_err(|_| format!("{name:?} is not a header name"))?;
-    let value = HeaderValue::from_str(value.trim()).map_err(|_| format!("the value of header `{name}` is not valid"))?;
+    let value =
+        HeaderValue::from_str(value.trim()).map_err(|_| format!("the value of header `{name}` is not valid"))?;
     Ok((name, value))
 }
 
@@ -51,9 +52,11 @@ mod tests {
     #[test]
     fn the_service_is_the_authority_or_the_host_header() {
         let host = ["Host: reviews".to_owned()];
-        for (url, headers, authority) in
-            [("http://details:9080/a?b", &[][..], "details:9080"), ("/a", &host[..], "reviews"), ("http://details/a", &host[..], "details")]
-        {
+        for (url, headers, authority) in [
+            ("http://details:9080/a?b", &[][..], "details:9080"),
+            ("/a", &host[..], "reviews"),
+            ("http://details/a", &host[..], "details"),
+        ] {
             assert_eq!(Asked::new("GET", url, headers).unwrap().authority(), Some(authority), "{url}");
         }
     }
@@ -67,7 +70,8 @@ mod tests {
             ("GET", "http://a/", "no colon", "not `name: value`"),
             ("GET", "http://a/", "a b: c", "not a header name"),
         ] {
-            let headers: Vec<String> = Some(header).filter(|header| !header.is_empty()).map(str::to_owned).into_iter().collect();
+            let headers: Vec<String> =
+                Some(header).filter(|header| !header.is_empty()).map(str::to_owned).into_iter().collect();
             let error = Asked::new(method, url, &headers).err().unwrap();
             assert!(error.contains(reason), "{error}");
         }

@@ -19,10 +19,12 @@ use crate::table::Table;
 /// Asks `address` and shows the answer.
 pub fn run(address: &str, is_json: bool) -> Result<ExitCode, String> {
     let address = address.strip_prefix("http://").unwrap_or(address).trim_end_matches('/');
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|error| error.to_string())?;
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|error| error.to_string())?;
     let answer = runtime.block_on(async { tokio::time::timeout(PATIENCE, ask(address)).await });
     let text = answer.map_err(|_| format!("{address} did not answer within {PATIENCE:?}"))??;
-    let status: Value = serde_json::from_slice(&text).map_err(|error| format!("{address} is no admin endpoint of a mesh: {error}"))?;
+    let status: Value =
+        serde_json::from_slice(&text).map_err(|error| format!("{address} is no admin endpoint of a mesh: {error}"))?;
     if is_json {
         return paint::print(&format!("{status:#}\n"));
     }
@@ -32,9 +34,13 @@ pub fn run(address: &str, is_json: bool) -> Result<ExitCode, String> {
 async fn ask(address: &str) -> Result<Bytes, String> {
     let failed = |error: &dyn std::fmt::Display| format!("cannot read http://{address}/status: {error}");
     let stream = TcpStream::connect(address).await.map_err(|error| failed(&error))?;
-    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(|error| failed(&error))?;
+    let (mut sender, connection) =
+        hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(|error| failed(&error))?;
     tokio::spawn(connection);
-    let request = Request::get("/status").header(header::HOST, address).body(Empty::<Bytes>::new()).map_err(|error| failed(&error))?;
+    let request = Request::get("/status")
+        .header(header::HOST, address)
+        .body(Empty::<Bytes>::new())
+        .map_err(|error| failed(&error))?;
     let response = sender.send_request(request).await.map_err(|error| failed(&error))?;
     if response.status() != StatusCode::OK {
         return Err(failed(&response.status()));
@@ -47,10 +53,21 @@ fn page(address: &str, status: &Value, paint: Paint) -> String {
     let is_ready = status["ready"].as_bool().unwrap_or(false);
     let readiness = if is_ready { paint.good("ready") } else { paint.error("not ready") };
     let mut out = format!("{}  {readiness}, {}, ", paint.strong(address), word(&status["phase"]));
-    let _ = writeln!(out, "{} requests in flight, libmesh {}", word(&status["requests_in_flight"]), word(&status["version"]));
+    let _ = writeln!(
+        out,
+        "{} requests in flight, libmesh {}",
+        word(&status["requests_in_flight"]),
+        word(&status["version"])
+    );
     let config = &status["config"];
     let counts = format!("{} accepted, {} refused", word(&config["accepted"]), word(&config["refused"]));
-    let _ = writeln!(out, "{}  {} of {} ({counts})", paint.strong("revision "), word(&status["revision"]), word(&config["source"]));
+    let _ = writeln!(
+        out,
+        "{}  {} of {} ({counts})",
+        paint.strong("revision "),
+        word(&status["revision"]),
+        word(&config["source"])
+    );
     for problem in config["problems"].as_array().into_iter().flatten() {
         let _ = writeln!(out, "           {} {}", paint.error("refused:"), word(problem));
     }
@@ -63,13 +80,21 @@ fn identity(identity: &Value, paint: Paint) -> String {
     if identity.is_null() {
         return "none (plaintext)".to_owned();
     }
-    let failed = identity["last_error"].as_str().map(|error| paint.error(&format!(", {} failures, the last: {error}", word(&identity["failures"]))));
+    let failed = identity["last_error"]
+        .as_str()
+        .map(|error| paint.error(&format!(", {} failures, the last: {error}", word(&identity["failures"]))));
     let failed = failed.unwrap_or_default();
-    let Some(end) = identity["not_after_unix"].as_f64() else { return paint.error("configured, not issued yet") + &failed };
+    let Some(end) = identity["not_after_unix"].as_f64() else {
+        return paint.error("configured, not issued yet") + &failed;
+    };
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs_f64();
     let expiry = if end <= now { paint.error("expired") } else { format!("expires in {}", span(end - now)) };
     let rotations = word(&identity["rotations"]);
-    format!("{}, {expiry}, rotation {rotations}, serial {}{failed}", word(&identity["spiffe_id"]), word(&identity["serial"]))
+    format!(
+        "{}, {expiry}, rotation {rotations}, serial {}{failed}",
+        word(&identity["spiffe_id"]),
+        word(&identity["serial"])
+    )
 }
 
 fn clusters(clusters: &Value) -> String {

@@ -131,7 +131,8 @@ fn check_speaks_json_to_machines() {
 fn the_schema_describes_every_section() {
     let output = mesh(Path::new("."), &["schema"]);
     let schema: Value = serde_json::from_slice(&output.stdout).unwrap();
-    for section in ["clusters", "routes", "listeners", "identity", "policy", "telemetry", "defaults", "node", "version"] {
+    for section in ["clusters", "routes", "listeners", "identity", "policy", "telemetry", "defaults", "node", "version"]
+    {
         assert!(schema["properties"][section].is_object(), "{section}");
     }
     assert_eq!(schema["additionalProperties"], false);
@@ -198,7 +199,11 @@ fn explain_fails_when_no_rule_takes_the_request() {
 #[test]
 fn explain_refuses_a_configuration_that_a_process_would_refuse() {
     let directory = workplace();
-    fs::write(directory.path().join("bad.yaml"), "version: 1\nroutes: [{ hosts: [a], rules: [{ backends: [{ cluster: b }] }] }]\n").unwrap();
+    fs::write(
+        directory.path().join("bad.yaml"),
+        "version: 1\nroutes: [{ hosts: [a], rules: [{ backends: [{ cluster: b }] }] }]\n",
+    )
+    .unwrap();
     let output = mesh(directory.path(), &["explain", "bad.yaml", "GET", "http://a/"]);
     assert_eq!(output.status.code(), Some(1));
     assert_shows(&output, &["bad.yaml:2:", "unknown cluster", "mesh check bad.yaml"]);

@@ -44,7 +44,9 @@ fn upstream() -> SocketAddr {
         runtime.block_on(async {
             let socket = tokio::net::TcpListener::from_std(socket).unwrap();
             while let Ok((stream, _)) = socket.accept().await {
-                let answer = service_fn(|_| async { Ok::<_, Infallible>(Response::new(Full::new(Bytes::from_static(b"hello")))) });
+                let answer = service_fn(|_| async {
+                    Ok::<_, Infallible>(Response::new(Full::new(Bytes::from_static(b"hello"))))
+                });
                 tokio::spawn(hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), answer));
             }
         });
@@ -78,7 +80,9 @@ fn the_c_quick_start_runs() {
     fs::write(directory.path().join("quickstart.c"), block("c")).unwrap();
     let mut compiler = Command::new("cc");
     compiler.args(["-Wall", "-Wextra", "-Werror", "quickstart.c", "-o", "quickstart", "-lmesh"]);
-    compiler.arg(format!("-I{}", root().join("bindings/c/include").display())).arg(format!("-L{}", profile_directory().display()));
+    compiler
+        .arg(format!("-I{}", root().join("bindings/c/include").display()))
+        .arg(format!("-L{}", profile_directory().display()));
     run(&mut compiler, directory.path());
     assert_eq!(run(Command::new(program).env("LD_LIBRARY_PATH", libraries(directory.path())), directory.path()), "200");
 }
@@ -96,7 +100,10 @@ fn the_python_quick_start_runs() {
 fn the_go_quick_start_runs() {
     let directory = workplace();
     let package = root().join("bindings/go");
-    let module = format!("module quickstart\n\ngo 1.24\n\nrequire libmesh.dev/mesh v0.0.0\n\nreplace libmesh.dev/mesh => {}\n", package.display());
+    let module = format!(
+        "module quickstart\n\ngo 1.24\n\nrequire libmesh.dev/mesh v0.0.0\n\nreplace libmesh.dev/mesh => {}\n",
+        package.display()
+    );
     fs::write(directory.path().join("go.mod"), module).unwrap();
     fs::write(directory.path().join("main.go"), block("go")).unwrap();
     let mut go = Command::new("go");
@@ -109,7 +116,8 @@ fn the_go_quick_start_runs() {
 #[test]
 fn every_file_that_the_architecture_page_names_exists() {
     let page = include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/../ARCHITECTURE.md"));
-    let named: Vec<&str> = page.split('`').filter(|word| word.starts_with("mesh-core/") && word.ends_with(".rs")).collect();
+    let named: Vec<&str> =
+        page.split('`').filter(|word| word.starts_with("mesh-core/") && word.ends_with(".rs")).collect();
     assert!(named.len() > 25, "{named:?}");
     let gone: Vec<_> = named.iter().filter(|file| !root().join(file).is_file()).collect();
     assert!(gone.is_empty(), "{gone:?}");
