@@ -3,6 +3,7 @@
 //!
 //! The Rust quick start runs with every `cargo test`. The others need what their language needs, so they are run by name:
 //! `cargo test -p mesh-cli --test docs -- --include-ignored`, after `make build python-module`.
+#![allow(clippy::unwrap_used)]
 
 use std::convert::Infallible;
 use std::fs;
