@@ -12,6 +12,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -19,13 +20,13 @@ import (
 )
 
 func TestTraceAndDeadlineFlowFromARequestToTheCallsMadeForIt(t *testing.T) {
-	var w *world
-	w = newWorld(t, func(rw http.ResponseWriter, r *http.Request) {
+	var client atomic.Pointer[http.Client]
+	w := newWorld(t, func(rw http.ResponseWriter, r *http.Request) {
 		_, hasDeadline := r.Context().Deadline()
 		text := fmt.Sprintf("%s %s %v\n", r.URL.Path, mesh.TraceID(r.Context()), hasDeadline)
 		if r.URL.Path == "/first" {
 			req, _ := http.NewRequestWithContext(r.Context(), "GET", "http://echo/second", nil)
-			resp, err := w.client.Do(req)
+			resp, err := client.Load().Do(req)
 			if err != nil {
 				http.Error(rw, err.Error(), 500)
 				return
@@ -34,6 +35,7 @@ func TestTraceAndDeadlineFlowFromARequestToTheCallsMadeForIt(t *testing.T) {
 		}
 		_, _ = io.WriteString(rw, text)
 	})
+	client.Store(w.client)
 	const trace = "0af7651916cd43dd8448eb211c80319c"
 	plain, _ := http.NewRequest("GET", "http://"+w.server.Addr()+"/first", nil)
 	plain.Header.Set("traceparent", "00-"+trace+"-b7ad6b7169203331-01")
