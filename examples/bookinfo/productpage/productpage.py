@@ -53,7 +53,9 @@ class PartMissing(Exception):
 
 
 def render(details: dict[str, Any], reviews: dict[str, Any]) -> str:
-    facts = "".join(f"<dt>{html.escape(name)}</dt><dd>{html.escape(str(fact))}</dd>" for name, fact in details.items())
+    facts = "".join(
+        f"<dt>{html.escape(name)}</dt><dd>{html.escape(str(fact))}</dd>" for name, fact in details.items()
+    )
     return (
         "<!doctype html><title>The Comedy of Errors</title><h1>The Comedy of Errors</h1>"
         f"<h2>Book Details</h2><dl>{facts}</dl><h2>Book Reviews</h2>"
@@ -71,4 +73,6 @@ def render_review(review: dict[str, Any]) -> str:
 
 if __name__ == "__main__":
     this = mesh.Mesh.from_file(sys.argv[1])
-    this.serve(product_page(this.aclient()), on_ready=lambda address: print(f"productpage on {address}", flush=True))
+    this.serve(
+        product_page(this.aclient()), on_ready=lambda address: print(f"productpage on {address}", flush=True)
+    )

@@ -41,7 +41,6 @@ class Run:
         self.places = places
         self.stage = stage
         self.programs = {program.name: program for program in programs(places)}
-        self.journal = Journal(places, list(self.programs.values()))
         self.facts = report.Facts(rps=options.rps, seconds=options.seconds, ttl=options.ttl)
         self._progress: dict[str, Any] = {"done": 0, "failed": 0, "p50_ms": 0.0, "p99_ms": 0.0}
         self._phase = "100/0"
@@ -56,6 +55,8 @@ class Run:
         for program in early:
             self.stage.wait_ready(program)
         wait_for_page(self.stage)
+        time.sleep(0.5)  # what was logged while starting up is on its way, and is not part of the run
+        self.journal = Journal(self.places, list(self.programs.values()))
 
     def carry_out(self) -> None:
         """The load, the move, the drain."""
@@ -93,7 +94,9 @@ class Run:
             facts.survivors[name] = process.pid if alive else None
             if alive:
                 facts.statuses[name] = status_of(program)
-                facts.label_names[program.language] |= probes.label_names(ask(program, "GET", "/metrics")[1].decode())
+                facts.label_names[program.language] |= probes.label_names(
+                    ask(program, "GET", "/metrics")[1].decode()
+                )
         facts.policy_metric = probes.policy_calls(self.programs, facts.survivors)
         facts.refusals = probes.refusals()
         return report.tell(facts, self.journal, list(self.programs.values()))
@@ -158,7 +161,8 @@ class Run:
         print(
             f"{second:4d} s  {self._phase:>8}  {progress['done']:6d} pages  {progress['failed']} failed  "
             f"p50 {progress['p50_ms']:5.1f} ms  p99 {progress['p99_ms']:6.1f} ms  "
-            f"details A {by_cluster['details-a']:6d}  B {by_cluster['details-b']:6d}  policy calls {share:4.1f} %",
+            f"details A {by_cluster['details-a']:6d}  B {by_cluster['details-b']:6d}  "
+            f"policy calls {share:4.1f} %",
             flush=True,
         )
 
@@ -187,8 +191,12 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument("--ttl", type=int, default=4, help="lifetime of a certificate in seconds (default 4)")
     parser.add_argument("--keep", action="store_true", help="leave everything running until Ctrl-C")
     parser.add_argument("--release", type=Path, default=ROOT / "target" / "release", help="the Rust programs")
-    parser.add_argument("--built", type=Path, default=ROOT / "build" / "bookinfo", help="the C and Go programs")
-    parser.add_argument("--work", type=Path, default=ROOT / "build" / "bookinfo" / "run", help="files and logs")
+    parser.add_argument(
+        "--built", type=Path, default=ROOT / "build" / "bookinfo", help="the C and Go programs"
+    )
+    parser.add_argument(
+        "--work", type=Path, default=ROOT / "build" / "bookinfo" / "run", help="files and logs"
+    )
     return parser.parse_args()
 
 
@@ -214,7 +222,10 @@ def main() -> int:
             run.carry_out()
             is_fine = run.conclude()
             if options.keep:
-                say(f"kept running: try `curl http://{FRONT_DOOR[0]}:{FRONT_DOOR[1]}/productpage -H 'host: bookinfo.example'`; Ctrl-C ends it")
+                host, port = FRONT_DOOR
+                say(
+                    f"kept running: curl -H 'host: bookinfo.example' http://{host}:{port}/productpage; Ctrl-C ends it"
+                )
                 signal.pause()
         except NotReady as error:
             print(f"bookinfo: {error}", file=sys.stderr)

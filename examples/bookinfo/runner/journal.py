@@ -30,7 +30,7 @@ class Trail:
 
 
 class Journal:
-    """What all access logs say, up to now."""
+    """What all access logs say, from its making up to now."""
 
     def __init__(self, places: Places, programs: list[Program]) -> None:
         self._tails = [(program, Tail(places.access_log(program))) for program in programs]
@@ -101,7 +101,9 @@ class Journal:
     def _note_failure(self, program: Program, entry: dict[str, Any], what: str) -> None:
         if entry["status"] != 200 or "error_type" in entry:
             why = entry.get("error_type", "no error")
-            self.failures[f"{program.name} {what}: {entry['status']} {why} {entry.get('error_detail', '')}".strip()] += 1
+            self.failures[
+                f"{program.name} {what}: {entry['status']} {why} {entry.get('error_detail', '')}".strip()
+            ] += 1
 
     @property
     def policed(self) -> int:
@@ -115,11 +117,11 @@ class Journal:
 
 
 class Tail:
-    """A growing file."""
+    """A growing file, from its present end on."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._offset = 0
+        self._offset = path.stat().st_size if path.exists() else 0
 
     def lines(self) -> list[bytes]:
         """The complete lines since the last time."""

@@ -15,8 +15,12 @@ AS_USER = {"host": "bookinfo.example", "end-user": "user-0"}
 def refusals() -> dict[str, tuple[bool, str]]:
     """What must not work: (whether it was refused, what happened)."""
     answers = {
-        "the banned user `mallory` (policy server)": _answer(FRONT_DOOR, "/productpage", {**AS_USER, "end-user": "mallory"}),
-        "a path no user may see (access rule)": _answer(FRONT_DOOR, "/details/0", {**AS_USER, "host": "details"}),
+        "the banned user `mallory` (policy server)": _answer(
+            FRONT_DOOR, "/productpage", {**AS_USER, "end-user": "mallory"}
+        ),
+        "a path no user may see (access rule)": _answer(
+            FRONT_DOOR, "/details/0", {**AS_USER, "host": "details"}
+        ),
         "plaintext to ratings (strict mutual TLS)": _answer(("127.0.1.15", 9080), "/ratings/0", {}),
         "plaintext to details in B (strict mutual TLS)": _answer(("127.0.2.11", 9080), "/details/0", {}),
     }
@@ -45,6 +49,8 @@ def policy_calls(programs: Mapping[str, Program], pids: Mapping[str, int | None]
         if pids.get(name) is None:
             continue
         metrics = ask(programs[name], "GET", "/metrics")[1].decode()
-        served = re.findall(r'^istio_requests_total\{.*reporter="destination".*\} (\d+)', metrics, re.MULTILINE)
+        served = re.findall(
+            r'^istio_requests_total\{.*reporter="destination".*\} (\d+)', metrics, re.MULTILINE
+        )
         total += sum(map(int, served))
     return total

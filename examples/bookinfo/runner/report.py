@@ -75,7 +75,9 @@ def tell(facts: Facts, journal: Journal, programs: list[Program]) -> bool:
     _identity(table, facts, journal, programs)
     _observed(table, facts, journal)
     verdict = "every promise kept" if table.broken == 0 else f"{table.broken} broken"
-    print(f"\nbookinfo: {facts.load['requests']} requests, {facts.load['failed']} failed; {verdict}", flush=True)
+    print(
+        f"\nbookinfo: {facts.load['requests']} requests, {facts.load['failed']} failed; {verdict}", flush=True
+    )
     return table.broken == 0
 
 
@@ -88,7 +90,9 @@ def _requests(table: Table, facts: Facts, journal: Journal) -> None:
         f"{load['requests']} sent, {load['answered']} ended, {load['failed']} failed  "
         f"(status {load['statuses']}, errors {load['errors']})",
     )
-    table.note("latency from when a request was due: " + ", ".join(f"{k} {v:.1f} ms" for k, v in latency.items()))
+    table.note(
+        "latency from when a request was due: " + ", ".join(f"{k} {v:.1f} ms" for k, v in latency.items())
+    )
     for failure in load["first_failures"]:
         table.note(f"request {failure['request']}: {failure['what']} after {failure['after_ms']:.0f} ms")
     table.promise(not journal.failures, f"{sum(journal.failures.values())} hops inside that ended badly")
@@ -107,7 +111,9 @@ def _move(table: Table, facts: Facts, journal: Journal) -> None:
         # Four and a half standard deviations: a fair split misses that once in 150 000 runs.
         margin = 4.5 * math.sqrt(expected * (1 - expected) / max(a + b, 1))
         is_kept = a + b > 0 and abs(share - expected) <= margin
-        table.promise(is_kept, f"{title:>7}  revision {revision}:  A {a:6d}   B {b:6d}   ({100 * share:5.1f} % in B)")
+        table.promise(
+            is_kept, f"{title:>7}  revision {revision}:  A {a:6d}   B {b:6d}   ({100 * share:5.1f} % in B)"
+        )
     slowest = max((move.took for move in facts.moves), default=math.inf)
     table.promise(
         len(facts.moves) == 3 and slowest < LIVE_WITHIN_SECONDS,
@@ -116,11 +122,13 @@ def _move(table: Table, facts: Facts, journal: Journal) -> None:
     late = journal.served["a-details"] - facts.served_before_drain
     table.promise(
         facts.old_one_exit == 0 and late == 0,
-        f"a-details drained and left by itself (exit code {facts.old_one_exit}), {late} requests after the drain began",
+        f"a-details drained and left by itself (exit code {facts.old_one_exit}); "
+        f"{late} requests reached it after the drain began",
     )
     changed = [name for name, pid in facts.survivors.items() if pid is None]
     table.promise(
-        not changed, f"{len(facts.survivors)} other processes have the pid they started with {changed or ''}".rstrip()
+        not changed,
+        f"{len(facts.survivors)} other processes have the pid they started with {changed or ''}".rstrip(),
     )
 
 
@@ -134,7 +142,8 @@ def _policy(table: Table, facts: Facts, journal: Journal) -> None:
     )
     table.promise(
         journal.asked == journal.policy_answers <= facts.policy_metric,
-        f"calls as the policy servers count them: {journal.policy_answers} in their logs, {facts.policy_metric} in their metrics",
+        f"the policy servers count {journal.policy_answers} in their logs, {facts.policy_metric} in their metrics "
+        "(start-up included)",
     )
     for what, (is_refused, answer) in facts.refusals.items():
         table.promise(is_refused, f"refused: {what}: {answer}")
@@ -164,16 +173,20 @@ def _observed(table: Table, facts: Facts, journal: Journal) -> None:
     table.title("Observed")
     table.promise(
         journal.sent == journal.received > 0,
-        f"every request between services is counted at both ends: {journal.sent} sent, {journal.received} received",
+        f"every request between services is logged at both ends: {journal.sent} sent, {journal.received} received",
     )
     trails = {trace: trail for trace, trail in journal.trails.items() if trail.entered}
     whole = {trace: trail for trace, trail in trails.items() if _is_whole(trail)}
     table.promise(
-        0 < len(whole) == len(trails), f"{len(whole)} of {len(trails)} sampled traces are in the log of every service they crossed"
+        0 < len(whole) == len(trails),
+        f"{len(whole)} of {len(trails)} sampled traces are in the log of every service they crossed",
     )
     for trace, trail in sorted(whole.items(), key=lambda item: -len(set(item[1].seen_in)))[:1]:
         table.note(f"trace {trace}: {', '.join(sorted(set(trail.seen_in)))}")
-        table.promise(len(set(trail.seen_in)) >= 6, f"one trace crossed {len(set(trail.seen_in))} processes and both clusters")
+        table.promise(
+            len(set(trail.seen_in)) >= 6,
+            f"one trace crossed {len(set(trail.seen_in))} processes and both clusters",
+        )
     sets = {names for found in facts.label_names.values() for names in found}
     languages = ", ".join(sorted(facts.label_names))
     table.promise(

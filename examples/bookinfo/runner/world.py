@@ -87,7 +87,9 @@ def programs(places: Places) -> list[Program]:
         *reviews,
         _program("a-productpage", "Python", "127.0.1.10", "bookinfo-productpage", productpage),
         _program("b-ingress", "Rust", "127.0.2.1", "ingress-b", (f"{rust}/bookinfo-ingress", "mesh")),
-        _program("a-ingress", "Rust", "127.0.1.1", "ingress-a", (f"{rust}/bookinfo-ingress", "front", "mesh")),
+        _program(
+            "a-ingress", "Rust", "127.0.1.1", "ingress-a", (f"{rust}/bookinfo-ingress", "front", "mesh")
+        ),
         _program("b-details", "C", "127.0.2.11", "bookinfo-details", (f"{built}/details",)),
     ]
 
@@ -97,7 +99,7 @@ def _program(name: str, language: str, address: str, identity: str, command: tup
 
 
 def command_line(program: Program, config: Path) -> list[str]:
-    """The configuration file goes between the program (an interpreter's script included) and its arguments."""
+    """The configuration file goes between the program (or a script) and its arguments."""
     head = 2 if program.command[0] == sys.executable else 1
     return [*program.command[:head], str(config), *program.command[head:]]
 
