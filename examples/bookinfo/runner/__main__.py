@@ -223,9 +223,8 @@ def main() -> int:
             is_fine = run.conclude()
             if options.keep:
                 host, port = FRONT_DOOR
-                say(
-                    f"kept running: curl -H 'host: bookinfo.example' http://{host}:{port}/productpage; Ctrl-C ends it"
-                )
+                say(f"kept running: curl -H 'host: bookinfo.example' http://{host}:{port}/productpage")
+                say("Ctrl-C ends it")
                 signal.pause()
         except NotReady as error:
             print(f"bookinfo: {error}", file=sys.stderr)

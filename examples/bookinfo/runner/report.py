@@ -142,8 +142,8 @@ def _policy(table: Table, facts: Facts, journal: Journal) -> None:
     )
     table.promise(
         journal.asked == journal.policy_answers <= facts.policy_metric,
-        f"the policy servers count {journal.policy_answers} in their logs, {facts.policy_metric} in their metrics "
-        "(start-up included)",
+        f"the policy servers count {journal.policy_answers} in their logs, "
+        f"{facts.policy_metric} in their metrics (start-up included)",
     )
     for what, (is_refused, answer) in facts.refusals.items():
         table.promise(is_refused, f"refused: {what}: {answer}")
@@ -173,7 +173,8 @@ def _observed(table: Table, facts: Facts, journal: Journal) -> None:
     table.title("Observed")
     table.promise(
         journal.sent == journal.received > 0,
-        f"every request between services is logged at both ends: {journal.sent} sent, {journal.received} received",
+        f"every request between services is logged at both ends: "
+        f"{journal.sent} sent, {journal.received} received",
     )
     trails = {trace: trail for trace, trail in journal.trails.items() if trail.entered}
     whole = {trace: trail for trace, trail in trails.items() if _is_whole(trail)}
