@@ -7,7 +7,9 @@ use std::ffi::c_void;
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 
-use mesh_core::Listening;
+use tokio::runtime::Handle;
+
+use mesh_core::{Error, Listening};
 
 use crate::code::mesh_code;
 use crate::cq::mesh_cq;
@@ -15,7 +17,7 @@ use crate::engine::Engine;
 use crate::error::mesh_error;
 use crate::event::{Handler, mesh_handler};
 use crate::failure::Failure;
-use crate::handles::{self, Handle, MESH_HANDLE_LISTENER};
+use crate::handles::{self, MESH_HANDLE_LISTENER};
 use crate::mesh::mesh;
 use crate::server::{Inlet, QueueService};
 use crate::sized::{self, Sized32};
@@ -29,7 +31,7 @@ pub struct mesh_listener {
     listening: Arc<Listening>,
 }
 
-impl Handle for mesh_listener {
+impl handles::Handle for mesh_listener {
     const KIND: i32 = MESH_HANDLE_LISTENER;
     const NAME: &'static str = "listener";
 }
@@ -129,7 +131,7 @@ pub unsafe extern "C" fn mesh_forward(
         let (mesh, name, result) =
             unsafe { (handles::lend(mesh)?, name.read("name")?, handles::out(listener, "listener")?) };
         let (core, name) = (mesh.engine.mesh()?.clone(), name.to_owned());
-        let listening = block_on(&mesh.engine, async move { Ok(core.forward(&name).await?) })?;
+        let listening = open(&mesh.engine, move |runtime| runtime.block_on(core.forward(&name)))?;
         result.set(handles::give(mesh_listener::new(&mesh.engine, listening)));
         Ok(())
     })
@@ -188,8 +190,19 @@ fn listen(
     let inlet = Inlet { max_pending: if inlet.max_pending == 0 { MAX_PENDING } else { inlet.max_pending }, ..inlet };
     let service = QueueService::new(Arc::clone(cq.queue()), inlet);
     let (core, name) = (mesh.engine.mesh()?.clone(), name.to_owned());
-    let listening = block_on(&mesh.engine, async move { Ok(core.listen(&name, service).await?) })?;
+    let listening = open(&mesh.engine, move |runtime| runtime.block_on(core.listen(&name, service)))?;
     Ok(mesh_listener::new(&mesh.engine, listening))
+}
+
+/// Opens a listener on a thread that may block: the engine's future stays on the thread it began on.
+fn open<F>(engine: &Engine, opening: F) -> Result<Listening, Failure>
+where
+    F: FnOnce(&Handle) -> Result<Listening, Error> + Send + 'static,
+{
+    block_on(engine, async move {
+        let opened = tokio::task::spawn_blocking(move || opening(&Handle::current())).await;
+        Ok(opened.map_err(|error| Failure::internal(format!("opening a listener failed: {error}")))??)
+    })
 }
 
 /// As the default concurrency limit of a cluster (Envoy's `max_requests`).

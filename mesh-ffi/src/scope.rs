@@ -24,7 +24,7 @@ thread_local! {
 
 /// The trace id as 32 hexadecimal digits.
 pub fn trace_id(context: &CallContext) -> String {
-    format!("{:032x}", context.trace_id)
+    context.trace.trace_id.to_string()
 }
 
 /// Begins the scope of `context` on this thread.

@@ -47,13 +47,13 @@ impl QueueService {
 
     async fn serve(self, request: Request<Body>) -> Result<Response<Body>, BoxError> {
         if self.queue.is_stopped() {
-            return Err(refusal(ErrorKind::Draining, "nobody takes requests any more"));
+            return refused(ErrorKind::Draining);
         }
-        let place = Place::take(&self.inlet).ok_or_else(|| refusal(ErrorKind::Overloaded, "the queue is full"))?;
+        let Some(place) = Place::take(&self.inlet) else { return refused(ErrorKind::Overloaded) };
         let id = self.queue.next_inbound_id();
         let engine = Arc::clone(self.queue.engine());
-        let (inbound, receipt) = mesh_inbound::new(engine, id, request)
-            .ok_or_else(|| refusal(ErrorKind::Internal, "the request has no context"))?;
+        let (inbound, receipt) =
+            mesh_inbound::new(engine, id, request).ok_or_else(|| failed("the request has no context"))?;
         let mut watch =
             Watch { queue: Arc::clone(&self.queue), tag: self.inlet.tag, id, cancel: receipt.cancel, armed: true };
         let handler = self.inlet.handler;
@@ -61,7 +61,7 @@ impl QueueService {
         self.queue.push(Event::Inbound { tag: self.inlet.tag, inbound, handler, place });
         let answer = receipt.answer.await;
         watch.finished();
-        answer.map_err(|_| refusal(ErrorKind::Internal, "the request was freed without an answer"))
+        answer.map_err(|_| failed("the request was freed without an answer"))
     }
 }
 
@@ -122,6 +122,12 @@ impl Drop for Watch {
     }
 }
 
-fn refusal(kind: ErrorKind, message: &str) -> BoxError {
-    Error::new(kind, message).with_side(Side::Inbound).into()
+/// Nobody on this side will take the request: the status of that kind, and nothing more.
+fn refused(kind: ErrorKind) -> Result<Response<Body>, BoxError> {
+    Ok(Response::builder().status(kind.status().http).body(Body::empty())?)
+}
+
+/// The engine logs it and answers 500.
+fn failed(message: &str) -> BoxError {
+    Error::new(ErrorKind::Internal, message).with_side(Side::Inbound).into()
 }
