@@ -62,6 +62,8 @@ pub struct Settings {
     pub mutual: Option<Transport>,
     /// How plaintext endpoints are reached.
     pub plain: Transport,
+    /// How plaintext endpoints are reached by gRPC.
+    pub plain_grpc: Transport,
     /// Limits of each endpoint's pool.
     pub pool: PoolLimits,
     /// How an endpoint is chosen.
@@ -171,9 +173,10 @@ impl Cluster {
         self.resolved.notified().await;
     }
 
-    /// How this endpoint is reached.
-    pub fn transport(&self, endpoint: &Endpoint) -> &Transport {
-        self.settings.mutual.as_ref().filter(|_| endpoint.is_mutual).unwrap_or(&self.settings.plain)
+    /// How this endpoint is reached. gRPC needs HTTP/2, also where a plaintext cluster left it open.
+    pub fn transport(&self, endpoint: &Endpoint, is_grpc: bool) -> &Transport {
+        let plain = if is_grpc { &self.settings.plain_grpc } else { &self.settings.plain };
+        self.settings.mutual.as_ref().filter(|_| endpoint.is_mutual).unwrap_or(plain)
     }
 
     /// An endpoint for one attempt, other than those already `tried` if there is one.

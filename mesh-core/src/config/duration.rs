@@ -77,6 +77,9 @@ fn parse_term(text: &str) -> Result<(Duration, &str), ValueError> {
     let (number, rest) = text.split_at(digits);
     let letters = rest.find(|c: char| c.is_ascii_digit() || c == '.').unwrap_or(rest.len());
     let (unit, after) = rest.split_at(letters);
+    if number.is_empty() {
+        return Err(ValueError::new("a time span starts with a number"));
+    }
     if unit.is_empty() {
         return Err(ValueError::new("the time span has no unit").with_hint(format!("write `{text}s` or `{text}ms`")));
     }

@@ -151,7 +151,8 @@ impl<'s> Walker<'s> {
             let below = path.field(&entry.key);
             let known = properties.and_then(|properties| properties.get(&entry.key));
             match known.or(others.filter(|others| others.is_object())) {
-                Some(_) if entry.node.value == Value::Null && !required.contains(&entry.key.as_str()) => {}
+                Some(schema) if self.may_be_left_out(entry, &required, schema) => {}
+                Some(schema) if entry.node.value == Value::Null => self.refuse_type(&entry.node, schema, &below),
                 Some(schema) => self.walk(&entry.node, schema, &below),
                 None if others == Some(&Json::Bool(false)) => {
                     let names: Vec<&str> = properties.into_iter().flatten().map(|(name, _)| name.as_str()).collect();
@@ -164,6 +165,22 @@ impl<'s> Walker<'s> {
             let found = Diagnostic::error(self.origin, path, format!("the field `{name}` is missing"));
             self.found.push(found.at(node.place()));
         }
+    }
+
+    fn may_be_left_out(&self, entry: &Entry, required: &[&str], schema: &'s Json) -> bool {
+        entry.node.value == Value::Null && !required.contains(&entry.key.as_str()) && self.may_be_empty(schema)
+    }
+
+    /// Whether a field may be written without a value: a section with all of its lines commented out.
+    /// A scalar may not, nor a list that must have entries: an empty `principals:` would let everybody in.
+    fn may_be_empty(&self, schema: &'s Json) -> bool {
+        let schema = self.resolve(schema);
+        if let Some(alternatives) = schema.get("anyOf").and_then(Json::as_array) {
+            let mut written = alternatives.iter().filter(|alternative| types(self.resolve(alternative)) != ["null"]);
+            return written.all(|alternative| self.may_be_empty(alternative));
+        }
+        let is_section = types(schema).iter().any(|name| matches!(*name, "object" | "array"));
+        is_section && schema.get("minItems").is_none()
     }
 
     fn refuse_field(&mut self, entry: &Entry, names: &[&str], path: &Path<'_>) {

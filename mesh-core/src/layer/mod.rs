@@ -1,7 +1,62 @@
-//! Every policy as a stand-alone tower layer.
+//! Every policy as a tower layer of its own.
+//!
+//! An application that wants only retries, or only the breaker, takes only that. Each layer is a thin
+//! shell: it asks the same engine that [`crate::outbound`] and [`crate::inbound`] ask, with the time of
+//! its clock. Layers compose; [`compose`] builds the whole client out of them, and the scenario corpus
+//! holds that it behaves as the client does.
+//!
+//! ```
+//! # use std::sync::Arc;
+//! use mesh_core::layer::{CircuitBreakerLayer, RetryLayer, TimeoutLayer};
+//! use mesh_core::policy::retry::RetryPolicy;
+//! use tower::ServiceBuilder;
+//!
+//! let stack = ServiceBuilder::new()
+//!     .layer(TimeoutLayer::new(std::time::Duration::from_secs(1)))
+//!     .layer(RetryLayer::new(RetryPolicy::default()))
+//!     .layer(CircuitBreakerLayer::default());
+//! # let _ = stack.service(tower::service_fn(|_: http::Request<mesh_core::Body>| async {
+//! #     Ok::<_, mesh_core::Error>(http::Response::new(mesh_core::Body::empty()))
+//! # }));
+//! ```
+//!
+//! Errors are boxed; one that a layer made is a [`crate::Error`] inside. An inner service's foreign error
+//! counts as "the peer may have acted", so nothing unsafe is repeated because of it.
 
-pub mod access;
-pub mod circuit_breaker;
-pub mod concurrency;
-pub mod retry;
-pub mod timeout;
+use std::future::Future;
+use std::pin::Pin;
+
+use crate::error::{BoxError, Error, ErrorKind, Sent};
+
+mod access;
+mod balance;
+mod check;
+mod circuit_breaker;
+mod compose;
+mod concurrency;
+mod endpoint;
+mod retry;
+mod timeout;
+mod trace;
+
+pub use access::{Access, AccessLayer};
+pub use balance::{Balance, Member};
+pub use check::{Check, CheckLayer};
+pub use circuit_breaker::{CircuitBreaker, CircuitBreakerLayer};
+pub use compose::{Composed, compose};
+pub use concurrency::{Concurrency, ConcurrencyLayer};
+pub use endpoint::EndpointService;
+pub use retry::{Retry, RetryLayer};
+pub use timeout::{Timeout, TimeoutLayer};
+pub use trace::{Trace, TraceLayer};
+
+/// What the layers' services return.
+pub type Pending<T> = Pin<Box<dyn Future<Output = Result<T, BoxError>> + Send>>;
+
+/// How far a request got, read from any error.
+pub(crate) fn facts_of(error: &BoxError) -> (ErrorKind, Sent) {
+    match error.downcast_ref::<Error>() {
+        Some(error) => (error.kind(), error.sent()),
+        None => (ErrorKind::Reset, Sent::Maybe),
+    }
+}

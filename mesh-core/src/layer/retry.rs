@@ -1,1 +1,130 @@
-//! (to be written)
+//! Retries with a budget, for any service.
+
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use http::{HeaderMap, Request, Response};
+use tower_layer::Layer;
+use tower_service::Service;
+
+use super::circuit_breaker::ready_call;
+use super::{Pending, facts_of};
+use crate::body::Body;
+use crate::context::CallContext;
+use crate::error::BoxError;
+use crate::outbound::CallOptions;
+use crate::outbound::replay::Replay;
+use crate::policy::budget::{Budget, BudgetConfig};
+use crate::policy::retry::{Decision, Outcome, RequestFacts, RetryPolicy, RetryState, is_idempotent};
+use crate::time::{Clock, Randomness, SystemClock};
+
+/// Tries again when that is worth it and safe. All services it makes share one budget.
+#[derive(Clone)]
+pub struct RetryLayer {
+    policy: Arc<RetryPolicy>,
+    budget: Arc<Budget>,
+    clock: Arc<dyn Clock>,
+    randomness: Arc<Randomness>,
+}
+
+impl RetryLayer {
+    /// With the default budget: 20 % of requests and 10 a second.
+    pub fn new(policy: RetryPolicy) -> Self {
+        Self::shared(Arc::new(policy), Arc::new(Budget::new(BudgetConfig::default())))
+    }
+
+    /// With a budget that others draw on too.
+    pub fn shared(policy: Arc<RetryPolicy>, budget: Arc<Budget>) -> Self {
+        Self { policy, budget, clock: Arc::new(SystemClock), randomness: Arc::new(Randomness::from_entropy()) }
+    }
+
+    /// Uses this clock.
+    #[must_use]
+    pub fn with_clock(mut self, clock: Arc<dyn Clock>) -> Self {
+        self.clock = clock;
+        self
+    }
+}
+
+impl<S> Layer<S> for RetryLayer {
+    type Service = Retry<S>;
+
+    fn layer(&self, inner: S) -> Retry<S> {
+        Retry { inner, terms: self.clone() }
+    }
+}
+
+/// A service that is tried again.
+#[derive(Clone)]
+pub struct Retry<S> {
+    inner: S,
+    terms: RetryLayer,
+}
+
+impl<S, B> Service<Request<Body>> for Retry<S>
+where
+    S: Service<Request<Body>, Response = Response<B>> + Clone + Send + 'static,
+    S::Future: Send + 'static,
+    S::Error: Into<BoxError>,
+    B: Send + 'static,
+{
+    type Response = Response<B>;
+    type Error = BoxError;
+    type Future = Pending<Response<B>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<Body>) -> Self::Future {
+        Box::pin(run(self.inner.clone(), self.terms.clone(), request))
+    }
+}
+
+async fn run<S, B>(mut inner: S, terms: RetryLayer, request: Request<Body>) -> Result<Response<B>, BoxError>
+where
+    S: Service<Request<Body>, Response = Response<B>>,
+    S::Error: Into<BoxError>,
+{
+    let (head, body) = request.into_parts();
+    let options = head.extensions.get::<CallOptions>().copied().unwrap_or_default();
+    let idempotent = options.idempotent.unwrap_or_else(|| is_idempotent(&head.method));
+    let deadline = CallContext::current().and_then(|context| context.deadline);
+    let body = Replay::new(body, crate::outbound::REPLAY_LIMIT);
+    let mut rng = terms.randomness.generator();
+    let mut state = RetryState::start(terms.policy, terms.budget, terms.clock.now());
+    loop {
+        let answer = ready_call(&mut inner, Request::from_parts(head.clone(), body.attempt())).await;
+        let outcome = match &answer {
+            Ok(response) => Outcome::Response {
+                status: response.status().as_u16(),
+                grpc_status: grpc_status(response.headers()),
+                headers: response.headers(),
+            },
+            Err(error) => {
+                let (kind, sent) = facts_of(error);
+                Outcome::Failure { kind, sent }
+            }
+        };
+        let facts = RequestFacts {
+            idempotent,
+            body_replayable: body.is_replayable(),
+            committed: false,
+            deadline,
+            wall: terms.clock.wall(),
+        };
+        let now = terms.clock.now();
+        match state.decide(&outcome, &facts, now, &mut rng) {
+            Decision::Retry { after } => {
+                drop(answer);
+                terms.clock.sleep_until(crate::time::after(now, after)).await;
+            }
+            Decision::Stop(_) => return answer,
+        }
+    }
+}
+
+/// The gRPC status of a trailers-only response.
+pub(super) fn grpc_status(headers: &HeaderMap) -> Option<u16> {
+    headers.get("grpc-status").and_then(|status| status.to_str().ok()).and_then(|status| status.parse().ok())
+}

@@ -1,1 +1,87 @@
-//! (to be written)
+//! A bound on each request, never longer than the deadline it inherits.
+
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use http::{Request, Response};
+use tower_layer::Layer;
+use tower_service::Service;
+
+use super::Pending;
+use crate::body::Body;
+use crate::context::CallContext;
+use crate::error::{BoxError, Error, ErrorKind, Sent};
+use crate::policy::timeout::{Limits, earlier};
+use crate::time::{Clock, SystemClock};
+
+/// Bounds requests, up to the head of the response.
+#[derive(Clone)]
+pub struct TimeoutLayer {
+    limit: Option<Duration>,
+    kind: ErrorKind,
+    clock: Arc<dyn Clock>,
+}
+
+impl TimeoutLayer {
+    /// Bounds a whole request: below, an inherited deadline counts too. Fails with [`ErrorKind::Timeout`].
+    pub fn new(limit: impl Into<Option<Duration>>) -> Self {
+        Self { limit: limit.into(), kind: ErrorKind::Timeout, clock: Arc::new(SystemClock) }
+    }
+
+    /// Bounds one attempt; put it below a retry. Fails with [`ErrorKind::AttemptTimeout`].
+    pub fn per_attempt(limit: impl Into<Option<Duration>>) -> Self {
+        Self { kind: ErrorKind::AttemptTimeout, ..Self::new(limit) }
+    }
+
+    /// Uses this clock.
+    #[must_use]
+    pub fn with_clock(mut self, clock: Arc<dyn Clock>) -> Self {
+        self.clock = clock;
+        self
+    }
+}
+
+impl<S> Layer<S> for TimeoutLayer {
+    type Service = Timeout<S>;
+
+    fn layer(&self, inner: S) -> Timeout<S> {
+        Timeout { inner, terms: self.clone() }
+    }
+}
+
+/// A service with a bound.
+#[derive(Clone)]
+pub struct Timeout<S> {
+    inner: S,
+    terms: TimeoutLayer,
+}
+
+impl<S, B> Service<Request<Body>> for Timeout<S>
+where
+    S: Service<Request<Body>, Response = Response<B>>,
+    S::Future: Send + 'static,
+    S::Error: Into<BoxError>,
+{
+    type Response = Response<B>;
+    type Error = BoxError;
+    type Future = Pending<Response<B>>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
+        self.inner.poll_ready(cx).map_err(Into::into)
+    }
+
+    fn call(&mut self, request: Request<Body>) -> Self::Future {
+        let (clock, kind) = (Arc::clone(&self.terms.clock), self.terms.kind);
+        let own = Limits { route: self.terms.limit, ..Limits::default() }.deadline(clock.now());
+        let inherited = CallContext::current().and_then(|context| context.deadline);
+        let answering = self.inner.call(request);
+        Box::pin(async move {
+            let Some(deadline) = earlier(own, inherited) else { return answering.await.map_err(Into::into) };
+            tokio::select! {
+                answer = answering => answer.map_err(Into::into),
+                () = clock.sleep_until(deadline) => Err(Error::new(kind, "no answer in time").with_sent(Sent::Maybe).into()),
+            }
+        })
+    }
+}

@@ -1,0 +1,118 @@
+//! Load balancing over any set of services.
+
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Instant;
+
+use http::{Request, Response};
+use tower_service::Service;
+
+use super::circuit_breaker::ready_call;
+use super::{Pending, facts_of};
+use crate::body::Body;
+use crate::cluster::picker::{BalancerKind, Candidate, Picker};
+use crate::endpoint::load::{Load, Outcome};
+use crate::error::{BoxError, Error, ErrorKind};
+use crate::policy::verdict::Verdict;
+use crate::time::{Clock, Randomness, SystemClock};
+
+/// One of several equal services, with its live load.
+pub struct Member<S> {
+    service: S,
+    load: Arc<Load>,
+    weight: u32,
+}
+
+impl<S> Member<S> {
+    /// A member that takes `weight` shares; unknown load.
+    pub fn new(service: S, weight: u32) -> Self {
+        Self { service, load: Arc::new(Load::new(SystemClock.now())), weight }
+    }
+}
+
+impl<S> Candidate for Member<S> {
+    fn load(&self) -> &Load {
+        &self.load
+    }
+
+    fn weight(&self) -> u32 {
+        self.weight
+    }
+
+    fn is_available(&self, _: Instant) -> bool {
+        true
+    }
+
+    fn is_local(&self) -> bool {
+        false
+    }
+}
+
+/// Sends each request to the member that the balancer picks. `Clone`, without a queue or a lock.
+pub struct Balance<S> {
+    picker: Arc<Picker<Member<S>>>,
+    clock: Arc<dyn Clock>,
+    randomness: Arc<Randomness>,
+}
+
+impl<S> Balance<S> {
+    /// Over these members.
+    pub fn new(kind: BalancerKind, members: Vec<Member<S>>) -> Self {
+        let members = members.into_iter().map(Arc::new).collect();
+        Self {
+            picker: Arc::new(Picker::new(kind, members, 0)),
+            clock: Arc::new(SystemClock),
+            randomness: Arc::new(Randomness::from_entropy()),
+        }
+    }
+}
+
+impl<S> Clone for Balance<S> {
+    fn clone(&self) -> Self {
+        Self {
+            picker: Arc::clone(&self.picker),
+            clock: Arc::clone(&self.clock),
+            randomness: Arc::clone(&self.randomness),
+        }
+    }
+}
+
+impl<S, B> Service<Request<Body>> for Balance<S>
+where
+    S: Service<Request<Body>, Response = Response<B>> + Clone + Send + Sync + 'static,
+    S::Future: Send + 'static,
+    S::Error: Into<BoxError>,
+    B: Send + 'static,
+{
+    type Response = Response<B>;
+    type Error = BoxError;
+    type Future = Pending<Response<B>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<Body>) -> Self::Future {
+        let now = self.clock.now();
+        let picked = self.picker.pick(now, &mut self.randomness.generator(), &[]);
+        let clock = Arc::clone(&self.clock);
+        Box::pin(async move {
+            let member = picked.map_err(|_| Error::new(ErrorKind::NoEndpoint, "no member is available"))?.endpoint;
+            let in_flight = member.load.start(now);
+            let answer = ready_call(&mut member.service.clone(), request).await;
+            let verdict = match &answer {
+                Ok(response) => Some(Verdict::of_response(response.status().as_u16(), None)),
+                Err(error) => Verdict::of_failure(facts_of(error).0),
+            };
+            in_flight.finish(
+                clock.now(),
+                match verdict {
+                    Some(Verdict::Success) => Outcome::Answered,
+                    Some(_) => Outcome::Failed { retry_after: None },
+                    None => Outcome::Neutral,
+                },
+            );
+            answer
+        })
+    }
+}
