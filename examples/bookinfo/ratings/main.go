@@ -2,16 +2,12 @@
 package main
 
 import (
-	"context"
 	"encoding/json"
 	"fmt"
 	"log"
 	"net/http"
 	"os"
-	"os/signal"
 	"strconv"
-	"syscall"
-	"time"
 
 	"libmesh.dev/mesh"
 )
@@ -50,12 +46,5 @@ func main() {
 	}
 	fmt.Println("ratings on", server.Addr())
 
-	stopped, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	defer stop()
-	<-stopped.Done()
-	ending, cancel := context.WithTimeout(context.Background(), time.Second)
-	defer cancel()
-	if err := m.Close(ending); err != nil {
-		log.Print(err)
-	}
+	server.Wait() // until it was drained: POST /drain on the admin page
 }
