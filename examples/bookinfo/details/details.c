@@ -31,16 +31,16 @@ static int32_t details(void *userdata, mesh_inbound *inbound) {
   return answer(inbound, 200, body);
 }
 
-// Exits saying why when a call of the library failed.
-static void check(mesh_code code, mesh_error *err) {
-  if (code == MESH_OK) return;
+// Says why a call of the library failed, and exits.
+static int fail(mesh_error *err) {
   fprintf(stderr, "%s: %s\n", mesh_error_name(err).ptr, mesh_error_message(err).ptr);
+  mesh_error_free(err);
   exit(1);
 }
 
 static void *work(void *queue) {
   mesh_error *err = NULL;
-  check(mesh_cq_run(queue, -1, &err), err);  // until mesh_cq_stop
+  if (mesh_cq_run(queue, -1, &err)) fail(err);  // returns after mesh_cq_stop
   return NULL;
 }
 
@@ -54,22 +54,22 @@ int main(int argc, char **argv) {
   mesh *mesh;
   mesh_cq *queue;
   mesh_listener *listener;
-  check(mesh_config_load_file(mesh_strz(argv[1]), &config, &err), err);
-  check(mesh_open(NULL, config, &mesh, &err), err);
-  check(mesh_cq_new(mesh, NULL, &queue, &err), err);
-  check(mesh_serve(mesh, MESH_STR("inbound"), queue, details, NULL, &listener, &err), err);
+  if (mesh_config_load_file(mesh_strz(argv[1]), &config, &err)) return fail(err);
+  if (mesh_open(NULL, config, &mesh, &err)) return fail(err);
+  if (mesh_cq_new(mesh, NULL, &queue, &err)) return fail(err);
+  if (mesh_serve(mesh, MESH_STR("inbound"), queue, details, NULL, &listener, &err)) return fail(err);
   printf("details on %s\n", mesh_listener_address(listener).ptr);
   fflush(stdout);
 
   pthread_t worker;
   if (pthread_create(&worker, NULL, work, queue) != 0) return 1;
-  check(mesh_listener_wait(listener, &err), err);  // drained: POST /drain on the admin page
+  if (mesh_listener_wait(listener, &err)) return fail(err);  // drained: POST /drain on the admin page
   mesh_cq_stop(queue);
   pthread_join(worker, NULL);
 
   mesh_listener_free(listener);
   mesh_cq_free(queue);
-  check(mesh_close(mesh, 1000000000, &err), err);
+  if (mesh_close(mesh, 1000000000, &err)) return fail(err);
   mesh_free(mesh);
   mesh_config_free(config);
   puts("details has left");

@@ -18,9 +18,11 @@ async fn main() -> Result<(), BoxError> {
     tracing_subscriber::fmt().with_writer(std::io::stderr).init();
     let config = std::env::args().nth(1).ok_or("usage: bookinfo-policy CONFIG")?;
     let mesh = Mesh::from_file(config)?;
-    let server = AuthorizationServer::new(Policy)
-        .map_response(|response: http::Response<tonic::body::Body>| response.map(Body::new))
-        .map_err(|never| match never {});
+    // tonic's server with the mesh's body and error types.
+    let server = tower::service_fn(|request: http::Request<Body>| async {
+        let Ok(response) = AuthorizationServer::new(Policy).oneshot(request).await;
+        Ok::<_, BoxError>(response.map(Body::new))
+    });
     let listening = mesh.listen("inbound", server).await?;
     println!("policy on {}", listening.local_addr());
     listening.closed().await;

@@ -43,7 +43,9 @@ struct Reviews {
 
 impl Reviews {
     async fn answer(&self, request: Request<Body>) -> Result<Response<Body>, BoxError> {
-        let Some(product) = request.uri().path().strip_prefix("/reviews/") else { return Ok(error(StatusCode::NOT_FOUND)) };
+        let Some(product) = request.uri().path().strip_prefix("/reviews/") else {
+            return Ok(error(StatusCode::NOT_FOUND));
+        };
         if request.method() != Method::GET {
             return Ok(error(StatusCode::METHOD_NOT_ALLOWED));
         }
