@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import queue
 import shutil
 import signal
 import subprocess
@@ -42,7 +43,7 @@ class Run:
         self.stage = stage
         self.programs = {program.name: program for program in programs(places)}
         self.facts = report.Facts(rps=options.rps, seconds=options.seconds, ttl=options.ttl)
-        self._progress: dict[str, Any] = {"done": 0, "failed": 0, "p50_ms": 0.0, "p99_ms": 0.0}
+        self._progress: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
         self._phase = "100/0"
 
     def prepare(self) -> None:
@@ -72,10 +73,9 @@ class Run:
                 raise NotReady(f"the load did not end: {load.complaint()}")
             while due and elapsed >= due[0][0] * self.options.seconds:
                 due.pop(0)[1]()
-            if elapsed >= second + 1:
-                second = int(elapsed)
-                self._show(second)
-            time.sleep(0.05)
+            with suppress(queue.Empty):
+                self._show(second + 1, self._progress.get(timeout=0.05))
+                second += 1
         if load.exit_code != 0:
             raise NotReady(load.complaint())
 
@@ -119,7 +119,7 @@ class Run:
         assert load.stdout is not None
         for line in load.stdout:
             with suppress(ValueError):
-                self._progress = json.loads(line)
+                self._progress.put(json.loads(line))
 
     def _start_newcomer(self) -> None:
         newcomer = self.programs["b-details"]
@@ -150,9 +150,9 @@ class Run:
         self._phase = "A drains"
         say(f"a-details is drained and leaves (pid {self.stage['a-details'].pid})")
 
-    def _show(self, second: int) -> None:
+    def _show(self, second: int, progress: dict[str, Any]) -> None:
         self.journal.read()
-        progress, journal = self._progress, self.journal
+        journal = self.journal
         by_cluster = {"details-a": 0, "details-b": 0}
         for counts in journal.details.values():
             for cluster, count in counts.items():
