@@ -123,9 +123,9 @@ impl Slot {
 fn body_error(error: BoxError) -> Error {
     match error.downcast::<Error>() {
         Ok(error) => *error,
-        Err(error) => {
-            Error::new(ErrorKind::Reset, format!("the body ended early: {error}")).with_sent(Sent::Maybe).with_source(error)
-        }
+        Err(error) => Error::new(ErrorKind::Reset, format!("the body ended early: {error}"))
+            .with_sent(Sent::Maybe)
+            .with_source(error),
     }
 }
 
@@ -157,7 +157,7 @@ impl BodyPipe {
     }
 
     fn pipe(&self, py: Python<'_>) -> PyResult<&Pipe> {
-        self.pipe.get().map_err(|error| to_python(py, &error))
+        self.pipe.require(py)
     }
 }
 
@@ -178,7 +178,12 @@ impl BodyPipe {
 
     /// The body is complete.
     #[pyo3(signature = (queue, trailers=None))]
-    fn finish(&self, py: Python<'_>, queue: &Queue, trailers: Option<Vec<(Bound<'_, PyAny>, Bound<'_, PyAny>)>>) -> PyResult<Op> {
+    fn finish(
+        &self,
+        py: Python<'_>,
+        queue: &Queue,
+        trailers: Option<Vec<(Bound<'_, PyAny>, Bound<'_, PyAny>)>>,
+    ) -> PyResult<Op> {
         let pipe = self.pipe(py)?;
         let trailers = trailers.map(|pairs| header_map(py, &pairs)).transpose()?;
         let sender = lock(&pipe.sender).take();
@@ -219,7 +224,8 @@ pub fn header_map(py: Python<'_>, pairs: &[(Bound<'_, PyAny>, Bound<'_, PyAny>)]
         let (name, value) = (octets(name)?, octets(value)?);
         let parsed = HeaderName::from_bytes(&name).ok().zip(HeaderValue::from_bytes(&value).ok());
         let (key, value) = parsed.ok_or_else(|| {
-            let message = format!("header {:?} has characters that HTTP does not allow", String::from_utf8_lossy(&name));
+            let message =
+                format!("header {:?} has characters that HTTP does not allow", String::from_utf8_lossy(&name));
             to_python(py, &Error::new(ErrorKind::BadRequest, message))
         })?;
         headers.append(key, value);

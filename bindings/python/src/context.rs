@@ -33,7 +33,6 @@ impl Context {
     /// Seconds left until the caller gives up; None without a deadline.
     #[getter]
     fn remaining(&self) -> Option<f64> {
-        let deadline = self.inner.deadline?;
-        Some(deadline.saturating_duration_since(Instant::now()).as_secs_f64())
+        self.inner.remaining(Instant::now()).map(|left| left.as_secs_f64())
     }
 }

@@ -69,7 +69,8 @@ pub fn guard<T>(py: Python<'_>, body: impl FnOnce() -> PyResult<T>) -> PyResult<
     match std::panic::catch_unwind(std::panic::AssertUnwindSafe(body)) {
         Ok(result) => result,
         Err(_) => {
-            let error = Error::new(mesh_core::ErrorKind::Internal, "a panic was caught; this is a defect of the library");
+            let error =
+                Error::new(mesh_core::ErrorKind::Internal, "a panic was caught; this is a defect of the library");
             Err(made(py, &error).unwrap_or_else(|_| PyRuntimeError::new_err("a panic was caught")))
         }
     }

@@ -6,6 +6,7 @@
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context as TaskContext, Poll};
+use std::time::Instant;
 
 use bytes::Bytes;
 use http::request::Parts;
@@ -71,11 +72,7 @@ impl Answer {
         let life = self.life;
         match self.reply.await {
             Ok(response) => response.map(|body| Body::new(Watched { body, _life: life })),
-            Err(_) => {
-                let mut response = Response::new(Body::from("Internal Server Error\n"));
-                *response.status_mut() = StatusCode::INTERNAL_SERVER_ERROR;
-                response
-            }
+            Err(_) => refusal(ErrorKind::Internal),
         }
     }
 }
@@ -83,11 +80,31 @@ impl Answer {
 impl Exchange {
     /// Whether nobody waits for the answer any more.
     pub fn is_abandoned(&self) -> bool {
-        self.alive.get().is_ok_and(|alive| alive.has_changed().is_err())
+        self.alive.get().is_some_and(|alive| alive.has_changed().is_err())
+    }
+
+    /// Itself, unless the caller went away or ran out of time while it waited for the application.
+    pub fn still_wanted(self) -> Option<Self> {
+        if self.is_abandoned() {
+            return None;
+        }
+        let left = self.call_context().and_then(|context| context.remaining(Instant::now()));
+        if left.is_some_and(|left| left.is_zero()) {
+            self.send(refusal(ErrorKind::Timeout));
+            return None;
+        }
+        Some(self)
+    }
+
+    /// Whether this was the first answer.
+    fn send(&self, response: Response<Body>) -> bool {
+        let reply = self.reply.get().and_then(|reply| reply.lock().unwrap_or_else(PoisonError::into_inner).take());
+        // A caller that went away makes this fail; the application learns it from the body or `gone`.
+        reply.map(|reply| reply.send(response)).is_some()
     }
 
     fn reader(&self, py: Python<'_>) -> PyResult<&Reader> {
-        self.reader.get().map_err(|error| to_python(py, &error))
+        self.reader.require(py)
     }
 
     fn call_context(&self) -> Option<&Arc<CallContext>> {
@@ -96,15 +113,6 @@ impl Exchange {
 
     fn address(&self) -> Option<&ConnectionAddress> {
         self.head.extensions.get::<ConnectionAddress>()
-    }
-
-    fn answer(&self, py: Python<'_>, response: Response<Body>) -> PyResult<()> {
-        let reply = self.reply.get().map_err(|error| to_python(py, &error))?;
-        let reply = reply.lock().unwrap_or_else(PoisonError::into_inner).take();
-        let twice = || to_python(py, &Error::new(ErrorKind::BadRequest, "this request was answered already"));
-        // A caller that went away makes this fail; the application learns it from the body or `gone`.
-        let _ = reply.ok_or_else(twice)?.send(response);
-        Ok(())
     }
 }
 
@@ -181,7 +189,8 @@ impl Exchange {
         body: &Bound<'_, PyAny>,
     ) -> PyResult<()> {
         guard(py, || {
-            let invalid = |_| to_python(py, &Error::new(ErrorKind::BadRequest, format!("{status} is not an HTTP status")));
+            let invalid =
+                |_| to_python(py, &Error::new(ErrorKind::BadRequest, format!("{status} is not an HTTP status")));
             let status = StatusCode::from_u16(status).map_err(invalid)?;
             let mut headers = header_map(py, &headers)?;
             if self.head.version == Version::HTTP_2 {
@@ -190,7 +199,9 @@ impl Exchange {
             let mut response = Response::new(body_of(py, body)?);
             *response.status_mut() = status;
             *response.headers_mut() = headers;
-            self.answer(py, response)
+            self.reply.require(py)?;
+            let twice = || to_python(py, &Error::new(ErrorKind::BadRequest, "this request was answered already"));
+            self.send(response).then_some(()).ok_or_else(twice)
         })
     }
 
@@ -202,7 +213,7 @@ impl Exchange {
 
     /// Completes when the caller went away, or the response has ended.
     fn gone(&self, py: Python<'_>, queue: &Queue) -> PyResult<Op> {
-        let mut alive = self.alive.get().map_err(|error| to_python(py, &error))?.clone();
+        let mut alive = self.alive.require(py)?.clone();
         submit(py, self.reader(py)?.runtime(), queue, async move {
             while alive.changed().await.is_ok() {}
             Outcome::Done
@@ -219,6 +230,14 @@ pub fn body_of(py: Python<'_>, body: &Bound<'_, PyAny>) -> PyResult<Body> {
         return Ok(Body::empty());
     }
     body.cast::<BodyPipe>()?.get().take_body(py)
+}
+
+/// An answer that the application did not give.
+pub fn refusal(kind: ErrorKind) -> Response<Body> {
+    let status = StatusCode::from_u16(kind.status().http).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    let mut response = Response::new(Body::from(status.canonical_reason().unwrap_or_default()));
+    *response.status_mut() = status;
+    response
 }
 
 /// HTTP/2 has no connection headers (RFC 9113 8.2.2); applications written for HTTP/1.1 may set them.

@@ -6,6 +6,9 @@
 
 use mesh_core::runtime::{fork_generation, note_fork_in_child};
 use mesh_core::{Error, ErrorKind};
+use pyo3::prelude::*;
+
+use crate::errors::to_python;
 
 /// A value of the process that made it.
 pub struct Owned<T> {
@@ -20,11 +23,13 @@ impl<T> Owned<T> {
     }
 
     /// The value, unless the process forked since it was made.
-    pub fn get(&self) -> Result<&T, Error> {
-        match &self.value {
-            Some(value) if self.generation == fork_generation() => Ok(value),
-            _ => Err(Error::new(ErrorKind::Forked, "this object was made before fork(); make a new one in the child")),
-        }
+    pub fn get(&self) -> Option<&T> {
+        self.value.as_ref().filter(|_| self.generation == fork_generation())
+    }
+
+    /// The value, or `mesh.ForkedError`.
+    pub fn require(&self, py: Python<'_>) -> PyResult<&T> {
+        self.get().ok_or_else(|| to_python(py, &Error::new(ErrorKind::Forked, FORKED)))
     }
 }
 
@@ -47,3 +52,5 @@ pub fn watch() {
         libc::pthread_atfork(None, None, Some(in_child));
     }
 }
+
+const FORKED: &str = "this object was made before fork(); make a new one in the child";

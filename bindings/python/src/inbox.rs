@@ -10,15 +10,14 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 
-use http::{Request, Response, StatusCode};
-use mesh_core::Body;
+use http::{Request, Response};
 use mesh_core::error::BoxError;
+use mesh_core::{Body, ErrorKind};
 use pyo3::prelude::*;
 use tokio::runtime::Handle;
 use tower_service::Service;
 
-use crate::errors::to_python;
-use crate::exchange::{Exchange, exchange};
+use crate::exchange::{Exchange, exchange, refusal};
 use crate::fork::Owned;
 use crate::wake::Wake;
 
@@ -75,7 +74,9 @@ impl Inbox {
             state.is_signalled = false;
             waiting.wake.clear();
         }
-        Ok(state.exchanges.drain(..).filter(|exchange| !exchange.is_abandoned()).collect())
+        let arrived = std::mem::take(&mut state.exchanges);
+        drop(state);
+        Ok(arrived.into_iter().filter_map(Exchange::still_wanted).collect())
     }
 
     /// Blocks for the next request; None once the inbox is closed.
@@ -107,7 +108,7 @@ impl Inbox {
 impl Inbox {
     /// The shared half, unless the process forked.
     pub fn waiting(&self, py: Python<'_>) -> PyResult<&Arc<Waiting>> {
-        self.shared.get().map_err(|error| to_python(py, &error))
+        self.shared.require(py)
     }
 }
 
@@ -116,8 +117,12 @@ impl Waiting {
         let mut state = self.state();
         loop {
             match state.exchanges.pop_front() {
-                Some(exchange) if !exchange.is_abandoned() => return Some(exchange),
-                Some(_) => continue,
+                Some(exchange) => {
+                    if let Some(wanted) = exchange.still_wanted() {
+                        return Some(wanted);
+                    }
+                    continue;
+                }
                 None if state.is_closed => return None,
                 None => {}
             }
@@ -128,10 +133,10 @@ impl Waiting {
     }
 
     /// Queues a request, or gives it back when there is no room.
-    fn put(&self, exchange: Exchange) -> Result<(), Exchange> {
+    fn put(&self, exchange: Exchange) -> Option<Exchange> {
         let mut state = self.state();
         if state.is_closed || state.exchanges.len() >= self.capacity {
-            return Err(exchange);
+            return Some(exchange);
         }
         state.exchanges.push_back(exchange);
         if state.blocked > 0 {
@@ -140,7 +145,7 @@ impl Waiting {
             state.is_signalled = true;
             self.wake.signal();
         }
-        Ok(())
+        None
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -181,13 +186,7 @@ impl Service<Request<Body>> for Intake {
 
     fn call(&mut self, request: Request<Body>) -> Self::Future {
         let (exchange, answer) = exchange(request, self.runtime.clone(), InFlight::new(&self.waiting));
-        let is_queued = self.waiting.put(exchange).is_ok();
-        Box::pin(async move { if is_queued { Ok(answer.wait().await) } else { Ok(full()) } })
+        let is_queued = self.waiting.put(exchange).is_none();
+        Box::pin(async move { if is_queued { Ok(answer.wait().await) } else { Ok(refusal(ErrorKind::Overloaded)) } })
     }
-}
-
-fn full() -> Response<Body> {
-    let mut response = Response::new(Body::from("the application is overloaded\n"));
-    *response.status_mut() = StatusCode::SERVICE_UNAVAILABLE;
-    response
 }

@@ -7,7 +7,6 @@ use std::sync::Arc;
 use pyo3::prelude::*;
 use tokio::runtime::Handle;
 
-use crate::errors::to_python;
 use crate::fork::Owned;
 use crate::op::{Op, submit};
 use crate::outcome::Outcome;
@@ -31,14 +30,14 @@ impl Listening {
     /// (host, port) it is bound to.
     #[getter]
     fn address(&self, py: Python<'_>) -> PyResult<(String, u16)> {
-        let (listening, _) = self.inner.get().map_err(|error| to_python(py, &error))?;
+        let (listening, _) = self.inner.require(py)?;
         let address = listening.local_addr();
         Ok((address.ip().to_string(), address.port()))
     }
 
     /// Completes when the listener has ended.
     fn closed(&self, py: Python<'_>, queue: &Queue) -> PyResult<Op> {
-        let (listening, runtime) = self.inner.get().map_err(|error| to_python(py, &error))?;
+        let (listening, runtime) = self.inner.require(py)?;
         let listening = Arc::clone(listening);
         submit(py, runtime, queue, async move {
             listening.closed().await;

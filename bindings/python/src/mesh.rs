@@ -89,7 +89,7 @@ impl Mesh {
             let runtime = self.runtime(py)?;
             let mesh = &self.parts(py)?.mesh;
             let intake = Intake { waiting: inbox.waiting(py)?.clone(), runtime: runtime.clone() };
-            let bound = py.detach(|| runtime.block_on(mesh.listen(listener, intake)));
+            let bound = py.detach(|| runtime.block_on(mesh.listen(listener, intake)).map_err(Box::new));
             let listening = bound.map_err(|error| to_python(py, &error))?;
             Ok(Listening::new(listening, runtime))
         })
@@ -134,7 +134,7 @@ impl Mesh {
     /// Ends everything; waits at most `timeout` seconds for the threads.
     fn close(&self, py: Python<'_>, timeout: f64) -> PyResult<()> {
         guard(py, || {
-            if let Ok(parts) = self.inner.get() {
+            if let Some(parts) = self.inner.get() {
                 py.detach(|| parts.mesh.close(seconds(timeout)));
             }
             Ok(())
@@ -149,14 +149,14 @@ impl Mesh {
     }
 
     fn parts(&self, py: Python<'_>) -> PyResult<&Parts> {
-        self.inner.get().map_err(|error| to_python(py, &error))
+        self.inner.require(py)
     }
 
     fn runtime(&self, py: Python<'_>) -> PyResult<Handle> {
         let parts = self.parts(py)?;
         let started = match parts.is_started.get() {
-            Some(()) => parts.mesh.runtime(),
-            None => py.detach(|| signal::blocked(|| parts.mesh.runtime())),
+            Some(()) => parts.mesh.runtime().map_err(Box::new),
+            None => py.detach(|| signal::blocked(|| parts.mesh.runtime().map_err(Box::new))),
         };
         let handle = started.map_err(|error| to_python(py, &error))?;
         let _ = parts.is_started.set(());

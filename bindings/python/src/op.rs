@@ -16,7 +16,6 @@ use pyo3::prelude::*;
 use tokio::runtime::Handle;
 use tokio::task::AbortHandle;
 
-use crate::errors::to_python;
 use crate::fork::Owned;
 use crate::outcome::Outcome;
 use crate::queue::{Completions, Queue, signal_slice};
@@ -37,7 +36,12 @@ struct Running {
 }
 
 /// Starts `work`, whose outcome goes to `queue` unless it is ready at once.
-pub fn submit(py: Python<'_>, runtime: &Handle, queue: &Queue, work: impl Future<Output = Outcome> + Send + 'static) -> PyResult<Op> {
+pub fn submit(
+    py: Python<'_>,
+    runtime: &Handle,
+    queue: &Queue,
+    work: impl Future<Output = Outcome> + Send + 'static,
+) -> PyResult<Op> {
     let completions = Arc::clone(queue.completions(py)?);
     let mut work = Box::pin(AssertUnwindSafe(work).catch_unwind().map(|result| result.unwrap_or_else(|_| panicked())));
     let polled = {
@@ -67,16 +71,17 @@ impl Op {
 
     /// The outcome of an operation that was done at once: returned, or raised.
     fn result<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
-        let ready = self.ready.get().map_err(|error| to_python(py, &error))?;
+        let ready = self.ready.require(py)?;
         let outcome = ready.lock().unwrap_or_else(PoisonError::into_inner).take();
-        let missing = || Outcome::Failed(Error::new(ErrorKind::Internal, "the result was taken already, or is not there yet"));
+        let missing =
+            || Outcome::Failed(Error::new(ErrorKind::Internal, "the result was taken already, or is not there yet"));
         outcome.unwrap_or_else(missing).into_python(py)
     }
 
     /// Blocks for the outcome, with the GIL released. Ctrl-C cancels the operation and raises.
     fn wait<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
         let Some(running) = &self.running else { return self.result(py) };
-        let running = running.get().map_err(|error| to_python(py, &error))?;
+        let running = running.require(py)?;
         loop {
             let slice = signal_slice();
             match py.detach(|| running.completions.wait_for(self.token, slice)) {
@@ -88,7 +93,7 @@ impl Op {
 
     /// Ends the operation; its completion, if any, is dropped.
     fn cancel(&self) {
-        if let Some(Ok(running)) = self.running.as_ref().map(Owned::get) {
+        if let Some(running) = self.running.as_ref().and_then(Owned::get) {
             running.task.abort();
             running.completions.forget(self.token);
         }

@@ -10,7 +10,6 @@ use std::time::Duration;
 
 use pyo3::prelude::*;
 
-use crate::errors::to_python;
 use crate::fork::Owned;
 use crate::outcome::Outcome;
 use crate::signal::is_main_thread;
@@ -76,7 +75,7 @@ impl Queue {
 impl Queue {
     /// The shared half, unless the process forked.
     pub fn completions(&self, py: Python<'_>) -> PyResult<&Arc<Completions>> {
-        self.shared.get().map_err(|error| to_python(py, &error))
+        self.shared.require(py)
     }
 }
 

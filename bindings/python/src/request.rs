@@ -48,10 +48,16 @@ impl Request {
 
     /// Bounds the request, and says whether it may be sent twice and which inbound call it belongs to.
     #[pyo3(signature = (timeout, idempotent, parent))]
-    fn options(&self, py: Python<'_>, timeout: Option<f64>, idempotent: Option<bool>, parent: Option<&Context>) -> PyResult<()> {
+    fn options(
+        &self,
+        py: Python<'_>,
+        timeout: Option<f64>,
+        idempotent: Option<bool>,
+        parent: Option<&Context>,
+    ) -> PyResult<()> {
         let bad = |_| to_python(py, &Error::new(ErrorKind::BadRequest, "the timeout is not a number of seconds"));
         let timeout = timeout.map(Duration::try_from_secs_f64).transpose().map_err(bad)?;
-        let slot = self.request.get().map_err(|error| to_python(py, &error))?;
+        let slot = self.request.require(py)?;
         if let Some(request) = slot.lock().unwrap_or_else(PoisonError::into_inner).as_mut() {
             request.extensions_mut().insert(CallOptions { timeout, idempotent });
             if let Some(parent) = parent {
@@ -65,7 +71,7 @@ impl Request {
 impl Request {
     /// The request, once.
     pub fn take(&self, py: Python<'_>) -> PyResult<http::Request<Body>> {
-        let slot = self.request.get().map_err(|error| to_python(py, &error))?;
+        let slot = self.request.require(py)?;
         let request = slot.lock().unwrap_or_else(PoisonError::into_inner).take();
         request.ok_or_else(|| to_python(py, &Error::new(ErrorKind::BadRequest, "this request was sent already")))
     }

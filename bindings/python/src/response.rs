@@ -8,7 +8,7 @@ use pyo3::prelude::*;
 use tokio::runtime::Handle;
 
 use crate::body::Reader;
-use crate::errors::{guard, to_python};
+use crate::errors::guard;
 use crate::fork::Owned;
 use crate::op::Op;
 use crate::outcome::header_pairs;
@@ -29,7 +29,7 @@ impl Response {
     }
 
     fn reader(&self, py: Python<'_>) -> PyResult<&Reader> {
-        self.reader.get().map_err(|error| to_python(py, &error))
+        self.reader.require(py)
     }
 
     fn report(&self) -> Option<&CallReport> {
@@ -99,7 +99,7 @@ impl Response {
 
     /// Gives the connection back.
     fn close(&self) {
-        if let Ok(reader) = self.reader.get() {
+        if let Some(reader) = self.reader.get() {
             reader.close();
         }
     }

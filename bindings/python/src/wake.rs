@@ -10,7 +10,8 @@ use std::time::Duration;
 /// Readable after `signal`, until `clear`.
 pub struct Wake {
     reader: File,
-    writer: File,
+    /// The other end, where it is another descriptor.
+    writer: Option<File>,
 }
 
 /// Why a wait ended.
@@ -28,7 +29,7 @@ impl Wake {
     /// Opens the descriptor: non-blocking, closed on exec.
     pub fn new() -> io::Result<Self> {
         let (reader, writer) = open()?;
-        Ok(Self { reader: File::from(reader), writer: File::from(writer) })
+        Ok(Self { reader: File::from(reader), writer: writer.map(File::from) })
     }
 
     /// The descriptor to watch for reading.
@@ -38,7 +39,8 @@ impl Wake {
 
     /// Makes it readable. A full pipe is readable already.
     pub fn signal(&self) {
-        let _ = (&self.writer).write(&1u64.to_ne_bytes());
+        let mut writer = self.writer.as_ref().unwrap_or(&self.reader);
+        let _ = writer.write(&1u64.to_ne_bytes());
     }
 
     /// Makes it unreadable again.
@@ -63,21 +65,19 @@ impl Wake {
 
 #[cfg(target_os = "linux")]
 #[allow(unsafe_code)]
-fn open() -> io::Result<(OwnedFd, OwnedFd)> {
+fn open() -> io::Result<(OwnedFd, Option<OwnedFd>)> {
     // SAFETY: no pointer is passed; the result is checked.
     let fd = unsafe { libc::eventfd(0, libc::EFD_CLOEXEC | libc::EFD_NONBLOCK) };
     if fd < 0 {
         return Err(io::Error::last_os_error());
     }
     // SAFETY: `fd` was just opened and nobody else owns it.
-    let reader = unsafe { OwnedFd::from_raw_fd(fd) };
-    let writer = reader.try_clone()?;
-    Ok((reader, writer))
+    Ok((unsafe { OwnedFd::from_raw_fd(fd) }, None))
 }
 
 #[cfg(not(target_os = "linux"))]
 #[allow(unsafe_code)]
-fn open() -> io::Result<(OwnedFd, OwnedFd)> {
+fn open() -> io::Result<(OwnedFd, Option<OwnedFd>)> {
     let mut ends = [0; 2];
     // SAFETY: the array has the two elements pipe() writes.
     if unsafe { libc::pipe(ends.as_mut_ptr()) } != 0 {
@@ -91,5 +91,5 @@ fn open() -> io::Result<(OwnedFd, OwnedFd)> {
         }
     }
     // SAFETY: both were just opened and nobody else owns them.
-    Ok(unsafe { (OwnedFd::from_raw_fd(ends[0]), OwnedFd::from_raw_fd(ends[1])) })
+    Ok(unsafe { (OwnedFd::from_raw_fd(ends[0]), Some(OwnedFd::from_raw_fd(ends[1]))) })
 }

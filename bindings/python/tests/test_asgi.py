@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import apps
@@ -179,3 +179,65 @@ def test_the_kind_is_seen_from_the_application() -> None:
     assert not is_asgi(apps.echo, "auto")
     assert not is_asgi(Other(), "auto")
     assert is_asgi(Other(), "asgi")
+
+
+def test_a_cancelled_receive_loses_no_piece(serve_wsgi: Serve) -> None:
+    """Frameworks cancel `receive` to look for a disconnect."""
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] != "http":
+            raise NotImplementedError
+        body, cancelled = b"", 0
+        while True:
+            try:
+                message = await asyncio.wait_for(receive(), 0.01)
+            except asyncio.TimeoutError:
+                cancelled += 1
+                continue
+            body += message["body"]
+            if not message["more_body"]:
+                break
+        assert cancelled > 0
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": body})
+
+    client_mesh = serve_wsgi(app)
+
+    async def body() -> AsyncIterator[bytes]:
+        for number in range(20):
+            yield b"%04d" % number
+            await asyncio.sleep(0.02)
+
+    async def run() -> bytes:
+        return await (await client_mesh.aclient().post("http://app/", content=body())).aread()
+
+    assert asyncio.run(run()) == b"".join(b"%04d" % number for number in range(20))
+
+
+def test_aserve_runs_a_wsgi_application_too(port: int) -> None:
+    async def run() -> None:
+        ready = asyncio.Event()
+        server = mesh.Mesh.from_yaml(config(port))
+        serving = asyncio.create_task(server.aserve(apps.echo, on_ready=lambda _: ready.set(), grace=0.2))
+        await asyncio.wait_for(ready.wait(), 10)
+        client_mesh = mesh.Mesh.from_yaml(config(port))
+        response = await client_mesh.aclient().get("http://app/x")
+        assert (await response.json())["path"] == "/x"
+        await client_mesh.aclose()
+        serving.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await asyncio.wait_for(serving, 10)
+
+    asyncio.run(run())
+
+
+def test_closing_the_mesh_ends_aserve(port: int) -> None:
+    async def run() -> None:
+        ready = asyncio.Event()
+        server = mesh.Mesh.from_yaml(config(port))
+        serving = asyncio.create_task(server.aserve(apps.asgi_echo, on_ready=lambda _: ready.set()))
+        await asyncio.wait_for(ready.wait(), 10)
+        await server.aclose()
+        await asyncio.wait_for(serving, 10)
+
+    asyncio.run(run())

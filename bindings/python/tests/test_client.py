@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import io
+import socket
+import struct
 import threading
+import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 
 import apps
 import mesh
 import pytest
+from conftest import config
 
 Serve = Callable[..., mesh.Mesh]
 
@@ -45,6 +50,7 @@ def test_headers_have_no_case_and_several_values(serve_wsgi: Serve) -> None:
         ({"content": bytearray(b"array")}, "array", None),
         ({"json": {"a": 1}}, '{"a":1}', "application/json"),
         ({"content": [b"one", b"two"]}, "onetwo", None),
+        ({"content": io.BytesIO(b"a\nfile")}, "a\nfile", None),
         ({"content": None}, "", None),
     ],
 )
@@ -224,3 +230,51 @@ def test_a_thread_without_a_loop_keeps_its_queue_across_clients(serve_wsgi: Serv
     for _ in range(3):
         with client_mesh.client() as client:
             assert client.get("http://app/").status == 200
+
+
+def test_a_cancelled_read_closes_the_response(serve_wsgi: Serve) -> None:
+    def app(environ: apps.Environ, start_response: apps.Start) -> Iterator[bytes]:
+        start_response("200 OK", [])
+        yield b"first"
+        time.sleep(1)
+        yield b"second"
+
+    client_mesh = serve_wsgi(app)
+
+    async def run() -> None:
+        response = await client_mesh.aclient().get("http://app/")
+        pieces = response.aiter_bytes()
+        assert await anext(pieces) == b"first"
+        with pytest.raises(asyncio.TimeoutError):
+            await asyncio.wait_for(anext(pieces), 0.1)
+        assert response.is_closed
+        with pytest.raises(ValueError, match="closed"):
+            await response.aread()
+
+    asyncio.run(run())
+
+
+def test_a_server_that_resets_in_the_middle_of_a_big_body_kills_nobody(port: int) -> None:
+    """A reset during a write is a SIGPIPE for whoever does not block it."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", port))
+        listener.listen(8)
+
+        def serve() -> None:
+            while True:
+                try:
+                    connection, _ = listener.accept()
+                except OSError:
+                    return
+                connection.recv(1000)
+                connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                connection.close()
+
+        thread = threading.Thread(target=serve, daemon=True)
+        thread.start()
+        for _ in range(20):  # a mesh each: a breaker would spare the server the rest
+            with mesh.Mesh.from_yaml(config(port)) as client_mesh:
+                with pytest.raises(mesh.TransportError):
+                    client_mesh.client().post("http://app/", content=b"x" * 5_000_000)
+        listener.shutdown(socket.SHUT_RDWR)
+    thread.join(5)

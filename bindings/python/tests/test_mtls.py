@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterator
 from pathlib import Path
 
 import apps
@@ -73,3 +74,20 @@ policy:
         for name, status in (("friend", 200), ("stranger", 403)):
             with mesh.Mesh.from_yaml(mtls(port, tmp_path, name)) as caller:
                 assert caller.client().get("http://app/").status == status
+
+
+def test_http2_carries_streams_and_drops_connection_headers(port: int, tmp_path: Path) -> None:
+    def app(environ: apps.Environ, start_response: apps.Start) -> Iterator[bytes]:
+        start_response("200 OK", [("Connection", "keep-alive"), ("Keep-Alive", "timeout=5")])
+        yield environ["SERVER_PROTOCOL"].encode()
+        while chunk := environ["wsgi.input"].read1(64 * 1024):
+            yield chunk
+
+    with served(mtls(port, tmp_path, "app"), app):
+        with mesh.Mesh.from_yaml(mtls(port, tmp_path, "caller")) as caller, caller.client() as client:
+            body = (b"x" * 64 * 1024 for _ in range(100))
+            with client.stream("POST", "http://app/", content=body) as response:
+                content = b"".join(response.iter_bytes())
+            assert response.http_version == "2"
+            assert "keep-alive" not in response.headers
+    assert content == b"HTTP/2" + b"x" * 64 * 1024 * 100

@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import apps
 import mesh
@@ -249,3 +250,26 @@ def test_the_meshs_threads_block_every_signal(port: int) -> None:
         1 << (number - 1) for number in range(1, 32) if number not in (signal.SIGKILL, signal.SIGSTOP)
     )
     assert all(mask & standard == standard for mask in masks)
+
+
+FILE_FORK = """
+import os, signal, sys, mesh
+m = mesh.Mesh.from_file(sys.argv[1])
+assert m.client().get("http://app/").status == 200
+with open(sys.argv[1], "w") as file:
+    file.write("version: [broken")
+pid = os.fork()
+if pid == 0:
+    signal.alarm(10)
+    os._exit(0 if m.client().get("http://app/").status == 200 else 1)
+assert os.waitpid(pid, 0)[1] == 0
+print("fine")
+"""
+
+
+def test_a_file_that_broke_after_the_start_does_not_break_the_child(port: int, tmp_path: Path) -> None:
+    file = tmp_path / "mesh.yaml"
+    file.write_text(config(port))
+    with served(config(port), apps.echo):
+        out, err = finish(python(FILE_FORK, str(file)))
+    assert out.strip() == "fine", err

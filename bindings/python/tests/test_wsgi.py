@@ -197,3 +197,23 @@ def test_a_caller_that_leaves_ends_the_output(serve_wsgi: Serve) -> None:
     with serve_wsgi(app).client().stream("GET", "http://app/") as response:
         next(response.iter_bytes())
     assert is_over.wait(5)
+
+
+def test_a_request_that_waited_past_its_deadline_is_not_run(serve_wsgi: Serve) -> None:
+    ran: list[str] = []
+
+    def app(environ: apps.Environ, start_response: apps.Start) -> Iterable[bytes]:
+        ran.append(environ["PATH_INFO"])
+        time.sleep(0.6)
+        start_response("200 OK", [])
+        return [b""]
+
+    client = serve_wsgi(app, threads=1).client()
+    first = threading.Thread(target=lambda: client.get("http://app/first"))
+    first.start()
+    time.sleep(0.2)
+    with pytest.raises(TimeoutError):
+        client.get("http://app/second", timeout=0.1)
+    first.join(5)
+    assert client.get("http://app/third").status == 200
+    assert ran == ["/first", "/third"]

@@ -160,6 +160,18 @@ impl Cluster {
         self.picker.load().endpoints().to_vec()
     }
 
+    /// Open connections to all endpoints.
+    pub fn connections(&self) -> usize {
+        self.picker.load().endpoints().iter().map(|endpoint| endpoint.live.pool.size()).sum()
+    }
+
+    /// Whether so few endpoints are available that the balancer ignores it: fewer than half.
+    pub fn is_panicking(&self, now: Instant) -> bool {
+        let picker = self.picker.load();
+        let endpoints = picker.endpoints();
+        endpoints.iter().filter(|endpoint| endpoint.is_available(now)).count() * 2 < endpoints.len()
+    }
+
     /// Whether a host name has yet to be resolved for the first time.
     pub fn is_resolving(&self) -> bool {
         let members = self.members();

@@ -27,7 +27,7 @@ class AsgiServer:
 
     def __init__(self, app: Any, inbox: _native.Inbox) -> None:
         self._app = app
-        self._inbox = inbox
+        self.inbox = inbox
         self._loop = asyncio.get_running_loop()
         self._tasks: set[asyncio.Task[None]] = set()
         self._lifespan = _Lifespan(app)
@@ -38,13 +38,13 @@ class AsgiServer:
 
     def open(self) -> None:
         """Takes requests from now on."""
-        watch(self._loop, self._inbox.fileno(), self._accept)
+        watch(self._loop, self.inbox.fileno(), self._accept)
         self._accept()
 
     def close(self) -> None:
         """Takes no more."""
         if hasattr(self._loop, "remove_reader"):
-            self._loop.remove_reader(self._inbox.fileno())
+            self._loop.remove_reader(self.inbox.fileno())
 
     async def shut_down(self) -> None:
         """Ends what still runs, then the application."""
@@ -54,7 +54,7 @@ class AsgiServer:
         await self._lifespan.shut_down()
 
     def _accept(self) -> None:
-        for exchange in self._inbox.drain():
+        for exchange in self.inbox.drain():
             context = copy_context()
             context.run(CURRENT.set, exchange.context)
             task = context.run(self._loop.create_task, self._run(exchange))
@@ -74,6 +74,8 @@ class AsgiServer:
             call.fail()
             if not (isinstance(error, OSError) and exchange.is_gone):
                 _log.exception("the application failed: %s", error)
+        finally:
+            call.end()
 
 
 class _Call:
@@ -83,6 +85,7 @@ class _Call:
         self._exchange = exchange
         self._head: tuple[int, list[tuple[bytes, bytes]], bool] | None = None
         self._pipe: _native.BodyPipe | None = None
+        self._reading: asyncio.Future[bytes | None] | None = None
         self._is_read = False
         self._is_body_sent = False
         self.is_complete = False
@@ -93,11 +96,15 @@ class _Call:
             if not self.is_complete:
                 await waiter.wait(self._exchange.gone(waiter.queue))
             return {"type": "http.disconnect"}
+        if self._reading is None:
+            self._reading = asyncio.ensure_future(waiter.wait(self._exchange.read(waiter.queue)))
         try:
-            chunk = await waiter.wait(self._exchange.read(waiter.queue))
+            # Frameworks cancel `receive` to ask for a disconnect; the piece then waits for the next one.
+            chunk = await asyncio.shield(self._reading)
         except OSError:
             self._is_read = True
             return {"type": "http.disconnect"}
+        self._reading = None
         self._is_read = chunk is None
         return {"type": "http.request", "body": chunk or b"", "more_body": chunk is not None}
 
@@ -112,6 +119,11 @@ class _Call:
             await self._finish([(bytes(name), bytes(value)) for name, value in message.get("headers", ())])
         else:
             raise RuntimeError(f"unexpected ASGI message {kind!r}")
+
+    def end(self) -> None:
+        """The application has returned: nobody receives any more."""
+        if self._reading is not None:
+            self._reading.cancel()
 
     def fail(self) -> None:
         """After the first byte the caller must see a reset; before, a 500."""

@@ -235,6 +235,9 @@ def _prepared(
         return headers, content.encode()
     if isinstance(content, (bytearray, memoryview)):
         return headers, bytes(content)
+    read = getattr(content, "read", None)
+    if callable(read):  # a file: by size, not by line
+        return headers, iter(lambda: read(_FILE_PIECE), b"")
     return headers, content
 
 
@@ -255,3 +258,7 @@ def _request(
 def _length(headers: list[tuple[str, str]]) -> int | None:
     lengths = [value for name, value in headers if name.lower() == "content-length"]
     return int(lengths[0]) if lengths else None
+
+
+# Bytes read from a file at a time: a few TLS records, small beside any connection's window.
+_FILE_PIECE = 64 * 1024

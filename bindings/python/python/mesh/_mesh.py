@@ -17,7 +17,7 @@ from weakref import WeakSet
 
 from mesh import _native, _wait
 from mesh._client import AsyncClient, Client
-from mesh._errors import ClosedError
+from mesh._errors import ClosedError, ConfigError
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -45,7 +45,20 @@ class Mesh:
     def from_file(cls, path: str | os.PathLike[str]) -> Mesh:
         """Reads and checks a configuration file, which is then watched. Starts no thread."""
         where = Path(path).absolute()
-        return cls(lambda: _native.Mesh.from_file(where), ("from_file", str(where), ""))
+        good: list[str] = []
+
+        def build() -> _native.Mesh:
+            try:
+                opened = _native.Mesh.from_file(where)
+            except ConfigError:
+                if not good:
+                    raise
+                # A forked child whose file was broken meanwhile goes on with what its parent runs on.
+                return _native.Mesh.from_yaml(good[0], str(where))
+            good[:] = [where.read_text()]
+            return opened
+
+        return cls(build, ("from_file", str(where), ""))
 
     @classmethod
     def from_yaml(cls, text: str, origin: str = "<text>") -> Mesh:

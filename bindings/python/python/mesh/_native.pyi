@@ -2,21 +2,38 @@
 
 import os
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, final
 
 from mesh._errors import Diagnostic
+
+__all__ = [
+    "BodyPipe",
+    "Context",
+    "Exchange",
+    "Inbox",
+    "Listening",
+    "Mesh",
+    "Op",
+    "Queue",
+    "Request",
+    "Response",
+    "__version__",
+    "validate",
+]
 
 __version__: str
 
 _Pairs = Sequence[tuple[str | bytes, str | bytes]]
 _Completed = list[tuple[int, bool, Any]]
 
+@final
 class Queue:
     def __new__(cls) -> Queue: ...
     def fileno(self) -> int: ...
     def drain(self) -> _Completed: ...
     def wait(self) -> _Completed: ...
 
+@final
 class Op:
     @property
     def token(self) -> int: ...
@@ -26,6 +43,7 @@ class Op:
     def wait(self) -> Any: ...
     def cancel(self) -> None: ...
 
+@final
 class Context:
     @property
     def trace_id(self) -> str: ...
@@ -34,15 +52,18 @@ class Context:
     @property
     def remaining(self) -> float | None: ...
 
+@final
 class BodyPipe:
     def send(self, queue: Queue, data: bytes) -> Op: ...
     def finish(self, queue: Queue, trailers: _Pairs | None = None) -> Op: ...
     def abort(self) -> None: ...
 
+@final
 class Request:
     def __new__(cls, target: tuple[str, str], headers: _Pairs, body: bytes | BodyPipe | None) -> Request: ...
     def options(self, timeout: float | None, idempotent: bool | None, parent: Context | None) -> None: ...
 
+@final
 class Response:
     @property
     def status(self) -> int: ...
@@ -66,6 +87,7 @@ class Response:
     def read_all(self, queue: Queue) -> Op: ...
     def close(self) -> None: ...
 
+@final
 class Exchange:
     @property
     def method(self) -> str: ...
@@ -91,6 +113,7 @@ class Exchange:
     def respond(self, status: int, headers: _Pairs, body: bytes | BodyPipe | None) -> None: ...
     def gone(self, queue: Queue) -> Op: ...
 
+@final
 class Inbox:
     def __new__(cls, capacity: int) -> Inbox: ...
     def fileno(self) -> int: ...
@@ -100,11 +123,13 @@ class Inbox:
     @property
     def in_flight(self) -> int: ...
 
+@final
 class Listening:
     @property
     def address(self) -> tuple[str, int]: ...
     def closed(self, queue: Queue) -> Op: ...
 
+@final
 class Mesh:
     @staticmethod
     def from_file(path: str | os.PathLike[str]) -> Mesh: ...

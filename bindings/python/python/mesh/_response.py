@@ -91,6 +91,10 @@ class ResponseHead:
         except LookupError:
             return content.decode("utf-8", "replace")
 
+    def _refuse_closed(self) -> None:
+        if self._is_closed:
+            raise ValueError("the response was closed or read already")
+
     def _end(self) -> None:
         self._is_closed = True
         self._native.close()
@@ -113,8 +117,10 @@ class Response(ResponseHead):
                 self._content = b"".join(self.iter_bytes())
             else:
                 self._refuse_closed()
-                self._content = self._native.read_all(thread_queue()).wait()
-                self._is_closed = True
+                try:
+                    self._content = self._native.read_all(thread_queue()).wait()
+                finally:
+                    self._end()
         return self._content
 
     @property
@@ -137,13 +143,7 @@ class Response(ResponseHead):
             yield self._content
             return
         self._refuse_closed()
-        while True:
-            if self._pump is not None:
-                chunk = self._pump.wait(self._native.read(self._pump.queue))
-            else:
-                chunk = self._native.read(thread_queue()).wait()
-            if chunk is None:
-                break
+        while (chunk := self._next()) is not None:
             yield chunk
         self._is_closed = True
 
@@ -153,9 +153,16 @@ class Response(ResponseHead):
             self._pump.stop()
         self._end()
 
-    def _refuse_closed(self) -> None:
-        if self._is_closed:
-            raise ValueError("the response was closed or read already")
+    def _next(self) -> bytes | None:
+        try:
+            if self._pump is not None:
+                chunk: bytes | None = self._pump.wait(self._native.read(self._pump.queue))
+            else:
+                chunk = self._native.read(thread_queue()).wait()
+            return chunk
+        except BaseException:  # an interrupted read may have lost a piece: no more of it
+            self.close()
+            raise
 
     def __enter__(self) -> Response:
         return self
@@ -178,8 +185,10 @@ class AsyncResponse(ResponseHead):
         if self._content is None:
             self._refuse_closed()
             waiter = bridge()
-            self._content = await waiter.wait(self._native.read_all(waiter.queue))
-            self._is_closed = True
+            try:
+                self._content = await waiter.wait(self._native.read_all(waiter.queue))
+            finally:
+                self._end()
         return self._content
 
     read = aread
@@ -206,8 +215,7 @@ class AsyncResponse(ResponseHead):
             yield self._content
             return
         self._refuse_closed()
-        waiter = bridge()
-        while (chunk := await waiter.wait(self._native.read(waiter.queue))) is not None:
+        while (chunk := await self._next()) is not None:
             yield chunk
         self._is_closed = True
 
@@ -217,9 +225,14 @@ class AsyncResponse(ResponseHead):
             self._pump.cancel()
         self._end()
 
-    def _refuse_closed(self) -> None:
-        if self._is_closed:
-            raise ValueError("the response was closed or read already")
+    async def _next(self) -> bytes | None:
+        waiter = bridge()
+        try:
+            chunk: bytes | None = await waiter.wait(self._native.read(waiter.queue))
+            return chunk
+        except BaseException:  # an interrupted read may have lost a piece: no more of it
+            await self.aclose()
+            raise
 
     async def __aenter__(self) -> AsyncResponse:
         return self

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, TypedDict
 
 from mesh import _native
 from mesh._asgi import AsgiServer
+from mesh._errors import ClosedError
 from mesh._wait import bridge, thread_queue
 from mesh._wsgi import WsgiServer
 
@@ -47,20 +48,21 @@ def serve_blocking(mesh: Mesh, app: Any, listener: str, options: ServeOptions) -
     """Serves until stopped, then drains and closes the mesh."""
     if is_asgi(app, options.get("kind", "auto")):
         with suppress(KeyboardInterrupt):
-            asyncio.run(serve_async(mesh, app, listener, options))
+            asyncio.run(_serve_until_signalled(mesh, app, listener, options))
         return
     native = mesh._started(False)
-    inbox = _native.Inbox(options.get("backlog", 1024))
-    listening = native.listen(listener, inbox)
-    server = WsgiServer(app, inbox, options.get("threads", 8))
+    inbox = _native.Inbox(options.get("backlog", _BACKLOG))
+    server = WsgiServer(app, inbox, options.get("threads", _THREADS))
     try:
         with _sigterm_stops():
             try:
+                listening = native.listen(listener, inbox)
+                server.open()
                 _announce(listening, options)
                 listening.closed(thread_queue()).wait()
             except (KeyboardInterrupt, _Stop):
-                _drain_blocking(native, inbox, options.get("grace", 5.0))
-            except Exception:
+                _drain_blocking(native, inbox, options.get("grace", _GRACE))
+            except ClosedError:
                 if not mesh._is_closed:
                     raise
     finally:
@@ -70,38 +72,80 @@ def serve_blocking(mesh: Mesh, app: Any, listener: str, options: ServeOptions) -
 
 
 async def serve_async(mesh: Mesh, app: Any, listener: str, options: ServeOptions) -> None:
-    """Serves in the running loop until cancelled, signalled or closed, then drains and closes the mesh."""
-    if not is_asgi(app, options.get("kind", "auto")):
-        await asyncio.to_thread(serve_blocking, mesh, app, listener, options)
-        return
-    native = mesh._started(False)
-    waiter = bridge()
-    inbox = _native.Inbox(options.get("backlog", 1024))
-    server = AsgiServer(app, inbox)
+    """Serves in the running loop until cancelled or closed, then drains and closes the mesh."""
+    await _serve(mesh, _server(app, options), listener, (options, asyncio.Event()))
+
+
+async def _serve_until_signalled(mesh: Mesh, app: Any, listener: str, options: ServeOptions) -> None:
     stop = asyncio.Event()
-    await server.start_up()
+    with _loop_signals(stop):
+        await _serve(mesh, _server(app, options), listener, (options, stop))
+
+
+def _server(app: Any, options: ServeOptions) -> AsgiServer | _ThreadedServer:
+    inbox = _native.Inbox(options.get("backlog", _BACKLOG))
+    if is_asgi(app, options.get("kind", "auto")):
+        return AsgiServer(app, inbox)
+    return _ThreadedServer(WsgiServer(app, inbox, options.get("threads", _THREADS)), inbox)
+
+
+async def _serve(
+    mesh: Mesh,
+    server: AsgiServer | _ThreadedServer,
+    listener: str,
+    how: tuple[ServeOptions, asyncio.Event],
+) -> None:
+    options, stop = how
+    native = mesh._started(False)
     try:
-        listening = native.listen(listener, inbox)
+        await server.start_up()
+        listening = native.listen(listener, server.inbox)
         server.open()
-        with _loop_signals(stop):
-            ended = asyncio.ensure_future(waiter.wait(listening.closed(waiter.queue)))
-            stopped = asyncio.ensure_future(stop.wait())
-            try:
-                _announce(listening, options)
-                await asyncio.wait({ended, stopped}, return_when=asyncio.FIRST_COMPLETED)
-            finally:
-                ended.cancel()
-                stopped.cancel()
-                if not mesh._is_closed:
-                    stop.clear()
-                    await _drain_async(native, inbox, (options.get("grace", 5.0), stop))
-                with suppress(asyncio.CancelledError, Exception):
-                    await ended
+        try:
+            _announce(listening, options)
+            await _first_of(listening, stop)
+        finally:
+            if not mesh._is_closed:
+                stop.clear()
+                await _drain_async(native, server.inbox, (options.get("grace", _GRACE), stop))
     finally:
         server.close()
-        inbox.close()
+        server.inbox.close()
         await server.shut_down()
         await asyncio.shield(asyncio.to_thread(mesh.close, 1.0))
+
+
+async def _first_of(listening: _native.Listening, stop: asyncio.Event) -> None:
+    """Returns when the listener has ended, whoever ended it, or when `stop` is set."""
+    waiter = bridge()
+    ended = asyncio.ensure_future(waiter.wait(listening.closed(waiter.queue)))
+    stopped = asyncio.ensure_future(stop.wait())
+    try:
+        await asyncio.wait({ended, stopped}, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        ended.cancel()
+        stopped.cancel()
+        await asyncio.gather(ended, stopped, return_exceptions=True)
+
+
+class _ThreadedServer:
+    """A WSGI application beside a running event loop."""
+
+    def __init__(self, server: WsgiServer, inbox: _native.Inbox) -> None:
+        self._server = server
+        self.inbox = inbox
+
+    async def start_up(self) -> None:
+        """WSGI has no start of its own."""
+
+    def open(self) -> None:
+        self._server.open()
+
+    def close(self) -> None:
+        """The threads end when the inbox is closed."""
+
+    async def shut_down(self) -> None:
+        await asyncio.to_thread(self._server.join, 1.0)
 
 
 def is_asgi(app: Any, kind: Kind) -> bool:
@@ -184,5 +228,8 @@ def _loop_signals(stop: asyncio.Event) -> Iterator[None]:
         signal.signal(signal.SIGINT, before)
 
 
-# How often a drain looks whether it may end early.
+# How often a drain looks whether it may end early, in seconds.
 _POLL = 0.02
+_THREADS = 8
+_BACKLOG = 1024
+_GRACE = 5.0

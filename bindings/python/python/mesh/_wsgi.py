@@ -36,13 +36,17 @@ class WsgiServer:
             threading.Thread(target=self._work, name=f"mesh-wsgi-{number}", daemon=True)
             for number in range(max(threads, 1))
         ]
+
+    def open(self) -> None:
+        """Takes requests from now on."""
         for thread in self._threads:
             thread.start()
 
     def join(self, timeout: float) -> None:
         """Waits for threads whose request is over; the inbox is closed already."""
         for thread in self._threads:
-            thread.join(timeout)
+            if thread.ident is not None:
+                thread.join(timeout)
 
     def _work(self) -> None:
         while (exchange := self._inbox.take()) is not None:
