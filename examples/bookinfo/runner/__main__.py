@@ -26,7 +26,7 @@ import probes
 import report
 from journal import Journal
 from process import NotReady, Process, Stage, ask, missing, request, status_of
-from world import FRONT_DOOR, ROOT, Places, programs, render
+from world import FRONT_DOOR, ROOT, Places, Program, programs, render
 
 # (when, as a share of the run; title; share of A; share of B)
 MOVES = ((0.30, "90/10", 90, 10), (0.45, "50/50", 50, 50), (0.60, "0/100", 0, 100))
@@ -97,9 +97,20 @@ class Run:
                 facts.label_names[program.language] |= probes.label_names(
                     ask(program, "GET", "/metrics")[1].decode()
                 )
-        facts.policy_metric = probes.policy_calls(self.programs, facts.survivors)
         facts.refusals = probes.refusals()
         return report.tell(facts, self.journal, list(self.programs.values()))
+
+    def _ask(self, program: Program) -> None:
+        """What a process says about itself, for the table."""
+        facts = self.facts
+        facts.statuses[program.name] = status_of(program)
+        metrics = ask(program, "GET", "/metrics")[1].decode()
+        facts.label_names[program.language] |= probes.label_names(metrics)
+        facts.cache_hits += probes.total(metrics, "libmesh_check_cache_hits_total")
+        facts.cache_misses += probes.total(metrics, "libmesh_check_cache_misses_total")
+        facts.lost_lines += probes.total(metrics, "libmesh_access_log_dropped_total")
+        if program.identity == "policy":
+            facts.policy_metric += probes.total(metrics, "istio_requests_total", 'reporter="destination"')
 
     def _values(self, weight_a: int, weight_b: int) -> dict[str, str]:
         return {"ttl": f"{self.options.ttl}s", "weight_a": str(weight_a), "weight_b": str(weight_b)}
@@ -146,6 +157,7 @@ class Run:
         old_one = self.programs["a-details"]
         self.journal.read()
         self.facts.served_before_drain = self.journal.served["a-details"]
+        self._ask(old_one)
         ask(old_one, "POST", "/drain?seconds=1")
         self._phase = "A drains"
         say(f"a-details is drained and leaves (pid {self.stage['a-details'].pid})")

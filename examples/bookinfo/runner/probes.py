@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import http.client
 import re
-from collections.abc import Mapping
 
-from process import ask, request
-from world import FRONT_DOOR, Program
+from process import request
+from world import FRONT_DOOR
 
 AS_USER = {"host": "bookinfo.example", "end-user": "user-0"}
 
@@ -42,15 +41,7 @@ def label_names(metrics: str) -> set[tuple[str, ...]]:
     return {tuple(re.findall(r'([a-z_]+)="', labels)) for labels in found}
 
 
-def policy_calls(programs: Mapping[str, Program], pids: Mapping[str, int | None]) -> int:
-    """Calls the policy servers served, by their own metrics."""
-    total = 0
-    for name in ("a-policy", "b-policy"):
-        if pids.get(name) is None:
-            continue
-        metrics = ask(programs[name], "GET", "/metrics")[1].decode()
-        served = re.findall(
-            r'^istio_requests_total\{.*reporter="destination".*\} (\d+)', metrics, re.MULTILINE
-        )
-        total += sum(map(int, served))
-    return total
+def total(metrics: str, name: str, *labels: str) -> int:
+    """The sum of all series of a counter that have these labels."""
+    series = re.findall(rf"^{name}(?:\{{(.*)\}})? ([0-9.e+]+)$", metrics, re.MULTILINE)
+    return sum(int(float(value)) for found, value in series if all(label in found for label in labels))

@@ -44,6 +44,10 @@ class Facts:
     statuses: dict[str, dict[str, Any]] = field(default_factory=dict)
     label_names: dict[str, set[tuple[str, ...]]] = field(default_factory=lambda: defaultdict(set))
     policy_metric: int = 0
+    """Calls by the policy servers' own metrics; start-up included, as in the caches' numbers."""
+    cache_hits: int = 0
+    cache_misses: int = 0
+    lost_lines: int = 0
     refusals: dict[str, tuple[bool, str]] = field(default_factory=dict)
     old_one_exit: int | None = None
     served_before_drain: int = 0
@@ -134,16 +138,20 @@ def _move(table: Table, facts: Facts, journal: Journal) -> None:
 
 def _policy(table: Table, facts: Facts, journal: Journal) -> None:
     share = journal.asked / max(journal.policed, 1)
+    hit_rate = facts.cache_hits / max(facts.cache_hits + facts.cache_misses, 1)
     table.title("Policy")
     table.promise(
         share <= MAX_POLICY_SHARE and journal.policed > 0,
-        f"{journal.policed} policed requests, {journal.asked} calls to a policy server: {100 * share:.2f} %, "
-        f"{100 * (1 - share):.2f} % answered from the cache",
+        f"{journal.policed} policed requests, {journal.asked} calls to a policy server: {100 * share:.2f} %",
+    )
+    table.promise(
+        hit_rate >= 1 - MAX_POLICY_SHARE,
+        f"caches: {facts.cache_hits} hits, {facts.cache_misses} misses, hit rate {100 * hit_rate:.2f} %",
     )
     table.promise(
         journal.asked == journal.policy_answers <= facts.policy_metric,
-        f"the policy servers count {journal.policy_answers} in their logs, "
-        f"{facts.policy_metric} in their metrics (start-up included)",
+        f"the policy servers count {journal.policy_answers} calls in their logs, {facts.policy_metric} in "
+        "their metrics (start-up included)",
     )
     for what, (is_refused, answer) in facts.refusals.items():
         table.promise(is_refused, f"refused: {what}: {answer}")
@@ -153,10 +161,10 @@ def _identity(table: Table, facts: Facts, journal: Journal, programs: list[Progr
     table.title(f"Identity: certificates live {facts.ttl} s")
     for program in programs:
         serials = len(journal.serials[program.name])
-        rotations = facts.statuses.get(program.name, {}).get("identity", {}).get("rotations")
+        rotations = facts.statuses.get(program.name, {}).get("identity", {}).get("rotations", 0)
         wanted = math.floor(SERIALS_PER_TTL * _lifetime(program.name, facts) / facts.ttl)
         text = f"{program.name:14} {program.language:7} {serials:3d} serial numbers seen by its peers"
-        text += f", {rotations} certificates issued" if rotations is not None else ", has left"
+        text += f", {rotations} certificates issued"
         if program.identity == "policy":
             table.note(f" {text}")
         else:
@@ -176,6 +184,7 @@ def _observed(table: Table, facts: Facts, journal: Journal) -> None:
         f"every request between services is logged at both ends: "
         f"{journal.sent} sent, {journal.received} received",
     )
+    table.promise(facts.lost_lines == 0, f"{facts.lost_lines} log lines lost")
     trails = {trace: trail for trace, trail in journal.trails.items() if trail.entered}
     whole = {trace: trail for trace, trail in trails.items() if _is_whole(trail)}
     table.promise(
