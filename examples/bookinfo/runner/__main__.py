@@ -93,10 +93,7 @@ class Run:
             alive = process.exit_code is None and facts.pids[name] == process.pid
             facts.survivors[name] = process.pid if alive else None
             if alive:
-                facts.statuses[name] = status_of(program)
-                facts.label_names[program.language] |= probes.label_names(
-                    ask(program, "GET", "/metrics")[1].decode()
-                )
+                self._ask(program)
         facts.refusals = probes.refusals()
         return report.tell(facts, self.journal, list(self.programs.values()))
 
