@@ -21,6 +21,8 @@ use crate::snapshot::Snapshot;
 use crate::telemetry::reporting::Telemetry;
 use crate::time::{Clock, Randomness};
 
+mod gauges;
+
 /// The shared state of a mesh.
 pub struct Core {
     pub(crate) snapshot: ArcSwap<Snapshot>,
@@ -67,7 +69,7 @@ struct Started {
 
 impl Core {
     pub(crate) fn new(parts: Parts) -> Arc<Self> {
-        Arc::new(Self {
+        let core = Arc::new(Self {
             snapshot: ArcSwap::from(parts.snapshot),
             clock: parts.clock,
             randomness: parts.randomness,
@@ -82,7 +84,9 @@ impl Core {
             started: OnceLock::new(),
             runtime: Mutex::new(None),
             is_closed: AtomicBool::new(false),
-        })
+        });
+        core.register_gauges();
+        core
     }
 
     /// Starts on first use; then costs two atomic loads.
@@ -164,6 +168,7 @@ impl Core {
             "config": self.publisher().status(),
             "identity": self.identity.as_ref().map(identity_status),
             "clusters": snapshot.status(self.clock.now()),
+            "checks": snapshot.check_status(),
             "listeners": snapshot.listeners.keys().collect::<Vec<_>>(),
         })
     }
@@ -175,6 +180,7 @@ impl Core {
 
     /// All metrics in Prometheus' text format.
     pub(crate) fn metrics_text(&self) -> String {
+        self.register_named_gauges();
         self.telemetry.registry.render()
     }
 

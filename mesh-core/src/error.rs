@@ -201,7 +201,11 @@ pub struct LocalStatus {
 
 /// One failed call: what happened, how far it got, and where.
 #[derive(Debug)]
-pub struct Error {
+pub struct Error(Box<Inner>);
+
+/// Boxed: a result is as small as its success.
+#[derive(Debug)]
+struct Inner {
     kind: ErrorKind,
     sent: Sent,
     side: Side,
@@ -228,84 +232,84 @@ pub struct Place {
 impl Error {
     /// An outbound error before anything was sent.
     pub fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
-        Self {
+        Self(Box::new(Inner {
             kind,
             sent: Sent::Never,
             side: Side::Outbound,
             message: message.into(),
             place: Place::default(),
             source: None,
-        }
+        }))
     }
 
     /// Says how far the request got.
     #[must_use]
     pub fn with_sent(mut self, sent: Sent) -> Self {
-        self.sent = sent;
+        self.0.sent = sent;
         self
     }
 
     /// Says which end produced it.
     #[must_use]
     pub fn with_side(mut self, side: Side) -> Self {
-        self.side = side;
+        self.0.side = side;
         self
     }
 
     /// Says where it happened.
     #[must_use]
     pub fn with_place(mut self, place: Place) -> Self {
-        self.place = place;
+        self.0.place = place;
         self
     }
 
     /// Keeps the underlying error for logs.
     #[must_use]
     pub fn with_source(mut self, source: impl Into<BoxError>) -> Self {
-        self.source = Some(source.into());
+        self.0.source = Some(source.into());
         self
     }
 
     /// What happened.
     pub fn kind(&self) -> ErrorKind {
-        self.kind
+        self.0.kind
     }
 
     /// Whether the peer can have acted on the request.
     pub fn sent(&self) -> Sent {
-        self.sent
+        self.0.sent
     }
 
     /// Which end produced it.
     pub fn side(&self) -> Side {
-        self.side
+        self.0.side
     }
 
     /// Where it happened.
     pub fn place(&self) -> &Place {
-        &self.place
+        &self.0.place
     }
 
     /// The place, to be completed by an outer layer.
     pub fn place_mut(&mut self) -> &mut Place {
-        &mut self.place
+        &mut self.0.place
     }
 
     /// One sentence for people. Not API; never holds a secret.
     pub fn message(&self) -> &str {
-        &self.message
+        &self.0.message
     }
 }
 
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: {}", self.kind, self.message)?;
-        if let Some(cluster) = &self.place.cluster {
+        write!(f, "{}: {}", self.0.kind, self.0.message)?;
+        if let Some(cluster) = &self.0.place.cluster {
             write!(f, " (cluster {cluster}")?;
-            if let Some(endpoint) = &self.place.endpoint {
+            if let Some(endpoint) = &self.0.place.endpoint {
                 write!(f, ", endpoint {endpoint}")?;
             }
-            write!(f, ", attempts {})", self.place.attempts)?;
+            write!(f, ", attempts {})", self.0.place.attempts)?;
         }
         Ok(())
     }
@@ -313,7 +317,7 @@ impl fmt::Display for Error {
 
 impl StdError for Error {
     fn source(&self) -> Option<&(dyn StdError + 'static)> {
-        self.source.as_deref().map(|source| source as _)
+        self.0.source.as_deref().map(|source| source as _)
     }
 }
 

@@ -104,6 +104,10 @@ impl Mesh {
         self.listen(listener, Forward::new(self.client())).await
     }
 
+    pub(crate) fn core(&self) -> &Arc<Core> {
+        &self.core
+    }
+
     /// Puts a new document in force, all or nothing. Returns its revision.
     pub fn reload(&self, text: &str, origin: &str) -> Result<u64, ConfigError> {
         self.core.publish(text, origin)

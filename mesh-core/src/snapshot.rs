@@ -114,10 +114,14 @@ impl Snapshot {
     /// Remote checks and their caches, for the admin endpoint.
     pub fn check_status(&self) -> Value {
         let checks = self.listeners.values().flat_map(|listener| &listener.checks);
-        json!(
-            checks
-                .map(|policy| (policy.check.config().name.clone(), format!("{:?}", policy.check.stats())))
-                .collect::<BTreeMap<_, _>>()
-        )
+        let stats = checks.map(|policy| {
+            let stats = policy.check.stats();
+            let shown = json!({
+                "hits": stats.hits, "misses": stats.misses, "coalesced": stats.coalesced, "calls": stats.calls,
+                "entries": stats.entries, "fail_open": stats.fail_open, "fail_closed": stats.fail_closed,
+            });
+            (policy.check.config().name.clone(), shown)
+        });
+        Value::Object(stats.collect())
     }
 }

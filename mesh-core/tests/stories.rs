@@ -1,5 +1,7 @@
 //! Stories over real loopback sockets: a client mesh and server meshes in one process.
 
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
 use std::convert::Infallible;
 use std::net::TcpListener;
 use std::sync::Arc;

@@ -61,6 +61,21 @@ pub struct CacheConfig {
     pub cache_header_changes: bool,
 }
 
+impl CacheConfig {
+    /// Answers without hints are kept under a configured key. What the operator wrote is not capped by a default.
+    pub fn keyed(key: Vec<Fact>, ttl: Duration, negative_ttl: Duration) -> Self {
+        let defaults = Self::default();
+        Self {
+            key: Some(key),
+            ttl,
+            negative_ttl,
+            max_ttl: defaults.max_ttl.max(ttl),
+            max_negative_ttl: defaults.max_negative_ttl.max(negative_ttl),
+            ..defaults
+        }
+    }
+}
+
 impl Default for CacheConfig {
     fn default() -> Self {
         Self {

@@ -29,6 +29,7 @@ use envoy_types::pb::envoy::service::auth::v3::authorization_client::Authorizati
 use http::{HeaderMap, HeaderValue, Uri};
 use tonic::body::Body;
 use tonic::client::GrpcService;
+use tracing::Instrument;
 
 pub use self::request::check_request;
 pub use self::response::{interpret, reuse_hints};
@@ -185,9 +186,7 @@ impl RemoteCheck {
                     self.refresh(call(leader), service);
                     return CheckOutcome::of(verdict);
                 }
-                Lookup::Lead(leader) => {
-                    return self.finish(detached(call(leader).run(service)).await, attributes, clock);
-                }
+                Lookup::Lead(leader) => return self.finish(call(leader).conclude(service).await, attributes, clock),
                 Lookup::Wait(flight) => self.wait(flight, attributes, clock.sleep_until(deadline)).await,
             };
             match waited {
@@ -197,7 +196,7 @@ impl RemoteCheck {
             }
         }
         let leader = self.cache.lead_alone(clock.now());
-        self.finish(call(leader).run(service).await, attributes, clock)
+        self.finish(call(leader).conclude(service).await, attributes, clock)
     }
 
     /// Applies an outcome that allows to the request. A marker the caller sent itself does not survive.
@@ -282,7 +281,7 @@ impl RemoteCheck {
         );
         let verdict = match &failure.reply {
             _ if is_open => Verdict::allow(),
-            Some(reply) => reply.clone(),
+            Some(reply) => Verdict::clone(reply),
             None => Verdict::deny(self.config.status_on_error),
         };
         CheckOutcome::Failed { verdict: Arc::new(verdict), reason: failure.reason }
@@ -315,6 +314,17 @@ struct Call {
 }
 
 impl Call {
+    /// A call that others may be waiting for survives the request that began it.
+    async fn conclude<S: PolicyService>(self, service: S) -> CallResult {
+        match tokio::runtime::Handle::try_current() {
+            Ok(runtime) if self.leader.may_be_awaited() => {
+                let aborted = |_| Err(Arc::new(Failure::new(FailureReason::Rpc(tonic::Code::Internal))));
+                runtime.spawn(self.run(service).in_current_span()).await.unwrap_or_else(aborted)
+            }
+            _ => self.run(service).await,
+        }
+    }
+
     async fn run<S: PolicyService>(self, service: S) -> CallResult {
         self.cache.counters.calls.add(1);
         let attributes = self.attributes.borrow();
@@ -350,13 +360,6 @@ async fn ask<S: PolicyService>(
     let mut client = AuthorizationClient::with_origin(service, origin).max_decoding_message_size(MAX_ANSWER_BYTES);
     let response = client.check(request).await.map_err(|status| Failure::new(FailureReason::Rpc(status.code())))?;
     Ok(response.into_inner())
-}
-
-/// Runs a call so that it survives the request that began it.
-async fn detached(call: impl Future<Output = CallResult> + Send + 'static) -> CallResult {
-    let Ok(runtime) = tokio::runtime::Handle::try_current() else { return call.await };
-    let aborted = |_| Err(Arc::new(Failure::new(FailureReason::Rpc(tonic::Code::Internal))));
-    runtime.spawn(call).await.unwrap_or_else(aborted)
 }
 
 /// How many leaders may vanish before a waiter asks by itself.

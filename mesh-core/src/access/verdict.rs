@@ -120,7 +120,7 @@ pub struct Failure {
     /// What went wrong.
     pub reason: FailureReason,
     /// The reply the server wants a refused caller to have.
-    pub reply: Option<Verdict>,
+    pub reply: Option<Box<Verdict>>,
 }
 
 impl Failure {

@@ -62,6 +62,8 @@ pub struct Settings {
     pub mutual: Option<Transport>,
     /// How plaintext endpoints are reached.
     pub plain: Transport,
+    /// How plaintext endpoints are reached by gRPC.
+    pub plain_grpc: Transport,
     /// Limits of each endpoint's pool.
     pub pool: PoolLimits,
     /// How an endpoint is chosen.
@@ -158,6 +160,18 @@ impl Cluster {
         self.picker.load().endpoints().to_vec()
     }
 
+    /// Open connections to all endpoints.
+    pub fn connections(&self) -> usize {
+        self.picker.load().endpoints().iter().map(|endpoint| endpoint.live.pool.size()).sum()
+    }
+
+    /// Whether so few endpoints are available that the balancer ignores it: fewer than half.
+    pub fn is_panicking(&self, now: Instant) -> bool {
+        let picker = self.picker.load();
+        let endpoints = picker.endpoints();
+        endpoints.iter().filter(|endpoint| endpoint.is_available(now)).count() * 2 < endpoints.len()
+    }
+
     /// Whether a host name has yet to be resolved for the first time.
     pub fn is_resolving(&self) -> bool {
         let members = self.members();
@@ -171,9 +185,10 @@ impl Cluster {
         self.resolved.notified().await;
     }
 
-    /// How this endpoint is reached.
-    pub fn transport(&self, endpoint: &Endpoint) -> &Transport {
-        self.settings.mutual.as_ref().filter(|_| endpoint.is_mutual).unwrap_or(&self.settings.plain)
+    /// How this endpoint is reached. gRPC needs HTTP/2, also where a plaintext cluster left it open.
+    pub fn transport(&self, endpoint: &Endpoint, is_grpc: bool) -> &Transport {
+        let plain = if is_grpc { &self.settings.plain_grpc } else { &self.settings.plain };
+        self.settings.mutual.as_ref().filter(|_| endpoint.is_mutual).unwrap_or(plain)
     }
 
     /// An endpoint for one attempt, other than those already `tried` if there is one.

@@ -124,16 +124,11 @@ fn check_config(written: &Check) -> Result<CheckConfig, String> {
     let cache = match &written.cache {
         Some(cache) => {
             let key = cache.key.iter().map(|fact| Fact::parse(&fact.to_string()).map_err(|unknown| unknown.0));
-            CacheConfig {
-                key: Some(key.collect::<Result<_, _>>()?),
-                ttl: cache.ttl.0,
-                negative_ttl: cache.negative_ttl.0,
-                max_entries: cache.max_entries as usize,
-                ..CacheConfig::default()
-            }
+            let keyed = CacheConfig::keyed(key.collect::<Result<_, _>>()?, cache.ttl.0, cache.negative_ttl.0);
+            CacheConfig { max_entries: cache.max_entries as usize, ..keyed }
         }
         // Without a key of ours, only the server's own hints make an answer reusable.
-        None => CacheConfig { key: None, ..CacheConfig::default() },
+        None => CacheConfig::default(),
     };
     let origin = format!("http://{}", written.cluster.as_str())
         .parse()

@@ -84,6 +84,10 @@ fn settings(cluster: &written::Cluster, document: &Document, context: &Context<'
         service: Arc::new(service(cluster, document)),
         is_mutual: is_mutual(cluster, document),
         mutual,
+        plain_grpc: Transport {
+            protocol: if plain.protocol == Protocol::Auto { Protocol::Http2 } else { plain.protocol },
+            ..plain.clone()
+        },
         plain,
         pool: PoolLimits { max_idle: cluster.max_idle_connections as usize, idle_timeout: cluster.idle_timeout.0 },
         balancer: match cluster.balancer.unwrap_or(defaults.balancer) {

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use hyper::client::conn::{http1, http2};
 
 use crate::body::Body;
-use crate::endpoint::connect::{Channel, ConnectionFacts, Dialer, Transport};
+use crate::endpoint::connect::{Channel, ConnectionFacts, Dialer, Protocol, Transport};
 use crate::error::Error;
 
 /// The connections of one endpoint.
@@ -64,14 +64,14 @@ impl Pool {
         address: SocketAddr,
         target: (&Transport, PoolLimits),
     ) -> Result<Lease, Error> {
-        let (transport, limits) = target;
-        if let Some(lease) = self.reuse(dialer.clock.now(), limits) {
+        let (transport, _) = target;
+        if let Some(lease) = self.reuse(dialer.clock.now(), target) {
             return Ok(lease);
         }
-        let may_share = transport.protocol != crate::endpoint::connect::Protocol::Http1
-            && (transport.tls.is_some() || transport.protocol == crate::endpoint::connect::Protocol::Http2);
+        let may_share =
+            transport.protocol != Protocol::Http1 && (transport.tls.is_some() || transport.protocol == Protocol::Http2);
         let _opening = if may_share { Some(self.opening.lock().await) } else { None };
-        if may_share && let Some(lease) = self.reuse(dialer.clock.now(), limits) {
+        if may_share && let Some(lease) = self.reuse(dialer.clock.now(), target) {
             return Ok(lease);
         }
         self.open(dialer, address, transport).await
@@ -87,7 +87,8 @@ impl Pool {
         Ok(Lease { channel, connection, is_reused: false })
     }
 
-    fn reuse(&self, now: Instant, limits: PoolLimits) -> Option<Lease> {
+    fn reuse(&self, now: Instant, target: (&Transport, PoolLimits)) -> Option<Lease> {
+        let (transport, limits) = target;
         let mut shared = lock(&self.shared);
         if let Some((sender, connection)) = &*shared {
             if sender.is_closed() || connection.is_retired(now) {
@@ -102,6 +103,9 @@ impl Pool {
             }
         }
         drop(shared);
+        if transport.protocol == Protocol::Http2 {
+            return None;
+        }
         let mut idle = lock(&self.idle);
         while let Some(Idle { sender, connection, since }) = idle.pop() {
             let is_fresh = now.saturating_duration_since(since) < limits.idle_timeout;

@@ -10,9 +10,11 @@ use std::task::{Context, Poll};
 use http::{HeaderMap, Request, Response, StatusCode, Uri, header};
 use tower_service::Service;
 
+use crate::access::verdict::{Verdict, apply_to_response};
 use crate::body::Body;
 use crate::error::{BoxError, Error};
 use crate::outbound::ServiceClient;
+use crate::telemetry::record::is_grpc;
 
 /// A service that sends each request on by the routes of the configuration.
 #[derive(Clone)]
@@ -67,9 +69,12 @@ pub fn local_reply(error: &Error, is_grpc: bool) -> Response<Body> {
     response
 }
 
-/// Whether a request or response carries gRPC.
-pub fn is_grpc(headers: &HeaderMap) -> bool {
-    headers.get(header::CONTENT_TYPE).is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc"))
+/// A remote check's own answer to the caller.
+pub fn check_reply(verdict: &Verdict) -> Response<Body> {
+    let mut response = Response::new(Body::from(verdict.body.clone()));
+    *response.status_mut() = StatusCode::from_u16(verdict.status).unwrap_or(StatusCode::FORBIDDEN);
+    apply_to_response(verdict, response.headers_mut());
+    response
 }
 
 /// RFC 9110 7.6.1: these belong to one connection. `te: trailers` stays, gRPC needs it.

@@ -10,11 +10,11 @@ use std::sync::atomic::AtomicU64;
 use std::time::Instant;
 
 use futures_util::FutureExt;
-use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, Uri, Version, header};
+use http::{HeaderMap, HeaderValue, Request, Response, Uri, Version, header};
 use tower_service::Service;
 
 use super::body::{counted, recorded};
-use super::forward::local_reply;
+use super::forward::{check_reply, local_reply};
 use super::{ConnectionAddress, Inbound};
 use crate::access::attributes::Attributes;
 use crate::access::check::CheckOutcome;
@@ -174,7 +174,7 @@ fn refuse(refused: Refused, record: &mut Record, grpc: bool) -> Response<Body> {
     record.failed(&refused.error, Some(refused.error.message().to_owned()));
     record.facts.response_code = 0;
     match refused.verdict {
-        Some(verdict) if !grpc => reply(&verdict),
+        Some(verdict) if !grpc => check_reply(&verdict),
         _ => local_reply(&refused.error, grpc),
     }
 }
@@ -205,14 +205,6 @@ where
     record.failed(&error, Some(error.message().to_owned()));
     record.facts.response_code = 0;
     local_reply(&error, grpc)
-}
-
-/// A remote check's own answer to the caller.
-fn reply(verdict: &Verdict) -> Response<Body> {
-    let mut response = Response::new(Body::from(verdict.body.clone()));
-    *response.status_mut() = StatusCode::from_u16(verdict.status).unwrap_or(StatusCode::FORBIDDEN);
-    apply_to_response(verdict, response.headers_mut());
-    response
 }
 
 /// The record of a request that arrived: both ends, as far as they are known now.

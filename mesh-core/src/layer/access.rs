@@ -15,7 +15,8 @@ use crate::body::Body;
 use crate::error::{BoxError, Error, ErrorKind, Side};
 use crate::identity::tls::PeerIdentity;
 use crate::inbound::ConnectionAddress;
-use crate::inbound::forward::{is_grpc, local_reply};
+use crate::inbound::forward::local_reply;
+use crate::telemetry::record::is_grpc;
 
 /// Refuses what the rules refuse. The caller is the [`PeerIdentity`] among the request's extensions.
 #[derive(Clone)]

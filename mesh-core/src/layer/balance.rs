@@ -59,13 +59,21 @@ impl<S> Balance<S> {
     /// Over these members.
     pub fn new(kind: BalancerKind, members: Vec<Member<S>>) -> Self {
         let members = members.into_iter().map(Arc::new).collect();
-        Self { picker: Arc::new(Picker::new(kind, members, 0)), clock: Arc::new(SystemClock), randomness: Arc::new(Randomness::from_entropy()) }
+        Self {
+            picker: Arc::new(Picker::new(kind, members, 0)),
+            clock: Arc::new(SystemClock),
+            randomness: Arc::new(Randomness::from_entropy()),
+        }
     }
 }
 
 impl<S> Clone for Balance<S> {
     fn clone(&self) -> Self {
-        Self { picker: Arc::clone(&self.picker), clock: Arc::clone(&self.clock), randomness: Arc::clone(&self.randomness) }
+        Self {
+            picker: Arc::clone(&self.picker),
+            clock: Arc::clone(&self.clock),
+            randomness: Arc::clone(&self.randomness),
+        }
     }
 }
 

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use http::{Request, Response, StatusCode};
+use http::{Request, Response};
 use tower_layer::Layer;
 use tower_service::Service;
 
@@ -11,10 +11,11 @@ use super::Pending;
 use super::access::attributes;
 use super::circuit_breaker::ready_call;
 use crate::access::check::{PolicyService, RemoteCheck};
-use crate::access::verdict::{Verdict, apply_to_response};
+use crate::access::verdict::apply_to_response;
 use crate::body::Body;
 use crate::error::BoxError;
 use crate::identity::tls::PeerIdentity;
+use crate::inbound::forward::check_reply;
 use crate::time::{Clock, SystemClock};
 
 /// Asks a policy server, over any channel that speaks gRPC, and remembers its answers.
@@ -67,16 +68,20 @@ where
         let (mut inner, terms) = (self.inner.clone(), self.terms.clone());
         Box::pin(async move {
             let expiry = request.extensions().get::<PeerIdentity>().map(|peer| {
-                crate::time::after(terms.clock.now(), peer.not_after.duration_since(terms.clock.wall()).unwrap_or_default())
+                crate::time::after(
+                    terms.clock.now(),
+                    peer.not_after.duration_since(terms.clock.wall()).unwrap_or_default(),
+                )
             });
             let (head, body) = request.into_parts();
             let bare = Request::from_parts(head, Body::empty());
-            let outcome = terms.check.check(terms.channel, &attributes(&bare, &terms.listener), &*terms.clock, expiry).await;
+            let outcome =
+                terms.check.check(terms.channel, &attributes(&bare, &terms.listener), &*terms.clock, expiry).await;
             let (head, _) = bare.into_parts();
             request = Request::from_parts(head, body);
             let verdict = Arc::clone(outcome.verdict());
             if !outcome.is_allowed() {
-                return Ok(reply(&verdict));
+                return Ok(check_reply(&verdict));
             }
             terms.check.apply_to_request(&outcome, request.headers_mut());
             let mut response = ready_call(&mut inner, request).await?;
@@ -84,12 +89,4 @@ where
             Ok(response)
         })
     }
-}
-
-/// A verdict's own answer to the caller.
-pub(crate) fn reply(verdict: &Verdict) -> Response<Body> {
-    let mut response = Response::new(Body::from(verdict.body.clone()));
-    *response.status_mut() = StatusCode::from_u16(verdict.status).unwrap_or(StatusCode::FORBIDDEN);
-    apply_to_response(verdict, response.headers_mut());
-    response
 }

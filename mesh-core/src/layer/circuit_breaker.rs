@@ -90,11 +90,15 @@ where
                 return Box::pin(std::future::ready(Err(error.into())));
             }
         };
-        let (mut inner, clock, randomness) = (self.inner.clone(), Arc::clone(&self.clock), Arc::clone(&self.randomness));
+        let (mut inner, clock, randomness) =
+            (self.inner.clone(), Arc::clone(&self.clock), Arc::clone(&self.randomness));
         Box::pin(async move {
             let answer = ready_call(&mut inner, request).await;
             let verdict = match &answer {
-                Ok(response) => Some(Verdict::of_response(response.status().as_u16(), super::retry::grpc_status(response.headers()))),
+                Ok(response) => Some(Verdict::of_response(
+                    response.status().as_u16(),
+                    super::retry::grpc_status(response.headers()),
+                )),
                 Err(error) => match facts_of(error) {
                     (_, Sent::Unprocessed) => None,
                     (kind, _) => Verdict::of_failure(kind),

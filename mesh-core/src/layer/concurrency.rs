@@ -70,7 +70,8 @@ where
                 })
             }
             Err(full) => {
-                let error = Error::new(ErrorKind::Overloaded, format!("{} requests are in flight, the limit", full.max));
+                let error =
+                    Error::new(ErrorKind::Overloaded, format!("{} requests are in flight, the limit", full.max));
                 Box::pin(std::future::ready(Err(error.into())))
             }
         }

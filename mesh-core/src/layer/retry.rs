@@ -106,7 +106,13 @@ where
                 Outcome::Failure { kind, sent }
             }
         };
-        let facts = RequestFacts { idempotent, body_replayable: body.is_replayable(), committed: false, deadline, wall: terms.clock.wall() };
+        let facts = RequestFacts {
+            idempotent,
+            body_replayable: body.is_replayable(),
+            committed: false,
+            deadline,
+            wall: terms.clock.wall(),
+        };
         let now = terms.clock.now();
         match state.decide(&outcome, &facts, now, &mut rng) {
             Decision::Retry { after } => {

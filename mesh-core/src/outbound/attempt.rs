@@ -39,8 +39,13 @@ pub(crate) struct Way<'a> {
 }
 
 impl<'a> Way<'a> {
-    pub(crate) fn to(dialer: &'a Arc<Dialer>, cluster: &'a Cluster, endpoint: &'a Arc<Endpoint>) -> Self {
-        Self { dialer, endpoint, transport: cluster.transport(endpoint), limits: cluster.settings.pool }
+    pub(crate) fn to(
+        dialer: &'a Arc<Dialer>,
+        cluster: &'a Cluster,
+        endpoint: &'a Arc<Endpoint>,
+        is_grpc: bool,
+    ) -> Self {
+        Self { dialer, endpoint, transport: cluster.transport(endpoint, is_grpc), limits: cluster.settings.pool }
     }
 }
 

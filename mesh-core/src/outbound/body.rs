@@ -20,7 +20,8 @@ use crate::telemetry::record::Record;
 
 /// What a call holds until its response has been read.
 pub(crate) struct Open {
-    pub(crate) record: Record,
+    /// `None`: nothing is recorded (a bare attempt).
+    pub(crate) record: Option<Record>,
     pub(crate) held: Held,
     pub(crate) taken: Taken,
     pub(crate) admitted: Option<Permit>,
@@ -44,9 +45,9 @@ impl ResponseBody {
     }
 
     fn fail(&mut self, error: Error) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
-        if let Some(mut open) = self.open.take() {
-            open.record.failed(&error, Some(error.message().to_owned()));
-            open.record.end();
+        if let Some(mut record) = self.open.take().and_then(|open| open.record) {
+            record.failed(&error, Some(error.message().to_owned()));
+            record.end();
         }
         Poll::Ready(Some(Err(error.into())))
     }
@@ -55,7 +56,9 @@ impl ResponseBody {
 impl Open {
     /// The response was read to its end: the connection can serve again.
     fn close(self) {
-        self.record.end();
+        if let Some(record) = self.record {
+            record.end();
+        }
         self.taken.finish();
         self.held.release();
         drop(self.admitted);
@@ -78,10 +81,11 @@ impl HttpBody for ResponseBody {
                 Poll::Ready(None)
             }
             Poll::Ready(Some(Ok(frame))) => {
-                if let Some(data) = frame.data_ref() {
-                    open.record.add_response_bytes(data.len());
-                } else if let Some(trailers) = frame.trailers_ref() {
-                    open.record.grpc_status(trailers);
+                if let Some(record) = &mut open.record {
+                    record.add_response_bytes(frame.data_ref().map_or(0, Bytes::len));
+                    if let Some(trailers) = frame.trailers_ref() {
+                        record.grpc_status(trailers);
+                    }
                 }
                 if this.inner.is_end_stream()
                     && let Some(open) = this.open.take()

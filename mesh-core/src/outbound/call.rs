@@ -20,7 +20,7 @@ use crate::error::{Error, ErrorKind, Place, Sent};
 use crate::outbound::attempt::{self, Answer, Outgoing};
 use crate::outbound::body::{Open, ResponseBody};
 use crate::outbound::replay::Replay;
-use crate::outbound::{CallOptions, CallReport, headers};
+use crate::outbound::{CallOptions, CallReport, REPLAY_LIMIT, headers};
 use crate::policy::concurrency::Permit;
 use crate::policy::retry::{Decision, Outcome, RequestFacts, RetryPolicy, RetryState, StopReason, is_idempotent};
 use crate::policy::timeout::{self, Limits};
@@ -29,7 +29,7 @@ use crate::route::table::Miss;
 use crate::snapshot::Snapshot;
 use crate::telemetry::names::header::PEER;
 use crate::telemetry::peer::{self, Peer};
-use crate::telemetry::record::Record;
+use crate::telemetry::record::{Record, is_grpc};
 use crate::telemetry::{Reporter, TraceContext};
 
 /// Sends `request`, to `cluster` if one is given, else where the routes say.
@@ -116,7 +116,7 @@ impl<'a> Call<'a> {
             let limit = timeout::attempt_limit(terms.attempt, timeout::time_left(self.deadline, now));
             headers::tell_deadline(&mut self.head.headers, limit);
             let outgoing = self.outgoing(idempotent);
-            let way = attempt::Way::to(dialer, cluster, &taken.endpoint);
+            let way = attempt::Way::to(dialer, cluster, &taken.endpoint, is_grpc(&self.head.headers));
             let result = attempt::send(&way, &outgoing, limit.map(|limit| crate::time::after(now, limit))).await;
 
             let now = core.clock.now();
@@ -277,7 +277,7 @@ impl<'a> Call<'a> {
             peer: principal,
         });
         let timeout = self.deadline.map(|deadline| self.core.clock.sleep_until(deadline));
-        let open = Open { record: self.record, held, taken, admitted: self.admitted };
+        let open = Open { record: Some(self.record), held, taken, admitted: self.admitted };
         Response::from_parts(head, ResponseBody::wrap(body, open, timeout))
     }
 
@@ -297,7 +297,7 @@ fn overloaded(max: u32) -> Error {
     Error::new(ErrorKind::Overloaded, format!("the cluster has {max} requests in flight, its limit"))
 }
 
-fn outcome(result: &Result<Answer, Error>) -> Outcome<'_> {
+pub(super) fn outcome(result: &Result<Answer, Error>) -> Outcome<'_> {
     match result {
         Ok(answer) => {
             let headers = answer.response.headers();
@@ -312,7 +312,5 @@ fn grpc_status(headers: &HeaderMap) -> Option<u16> {
     headers.get("grpc-status").and_then(|status| status.to_str().ok()).and_then(|status| status.parse().ok())
 }
 
-/// Most of a streamed body that is kept for a further attempt: 64 KiB [the design].
-const REPLAY_LIMIT: usize = 64 * 1024;
 /// Without a deadline, how long to wait for a name that was never resolved: as long as a default connect.
 const RESOLVE_PATIENCE: std::time::Duration = std::time::Duration::from_secs(1);

@@ -19,7 +19,7 @@ pub(crate) const GRPC_TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeou
 pub(crate) const ENVOY_TIMEOUT: HeaderName = HeaderName::from_static("x-envoy-expected-rq-timeout-ms");
 
 /// Takes the authority from `Host` when the URI has none; without either the URI stays as it is.
-pub(super) fn make_absolute(head: &mut Parts) {
+pub(crate) fn make_absolute(head: &mut Parts) {
     if head.uri.authority().is_some() && head.uri.scheme().is_some() {
         return;
     }
@@ -79,7 +79,7 @@ pub(crate) fn request_id(headers: &HeaderMap) -> Option<Arc<str>> {
 }
 
 /// Says how long this attempt may take; a deadline that the application wrote itself never grows.
-pub(super) fn tell_deadline(headers: &mut HeaderMap, limit: Option<Duration>) {
+pub(crate) fn tell_deadline(headers: &mut HeaderMap, limit: Option<Duration>) {
     let Some(limit) = limit else { return };
     if is_grpc(headers) {
         if let Ok(value) = HeaderValue::from_str(&encode_grpc_timeout(limit)) {

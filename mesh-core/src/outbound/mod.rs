@@ -4,14 +4,17 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use http::{Request, Response};
 use tower_service::Service;
 
 use crate::body::Body;
+use crate::cluster::group::Cluster;
+use crate::cluster::taken::Taken;
 use crate::core::Core;
 use crate::error::Error;
+use crate::telemetry::record::is_grpc;
 
 pub(crate) use grpc::GrpcChannel;
 
@@ -73,6 +76,39 @@ impl ServiceClient {
         call::call(&self.core, self.cluster.as_deref(), request).await
     }
 }
+
+/// One attempt, recorded nowhere: what a layer sends.
+pub(crate) async fn attempt_once(
+    core: &Arc<Core>,
+    to: (&Arc<Cluster>, Taken),
+    request: Request<Body>,
+    until: Option<Instant>,
+) -> Result<Response<Body>, Error> {
+    let (cluster, mut taken) = to;
+    let (head, body) = request.into_parts();
+    let body = replay::Replay::new(body, 0);
+    let is_idempotent = crate::policy::retry::is_idempotent(&head.method);
+    let outgoing = attempt::Outgoing {
+        method: &head.method,
+        uri: &head.uri,
+        headers: &head.headers,
+        extensions: &head.extensions,
+        body: &body,
+        is_idempotent,
+    };
+    let endpoint = Arc::clone(&taken.endpoint);
+    let result =
+        attempt::send(&attempt::Way::to(core.dialer()?, cluster, &endpoint, is_grpc(&head.headers)), &outgoing, until)
+            .await;
+    taken.judge(&call::outcome(&result), core.clock.now(), &mut core.randomness.generator());
+    let attempt::Answer { response, held } = result?;
+    let (head, body) = response.into_parts();
+    let open = body::Open { record: None, held, taken, admitted: None };
+    Ok(Response::from_parts(head, body::ResponseBody::wrap(body, open, None)))
+}
+
+/// Most of a streamed body that is kept for a further attempt: 64 KiB [the design].
+pub(crate) const REPLAY_LIMIT: usize = 64 * 1024;
 
 impl Service<Request<Body>> for ServiceClient {
     type Response = Response<Body>;

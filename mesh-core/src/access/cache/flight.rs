@@ -17,10 +17,12 @@ use super::{Answer, Asked, CheckCache, Refusal};
 use crate::access::attributes::Attributes;
 use crate::access::verdict::{Failure, Verdict};
 
+type LandingReceiver = watch::Receiver<Option<Landing>>;
+
 /// Calls in flight.
 #[derive(Default)]
 pub(super) struct Flights {
-    by_key: Mutex<HashMap<Box<[u8]>, watch::Receiver<Option<Landing>>>>,
+    by_key: Mutex<HashMap<Box<[u8]>, LandingReceiver>>,
 }
 
 /// How a flight ended.
@@ -46,7 +48,7 @@ pub struct Shared {
 
 /// A place among those who wait.
 pub struct Flight {
-    receiver: watch::Receiver<Option<Landing>>,
+    receiver: LandingReceiver,
 }
 
 impl Flight {
@@ -90,9 +92,9 @@ impl<S: BuildHasher + Clone> FlightLeader<S> {
         }
     }
 
-    /// When the call was decided on.
-    pub fn asked_at(&self) -> Instant {
-        self.asked.at
+    /// Whether others may be waiting for this call.
+    pub fn may_be_awaited(&self) -> bool {
+        self.registration.is_some()
     }
 
     /// The server answered. The answer is kept if it may be, no longer than `max_expiry`.

@@ -57,7 +57,8 @@ pub(super) struct ReferenceSets {
     sets: ArcSwap<Vec<Arc<ReferenceSet>>>,
     /// Held while the list is replaced. Lookups do not take it.
     next_id: Mutex<u64>,
-    /// Advances with every new set; orders uses without a clock.
+    /// Advances by two with every new set; a hit in between is odd. Orders uses without a clock and without
+    /// a write that all hits would share.
     tick: AtomicU64,
     capacity: usize,
 }
@@ -72,7 +73,10 @@ impl ReferenceSets {
     }
 
     pub(super) fn touch(&self, set: &ReferenceSet) {
-        set.last_used.store(self.tick.load(Ordering::Relaxed), Ordering::Relaxed);
+        let used = self.tick.load(Ordering::Relaxed) | 1;
+        if set.last_used.load(Ordering::Relaxed) != used {
+            set.last_used.store(used, Ordering::Relaxed);
+        }
     }
 
     /// The set of these references; it may push out the one that was not used for longest.
@@ -90,7 +94,7 @@ impl ReferenceSets {
             let oldest = (0..sets.len()).min_by_key(|at| (sets[*at].last_used.load(Ordering::Relaxed), sets[*at].id));
             sets.swap_remove(oldest.unwrap_or(0));
         }
-        let last_used = AtomicU64::new(self.tick.fetch_add(1, Ordering::Relaxed) + 1);
+        let last_used = AtomicU64::new(self.tick.fetch_add(2, Ordering::Relaxed) + 2);
         let set = Arc::new(ReferenceSet { id: *next_id, references, last_used });
         *next_id += 1;
         sets.push(set.clone());

@@ -28,7 +28,7 @@ pub fn interpret(response: CheckResponse, status_on_error: u16) -> Result<Answer
     let code = response.status.as_ref().ok_or(Failure::new(FailureReason::Malformed))?.code;
     let verdict = match response.http_response {
         Some(HttpResponse::ErrorResponse(reply)) => {
-            let reply = Some(denial(reply, status_on_error));
+            let reply = Some(Box::new(denial(reply, status_on_error)));
             return Err(Failure { reason: FailureReason::ServerError, reply });
         }
         Some(HttpResponse::OkResponse(ok)) if code == Code::Ok as i32 => approval(ok),
@@ -59,6 +59,9 @@ fn reuse(verdict: &Verdict, code: Code, metadata: Option<&Struct>) -> Reuse {
 }
 
 fn approval(ok: OkHttpResponse) -> Result<Verdict, Impossible> {
+    if ok.headers.len().max(ok.response_headers_to_add.len()) > MAX_CHANGES {
+        return Err(Impossible);
+    }
     let names = ok.headers_to_remove.iter().filter(|name| !is_out_of_reach(name));
     Ok(Verdict {
         request_headers: changes(&ok.headers, HeaderAction::AppendIfPresent).collect::<Result<_, _>>()?,
@@ -74,7 +77,10 @@ fn approval(ok: OkHttpResponse) -> Result<Verdict, Impossible> {
 fn denial(denied: DeniedHttpResponse, default_status: u16) -> Verdict {
     let status = denied.status.and_then(|status| u16::try_from(status.code).ok());
     Verdict {
-        response_headers: changes(&denied.headers, HeaderAction::Add).filter_map(Result::ok).collect(),
+        response_headers: changes(&denied.headers, HeaderAction::Add)
+            .filter_map(Result::ok)
+            .take(MAX_CHANGES)
+            .collect(),
         body: Bytes::from(denied.body),
         ..Verdict::deny(status.filter(|status| (200..600).contains(status)).unwrap_or(default_status))
     }
@@ -186,5 +192,7 @@ fn duration(kind: &Kind) -> Option<Duration> {
 const HINTS: &str = "libmesh.check_cache";
 /// HTTP status of a refusal that names none (Envoy's default).
 const DENIED: u16 = 403;
+/// Header changes one answer may ask for in one list. HTTP/1.1 servers take about 100 headers in all.
+const MAX_CHANGES: usize = 128;
 /// Facts one answer may refer to in one list. More is not a useful key.
 const MAX_REFERENCES: usize = 32;

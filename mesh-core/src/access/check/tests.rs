@@ -210,3 +210,37 @@ async fn a_server_behind_a_socket_allows_denies_fails_and_hangs() {
     assert!(matches!(ask().await, CheckOutcome::Failed { .. }));
     assert_eq!((check.stats().calls, check.stats().fail_closed), (5, 3));
 }
+
+/// What a log subscriber wrote.
+#[derive(Clone, Default)]
+struct Written(Arc<std::sync::Mutex<Vec<u8>>>);
+
+impl std::io::Write for Written {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().unwrap().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+#[tokio::test]
+async fn a_failure_is_logged_and_a_credential_never_is() {
+    let written = Written::default();
+    let writer = written.clone();
+    let subscriber =
+        tracing_subscriber::fmt().with_max_level(tracing::Level::TRACE).with_writer(move || writer.clone()).finish();
+    let _subscribed = tracing::subscriber::set_default(subscriber);
+    let check = RemoteCheck::new(CheckConfig { failure: FailureMode::Open, ..CheckConfig::default() });
+    let mut request = AttributesBuf::default();
+    request.headers.insert("authorization", "Bearer open-sesame".parse().unwrap());
+    let script = Script::answering([Err(Status::unavailable("open-sesame"))]);
+    let outcome = check.check(script.service(), &request.borrow(), &SystemClock, None).await;
+    assert!(outcome.is_allowed());
+    tracing::info!(?request, attributes = ?request.borrow(), ?check, "debug forms");
+    let log = String::from_utf8(written.0.lock().unwrap().clone()).unwrap();
+    assert!(log.contains("check failed") && log.contains("debug forms"), "{log}");
+    assert!(!log.contains("sesame"), "{log}");
+}

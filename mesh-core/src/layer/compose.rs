@@ -1,0 +1,85 @@
+//! The whole client, built from layers.
+
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use http::{Request, Response};
+use tower::{ServiceBuilder, ServiceExt};
+use tower_service::Service;
+
+use super::endpoint::{EndpointService, Tried};
+use super::{ConcurrencyLayer, Pending, RetryLayer, TimeoutLayer, TraceLayer};
+use crate::body::Body;
+use crate::context::CallContext;
+use crate::core::Core;
+use crate::error::{BoxError, Error, ErrorKind};
+use crate::mesh::Mesh;
+use crate::outbound::{CallOptions, headers};
+use crate::policy::timeout::{Limits, earlier};
+use crate::route::matcher::RequestHead;
+use crate::telemetry::TraceContext;
+
+/// A client composed of stand-alone layers, by the routes of the mesh's configuration. It decides as
+/// [`crate::ServiceClient`] does; it keeps no metrics and no access log.
+pub fn compose(mesh: &Mesh) -> Composed {
+    Composed { core: Arc::clone(mesh.core()) }
+}
+
+/// See [`compose`].
+#[derive(Clone)]
+pub struct Composed {
+    core: Arc<Core>,
+}
+
+impl Service<Request<Body>> for Composed {
+    type Response = Response<Body>;
+    type Error = BoxError;
+    type Future = Pending<Response<Body>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<Body>) -> Self::Future {
+        Box::pin(route(Arc::clone(&self.core), request))
+    }
+}
+
+async fn route(core: Arc<Core>, request: Request<Body>) -> Result<Response<Body>, BoxError> {
+    let snapshot = core.snapshot.load_full();
+    let mut rng = core.randomness.generator();
+    let (mut head, body) = request.into_parts();
+    headers::make_absolute(&mut head);
+    let authority = head.uri.authority().map(ToString::to_string);
+    let authority = authority.ok_or_else(|| Error::new(ErrorKind::BadRequest, "the request names no host"))?;
+    let matched = snapshot.routes.lookup(&authority, RequestHead::new(&head.method, &head.uri, &head.headers));
+    let matched =
+        matched.map_err(|_| Error::new(ErrorKind::NoRoute, format!("no route for {authority}{}", head.uri.path())))?;
+    let (action, prefix) = (&matched.rule.action, matched.prefix_len);
+    if let Some(rewrite) = &action.rewrite {
+        rewrite.apply(&mut head.uri, &mut head.headers, prefix)?;
+    }
+    let cluster = action.split.pick(&mut rng);
+    head.extensions.insert(Tried::default());
+
+    let options = head.extensions.get::<CallOptions>().copied().unwrap_or_default();
+    let inherited = CallContext::current();
+    let trace = match &inherited {
+        Some(context) => context.trace.clone(),
+        None => TraceContext::join(&head.headers, &mut rng, snapshot.sample_percent),
+    };
+    let limits = Limits { application: options.timeout, route: action.timeout, ..Limits::default() };
+    let deadline = earlier(inherited.and_then(|context| context.deadline), limits.deadline(core.clock.now()));
+    let context = Arc::new(CallContext { deadline, ..CallContext::new(trace) });
+
+    let stack = ServiceBuilder::new()
+        .layer(TraceLayer::new(snapshot.sample_percent))
+        .layer(TimeoutLayer::new(None).with_clock(Arc::clone(&core.clock)))
+        .layer(ConcurrencyLayer::shared(Arc::clone(&cluster.limit)))
+        .layer(
+            RetryLayer::shared(Arc::clone(&action.retry), Arc::clone(&cluster.budget))
+                .with_clock(Arc::clone(&core.clock)),
+        )
+        .service(EndpointService::of(&core, cluster, action.attempt_timeout));
+    CallContext::scope(context, stack.oneshot(Request::from_parts(head, body))).await
+}

@@ -1,0 +1,80 @@
+//! One attempt at a cluster: pick an endpoint, send, judge.
+
+use std::sync::{Arc, Mutex};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use http::{Request, Response};
+use tower_service::Service;
+
+use super::Pending;
+use crate::body::Body;
+use crate::cluster::group::Cluster;
+use crate::cluster::member::Endpoint;
+use crate::context::CallContext;
+use crate::core::Core;
+use crate::error::{BoxError, Error, ErrorKind};
+use crate::mesh::Mesh;
+use crate::outbound::{attempt_once, headers};
+use crate::policy::timeout::{attempt_limit, time_left};
+
+/// Endpoints that earlier attempts of a request were sent to; a request extension, shared by its copies.
+#[derive(Clone, Default)]
+pub(super) struct Tried(pub(super) Arc<Mutex<Vec<Arc<Endpoint>>>>);
+
+/// Sends each request to one endpoint of a cluster: balancer, breakers, ejection, pool and mutual TLS,
+/// but no retry and no route.
+#[derive(Clone)]
+pub struct EndpointService {
+    core: Arc<Core>,
+    cluster: Arc<Cluster>,
+    limit: Option<Duration>,
+}
+
+impl EndpointService {
+    /// Of the cluster `name` in the mesh's present configuration; `limit` bounds each attempt.
+    pub fn new(mesh: &Mesh, name: &str, limit: Option<Duration>) -> Result<Self, Error> {
+        let core = mesh.core();
+        let cluster = core.snapshot.load().clusters.get(name).cloned();
+        let cluster =
+            cluster.ok_or_else(|| Error::new(ErrorKind::NoCluster, format!("no cluster is called {name:?}")))?;
+        Ok(Self::of(core, &cluster, limit))
+    }
+
+    pub(super) fn of(core: &Arc<Core>, cluster: &Arc<Cluster>, limit: Option<Duration>) -> Self {
+        Self { core: Arc::clone(core), cluster: Arc::clone(cluster), limit }
+    }
+}
+
+impl Service<Request<Body>> for EndpointService {
+    type Response = Response<Body>;
+    type Error = BoxError;
+    type Future = Pending<Response<Body>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<Body>) -> Self::Future {
+        let Self { core, cluster, limit } = self.clone();
+        Box::pin(async move {
+            let now = core.clock.now();
+            let mut rng = core.randomness.generator();
+            let (mut head, body) = request.into_parts();
+            headers::make_absolute(&mut head);
+            let tried = head.extensions.get::<Tried>().cloned().unwrap_or_default();
+            let skip = lock(&tried.0).clone();
+            let taken = cluster.pick(now, &mut rng, &skip)?;
+            lock(&tried.0).push(Arc::clone(&taken.endpoint));
+            let deadline = CallContext::current().and_then(|context| context.deadline);
+            let limit = attempt_limit(limit, time_left(deadline, now));
+            headers::tell_deadline(&mut head.headers, limit);
+            let until = limit.map(|limit| crate::time::after(now, limit));
+            Ok(attempt_once(&core, (&cluster, taken), Request::from_parts(head, body), until).await?)
+        })
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+}
