@@ -10,6 +10,7 @@ pub mod judge;
 pub mod metrics;
 pub mod process;
 pub mod run;
+pub mod rust_driver;
 pub mod scenario;
 pub mod toolchain;
 pub mod upstream;
