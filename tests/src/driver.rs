@@ -12,6 +12,7 @@ use std::sync::mpsc;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 /// What a driver is to do.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -109,14 +110,6 @@ pub struct Driver {
     pub environment: Vec<(String, String)>,
 }
 
-#[derive(Deserialize)]
-#[serde(untagged)]
-enum Line {
-    // First: an outcome would take any object.
-    Metrics { metrics: Option<String> },
-    Outcome(Outcome),
-}
-
 impl Driver {
     /// A driver that needs no environment.
     pub fn new(name: &str, command: &[&Path]) -> Self {
@@ -138,13 +131,14 @@ impl Driver {
         let mut report = Report::default();
         let mut is_complete = false;
         for line in output.lines().filter(|line| !line.trim().is_empty()) {
-            match serde_json::from_str(line) {
-                Ok(Line::Metrics { metrics }) => {
-                    report.metrics = metrics;
+            let failed = |error| format!("the {} driver wrote {line:?}: {error}", self.name);
+            let value: Value = serde_json::from_str(line).map_err(failed)?;
+            match value.get("metrics") {
+                Some(metrics) => {
+                    report.metrics = metrics.as_str().map(str::to_owned);
                     is_complete = true;
                 }
-                Ok(Line::Outcome(outcome)) => report.outcomes.push(outcome),
-                Err(error) => return Err(format!("the {} driver wrote {line:?}: {error}", self.name)),
+                None => report.outcomes.push(serde_json::from_value(value).map_err(failed)?),
             }
         }
         if !is_complete || (report.metrics.is_none() && self.name != LAYERS) {

@@ -1,0 +1,132 @@
+// fork(): the child is told, never hangs, and does not disturb the parent.
+#include <signal.h>
+#include <sys/wait.h>
+
+#include "world.h"
+
+static int32_t answer(void *userdata, mesh_inbound *inbound) {
+  (void)userdata;
+  MUST(mesh_inbound_respond(inbound, 200, MESH_NONE, bytes_of("parent"), &err));
+  return MESH_HANDLED;
+}
+
+// The child tells its number of failed checks by a pipe; its exit status is a leak checker's.
+static int in_child(int (*body)(void *), void *argument) {
+  int ends[2];
+  if (pipe(ends)) exit(1);
+  pid_t child = fork();
+  if (child == 0) {
+    alarm(20);  // a hang is a failure
+    unsigned char failed = (unsigned char)body(argument);
+    if (write(ends[1], &failed, 1) != 1) _exit(1);
+    _exit(0);
+  }
+  close(ends[1]);
+  unsigned char failed = 99;
+  if (read(ends[0], &failed, 1) != 1) failed = 98;
+  close(ends[0]);
+  waitpid(child, NULL, 0);
+  return failed;
+}
+
+typedef struct inherited {
+  world *w;
+  mesh_cq *cq;
+  mesh_request *request;
+  mesh_response *response;
+} inherited;
+
+static int use_what_the_parent_started(void *argument) {
+  inherited *i = argument;
+  int before = failed_count;
+  mesh_event event;
+  size_t got;
+  mesh_buf *buf = NULL;
+  mesh_cq *cq = NULL;
+  mesh_listener *listener = NULL;
+  mesh_response *response = NULL;
+  MUST_FAIL(MESH_E_FORKED, mesh_start(i->w->mesh, &err));
+  MUST_FAIL(MESH_E_FORKED, mesh_call(i->w->mesh, i->request, &response, &err));
+  MUST_FAIL(MESH_E_FORKED, mesh_response_read(i->response, &buf, &err));
+  MUST_FAIL(MESH_E_FORKED, mesh_cq_exchange(i->cq, NULL, 0, 0, &event, 1, sizeof(event), &got, -1, &err));
+  MUST_FAIL(MESH_E_FORKED, mesh_cq_run(i->cq, -1, &err));
+  MUST_FAIL(MESH_E_FORKED, mesh_cq_new(i->w->mesh, NULL, &cq, &err));
+  MUST_FAIL(MESH_E_FORKED, mesh_serve(i->w->mesh, MESH_STR("inbound"), i->cq, answer, NULL, &listener, &err));
+  MUST_FAIL(MESH_E_FORKED, mesh_status_json(i->w->mesh, &buf, &err));
+  MUST_FAIL(MESH_E_FORKED, mesh_drain(i->w->mesh, 0, &err));
+  MUST_FAIL(MESH_E_FORKED, mesh_close(i->w->mesh, SECOND, &err));
+  MUST_FAIL(MESH_E_FORKED, mesh_listener_wait(i->w->listener, &err));
+  mesh_cq_wake(i->cq);  // must not wake the parent
+  mesh_request_cancel(i->request);
+  mesh_response_free(i->response);
+  mesh_request_free(i->request);
+  mesh_cq_free(i->cq);
+  mesh_listener_free(i->w->listener);
+  mesh_free(i->w->mesh);
+  return failed_count - before;
+}
+
+static int open_a_new_one(void *argument) {
+  world *parent = argument;
+  int before = failed_count;
+  mesh_config *config = world_config(parent->port, 2);
+  mesh *m = NULL;
+  MUST(mesh_open(NULL, config, &m, &err));
+  mesh_config_free(config);
+  world child = {.mesh = m, .port = parent->port};
+  char body[32];
+  CHECK(get(&child, "http://echo/", body, sizeof(body)) == 200);
+  CHECK(strcmp(body, "parent") == 0);
+  MUST(mesh_close(m, 5 * SECOND, &err));
+  mesh_free(m);
+  return failed_count - before;
+}
+
+static int use_one_that_was_never_started(void *argument) {
+  int before = failed_count;
+  char body[32];
+  CHECK(get(argument, "http://echo/", body, sizeof(body)) == 200);
+  MUST(mesh_close(((world *)argument)->mesh, 5 * SECOND, &err));
+  return failed_count - before;
+}
+
+static void a_child_is_refused_what_the_parent_started(world *w) {
+  inherited i = {.w = w, .request = request_to(w, "GET", "http://echo/")};
+  MUST(mesh_cq_new(w->mesh, NULL, &i.cq, &err));
+  mesh_request *request = request_to(w, "GET", "http://echo/");
+  MUST(mesh_call(w->mesh, request, &i.response, &err));
+  CHECK(in_child(use_what_the_parent_started, &i) == 0);
+  // The parent goes on, on the same connections and queues.
+  mesh_event event;
+  size_t got = 9;
+  MUST(mesh_cq_exchange(i.cq, NULL, 0, 0, &event, 1, sizeof(event), &got, 0, &err));
+  CHECK(got == 0);
+  char body[32];
+  CHECK(read_all(i.response, body, sizeof(body)) == 6);
+  CHECK(get(w, "http://echo/", body, sizeof(body)) == 200);
+  mesh_response_free(i.response);
+  mesh_request_free(i.request);
+  mesh_request_free(request);
+  mesh_cq_free(i.cq);
+}
+
+int main(void) {
+  world w, fresh;
+  world_open(&w, answer, NULL, 2);
+  world_open(&fresh, NULL, NULL, 0);
+  mesh_free(fresh.mesh);
+  fresh = (world){.port = w.port};
+  mesh_config *config = world_config(w.port, 2);
+  MUST(mesh_open(NULL, config, &fresh.mesh, &err));
+  mesh_config_free(config);
+  a_child_is_refused_what_the_parent_started(&w);
+  CHECK(in_child(open_a_new_one, &w) == 0);
+  CHECK(in_child(use_one_that_was_never_started, &fresh) == 0);
+  char body[32];
+  CHECK(get(&fresh, "http://echo/", body, sizeof(body)) == 200);
+  CHECK(get(&w, "http://echo/", body, sizeof(body)) == 200);
+  MUST(mesh_close(fresh.mesh, 5 * SECOND, &err));
+  mesh_free(fresh.mesh);
+  world_close(&w);
+  return report("fork");
+}

@@ -1,0 +1,307 @@
+//! `mesh_inbound`: a request that a peer sent, admitted by the mesh, and waiting for an answer.
+//!
+//! Decides: nothing; by the time it exists, identity and policy have been settled. Invariant: it is
+//! answered at most once; freed without an answer, the peer gets a 500.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
+
+use bytes::Bytes;
+use http::{HeaderMap, Request, Response};
+use tokio::sync::oneshot;
+use tokio_util::sync::CancellationToken;
+
+use mesh_core::inbound::ConnectionAddress;
+use mesh_core::{Body, CallContext};
+
+use crate::buf::mesh_buf;
+use crate::code::mesh_code;
+use crate::engine::Engine;
+use crate::error::mesh_error;
+use crate::failure::Failure;
+use crate::handles::{self, Handle, MESH_HANDLE_INBOUND};
+use crate::headers::{Packed, lend_text};
+use crate::reader::Reader;
+use crate::scope;
+use crate::text::{Text, mesh_bytes, mesh_str};
+use crate::wait::block_on;
+
+/// A request to be answered. One thread at a time.
+pub struct mesh_inbound {
+    engine: Arc<Engine>,
+    id: u64,
+    context: Arc<CallContext>,
+    facts: Facts,
+    headers: Packed,
+    reader: Arc<Reader>,
+    extra: Mutex<HeaderMap>,
+    answer: Mutex<Option<oneshot::Sender<Response<Body>>>>,
+}
+
+impl Handle for mesh_inbound {
+    const KIND: i32 = MESH_HANDLE_INBOUND;
+    const NAME: &'static str = "inbound";
+}
+
+struct Facts {
+    method: Text,
+    path: Text,
+    authority: Text,
+    peer_id: Text,
+    trace_id: Text,
+    remote: Text,
+    local: Text,
+}
+
+impl Facts {
+    fn new(head: &http::request::Parts, context: &CallContext) -> Self {
+        let host = || head.headers.get(http::header::HOST).map_or(&b""[..], |host| host.as_bytes());
+        let address = head.extensions.get::<ConnectionAddress>();
+        let shown = |address: Option<std::net::SocketAddr>| address.map(|a| a.to_string()).unwrap_or_default();
+        Self {
+            method: Text::new(head.method.as_str()),
+            path: Text::new(head.uri.path_and_query().map_or("/", |path| path.as_str())),
+            authority: Text::new(head.uri.authority().map_or_else(host, |authority| authority.as_str().as_bytes())),
+            peer_id: Text::new(context.peer.as_deref().unwrap_or_default()),
+            trace_id: Text::new(scope::trace_id(context)),
+            remote: Text::new(shown(address.map(|address| address.remote))),
+            local: Text::new(shown(address.map(|address| address.local))),
+        }
+    }
+}
+
+/// What the listener keeps of a request it handed out.
+pub struct Receipt {
+    /// Resolves with the answer, or with an error when the handle is freed without one.
+    pub answer: oneshot::Receiver<Response<Body>>,
+    /// Ends reads of the request's body.
+    pub cancel: CancellationToken,
+}
+
+impl mesh_inbound {
+    /// Takes an admitted request apart. `None` when the engine put no context on it, which it always does.
+    pub fn new(engine: Arc<Engine>, id: u64, request: Request<Body>) -> Option<(Self, Receipt)> {
+        let (head, body) = request.into_parts();
+        let context = Arc::clone(head.extensions.get::<Arc<CallContext>>()?);
+        let (sender, answer) = oneshot::channel();
+        let cancel = CancellationToken::new();
+        let inbound = Self {
+            id,
+            facts: Facts::new(&head, &context),
+            context,
+            headers: Packed::new(&head.headers),
+            reader: Arc::new(Reader::new(Arc::clone(&engine), body, cancel.clone())),
+            engine,
+            extra: Mutex::default(),
+            answer: Mutex::new(Some(sender)),
+        };
+        Some((inbound, Receipt { answer, cancel }))
+    }
+
+    /// Unique among the requests of one queue.
+    pub fn id(&self) -> u64 {
+        self.id
+    }
+
+    /// Trace, deadline and peer, for the calls made on behalf of it.
+    pub fn context(&self) -> Arc<CallContext> {
+        Arc::clone(&self.context)
+    }
+
+    /// The mesh it came through.
+    pub fn engine(&self) -> &Arc<Engine> {
+        &self.engine
+    }
+
+    /// The body, for a read on a queue.
+    pub fn reader(&self) -> Arc<Reader> {
+        Arc::clone(&self.reader)
+    }
+
+    /// Adds a header to the answer to come.
+    pub fn add_header(&self, change: impl FnOnce(&mut HeaderMap) -> Result<(), Failure>) -> Result<(), Failure> {
+        self.engine.check_fork()?;
+        change(&mut self.extra.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Sends the answer; `headers` come after those added before.
+    pub fn answer(&self, mut response: Response<Body>) -> Result<(), Failure> {
+        self.engine.check_fork()?;
+        let sender = self.answer.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let sender = sender.ok_or_else(|| Failure::invalid("the request was answered already"))?;
+        let added = std::mem::take(&mut *self.extra.lock().unwrap_or_else(PoisonError::into_inner));
+        for (name, value) in &added {
+            response.headers_mut().append(name, value.clone());
+        }
+        sender.send(response).map_err(|_| Failure::cancelled("the peer is gone"))
+    }
+}
+
+impl Drop for mesh_inbound {
+    fn drop(&mut self) {
+        self.reader.cancel();
+    }
+}
+
+unsafe fn fact(inbound: *const mesh_inbound, pick: fn(&Facts) -> &Text) -> mesh_str {
+    // SAFETY: rule 1, as the entry points promise: NULL or a live handle.
+    unsafe { handles::lend(inbound) }.map_or(mesh_str::empty(), |inbound| pick(&inbound.facts).lend())
+}
+
+/// Its number, unique in its queue: what `MESH_EV_INBOUND_GONE` names it by. 0 for NULL.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn mesh_inbound_id(inbound: *const mesh_inbound) -> u64 {
+    // SAFETY: rule 1: NULL or a live handle.
+    guard!(mesh_inbound_id, or 0, { unsafe { handles::lend(inbound) }.map_or(0, mesh_inbound::id) })
+}
+
+/// HTTP method.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn mesh_inbound_method(inbound: *const mesh_inbound) -> mesh_str {
+    // SAFETY: rule 1: NULL or a live handle.
+    guard!(mesh_inbound_method, or mesh_str::empty(), { unsafe { fact(inbound, |facts| &facts.method) } })
+}
+
+/// Path and query.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn mesh_inbound_path(inbound: *const mesh_inbound) -> mesh_str {
+    // SAFETY: rule 1: NULL or a live handle.
+    guard!(mesh_inbound_path, or mesh_str::empty(), { unsafe { fact(inbound, |facts| &facts.path) } })
+}
+
+/// Authority (HTTP/2) or Host (HTTP/1.1).
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn mesh_inbound_authority(inbound: *const mesh_inbound) -> mesh_str {
+    // SAFETY: rule 1: NULL or a live handle.
+    guard!(mesh_inbound_authority, or mesh_str::empty(), { unsafe { fact(inbound, |facts| &facts.authority) } })
+}
+
+/// SPIFFE ID the peer proved with its certificate; empty without mTLS. A header is never an identity.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn mesh_inbound_peer_id(inbound: *const mesh_inbound) -> mesh_str {
+    // SAFETY: rule 1: NULL or a live handle.
+    guard!(mesh_inbound_peer_id, or mesh_str::empty(), { unsafe { fact(inbound, |facts| &facts.peer_id) } })
+}
+
+/// Trace it belongs to: 32 hexadecimal digits.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn mesh_inbound_trace_id(inbound: *const mesh_inbound) -> mesh_str {
+    // SAFETY: rule 1: NULL or a live handle.
+    guard!(mesh_inbound_trace_id, or mesh_str::empty(), { unsafe { fact(inbound, |facts| &facts.trace_id) } })
+}
+
+/// Address of the peer's socket.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn mesh_inbound_remote_address(inbound: *const mesh_inbound) -> mesh_str {
+    // SAFETY: rule 1: NULL or a live handle.
+    guard!(mesh_inbound_remote_address, or mesh_str::empty(), { unsafe { fact(inbound, |facts| &facts.remote) } })
+}
+
+/// Address of our socket.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn mesh_inbound_local_address(inbound: *const mesh_inbound) -> mesh_str {
+    // SAFETY: rule 1: NULL or a live handle.
+    guard!(mesh_inbound_local_address, or mesh_str::empty(), { unsafe { fact(inbound, |facts| &facts.local) } })
+}
+
+/// Nanoseconds until the caller stops waiting; 0 when it has, -1 without a deadline.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn mesh_inbound_remaining_ns(inbound: *const mesh_inbound) -> i64 {
+    guard!(mesh_inbound_remaining_ns, or - 1, {
+        // SAFETY: rule 1: NULL or a live handle.
+        let Ok(inbound) = (unsafe { handles::lend(inbound) }) else { return -1 };
+        let Some(deadline) = inbound.context.deadline else { return -1 };
+        i64::try_from(deadline.saturating_duration_since(Instant::now()).as_nanos()).unwrap_or(i64::MAX)
+    })
+}
+
+/// The `nth` (from 0) value of a header, by name in any case. `ptr` is NULL when there is none.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn mesh_inbound_header(inbound: *const mesh_inbound, name: mesh_str, nth: usize) -> mesh_bytes {
+    guard!(mesh_inbound_header, or mesh_bytes::empty(), {
+        // SAFETY: rules 1 and 4: NULL or a live handle, and readable text.
+        let (Ok(inbound), Ok(name)) = (unsafe { handles::lend(inbound) }, unsafe { name.read("name") }) else {
+            return mesh_bytes::empty();
+        };
+        inbound.headers.find(name, nth).map_or(mesh_bytes::empty(), mesh_bytes::of)
+    })
+}
+
+/// How many headers; 0 for NULL.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn mesh_inbound_header_count(inbound: *const mesh_inbound) -> usize {
+    guard!(mesh_inbound_header_count, or 0, {
+        // SAFETY: rule 1: NULL or a live handle.
+        unsafe { handles::lend(inbound) }.map_or(0, |inbound| inbound.headers.count())
+    })
+}
+
+/// The header at `index`. Duplicates are kept.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn mesh_inbound_header_at(
+    inbound: *const mesh_inbound,
+    index: usize,
+    name: *mut mesh_str,
+    value: *mut mesh_bytes,
+    err: *mut *mut mesh_error,
+) -> mesh_code {
+    guard!(mesh_inbound_header_at, err, {
+        // SAFETY: rules 1 and 3: a live handle and writable results, each checked for NULL.
+        let (inbound, name, value) =
+            unsafe { (handles::lend(inbound)?, handles::out(name, "name")?, handles::out(value, "value")?) };
+        let found = inbound.headers.at(index).ok_or_else(|| Failure::invalid("`index` is out of range"))?;
+        name.set(lend_text(found.0));
+        value.set(mesh_bytes::of(found.1));
+        Ok(())
+    })
+}
+
+/// All headers in one block; layout as `mesh_response_headers_packed`.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn mesh_inbound_headers_packed(inbound: *const mesh_inbound) -> mesh_bytes {
+    guard!(mesh_inbound_headers_packed, or mesh_bytes::empty(), {
+        // SAFETY: rule 1: NULL or a live handle.
+        unsafe { handles::lend(inbound) }.map_or(mesh_bytes::empty(), |inbound| inbound.headers.lend())
+    })
+}
+
+/// Trailers of the request, once its body was read to the end; same layout.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn mesh_inbound_trailers_packed(inbound: *const mesh_inbound) -> mesh_bytes {
+    guard!(mesh_inbound_trailers_packed, or mesh_bytes::empty(), {
+        // SAFETY: rule 1: NULL or a live handle.
+        let Ok(inbound) = (unsafe { handles::lend(inbound) }) else { return mesh_bytes::empty() };
+        inbound.reader.trailers().map_or(mesh_bytes::empty(), Packed::lend)
+    })
+}
+
+/// Blocks until the next chunk of the body. `*chunk` is NULL at the end.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn mesh_inbound_read(
+    inbound: *const mesh_inbound,
+    chunk: *mut *mut mesh_buf,
+    err: *mut *mut mesh_error,
+) -> mesh_code {
+    guard!(mesh_inbound_read, err, {
+        // SAFETY: rules 1 and 3: a live handle and a writable result, each checked for NULL.
+        let (inbound, result) = unsafe { (handles::lend(inbound)?, handles::out(chunk, "chunk")?) };
+        let reader = inbound.reader();
+        let chunk: Option<Bytes> = block_on(&inbound.engine, async move { reader.next().await })?;
+        result.set(chunk.map_or(std::ptr::null_mut(), |chunk| handles::give(mesh_buf::new(chunk))));
+        Ok(())
+    })
+}
+
+/// Frees it. Without an answer the peer gets a 500. NULL is fine.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn mesh_inbound_free(inbound: *mut mesh_inbound) {
+    guard!(mesh_inbound_free, or(), {
+        // SAFETY: rule 1: NULL or a handle that is freed once.
+        let Some(inbound) = (unsafe { handles::take(inbound) }) else { return };
+        if inbound.engine.is_foreign() {
+            std::mem::forget(inbound);
+        } else {
+            scope::leave(inbound.context());
+        }
+    });
+}

@@ -1,0 +1,198 @@
+//! Submit, then exactly one completion; one descriptor says when to look.
+//!
+//! Decides: nothing. Never: runs the host's code on a library thread. Invariants: every op that has a
+//! completion completes once, also when it is cancelled, panics, or the mesh closes under it; the
+//! descriptor is readable as long as an event waits.
+
+use std::collections::{HashMap, VecDeque};
+use std::os::fd::RawFd;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+
+use tokio::runtime::Handle;
+use tokio_util::sync::CancellationToken;
+
+use crate::engine::Engine;
+use crate::event::Event;
+use crate::failure::Failure;
+use crate::signal::{Signal, Woken};
+
+/// The queue behind a `mesh_cq`.
+pub struct Queue {
+    engine: Arc<Engine>,
+    runtime: Handle,
+    signal: Signal,
+    events: Mutex<VecDeque<Event>>,
+    tags: Mutex<HashMap<u64, CancellationToken>>,
+    wake: AtomicBool,
+    stopped: AtomicBool,
+    inbound_ids: AtomicU64,
+}
+
+impl Queue {
+    /// An empty queue of a mesh, which is started for it.
+    pub fn new(engine: Arc<Engine>) -> Result<Arc<Self>, Failure> {
+        let runtime = engine.runtime()?;
+        let queue = Arc::new(Self {
+            runtime,
+            signal: Signal::new()?,
+            events: Mutex::default(),
+            tags: Mutex::default(),
+            wake: AtomicBool::new(false),
+            stopped: AtomicBool::new(false),
+            inbound_ids: AtomicU64::new(1),
+            engine,
+        });
+        queue.engine.adopt(Arc::downgrade(&queue));
+        Ok(queue)
+    }
+
+    /// The mesh it belongs to.
+    pub fn engine(&self) -> &Arc<Engine> {
+        &self.engine
+    }
+
+    /// Where its work runs.
+    pub fn runtime(&self) -> &Handle {
+        &self.runtime
+    }
+
+    /// Readable while events wait.
+    pub fn fd(&self) -> RawFd {
+        self.signal.fd()
+    }
+
+    /// A number for the next inbound request.
+    pub fn next_inbound_id(&self) -> u64 {
+        self.inbound_ids.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// Adds an event; the descriptor is touched only when there was none.
+    pub fn push(&self, event: Event) {
+        let mut events = self.waiting();
+        if events.is_empty() {
+            self.signal.raise();
+        }
+        events.push_back(event);
+    }
+
+    /// Takes up to `most` events. Lowers the descriptor if none is left.
+    pub fn take(&self, most: usize) -> Vec<Event> {
+        let mut waiting = self.waiting();
+        let count = most.min(waiting.len());
+        let mut taken: Vec<Event> = waiting.drain(..count).collect();
+        if waiting.is_empty() {
+            // Under the lock: an event pushed after this raises it again.
+            self.signal.lower();
+        }
+        drop(waiting);
+        if taken.len() < most && self.wake.swap(false, Ordering::AcqRel) {
+            taken.push(Event::Wake);
+        }
+        if self.wake.load(Ordering::Acquire) || self.is_stopped() {
+            self.signal.raise();
+        }
+        taken
+    }
+
+    /// Ends a wait somewhere. Two atomic steps and a `write`: safe in a signal handler.
+    pub fn wake(&self) {
+        self.wake.store(true, Ordering::Release);
+        self.signal.raise();
+    }
+
+    /// Ends all waits for good. Events can still be taken.
+    pub fn stop(&self) {
+        self.stopped.store(true, Ordering::Release);
+        self.signal.raise();
+    }
+
+    /// Whether nobody shall wait any more.
+    pub fn is_stopped(&self) -> bool {
+        self.stopped.load(Ordering::Acquire)
+    }
+
+    /// Waits for an event, a wake or the deadline.
+    pub fn wait(&self, deadline: Option<Instant>) -> Woken {
+        self.signal.wait(deadline)
+    }
+
+    /// Begins an operation, unless its tag is taken: then it completes with `busy` at once.
+    pub fn begin(self: &Arc<Self>, tag: u64, cancel: CancellationToken, failed: FailedAs) -> Option<Pending> {
+        let mut tags = self.tags.lock().unwrap_or_else(PoisonError::into_inner);
+        if tags.contains_key(&tag) {
+            drop(tags);
+            self.push(failed(tag, Failure::busy("the tag belongs to an operation in flight")));
+            return None;
+        }
+        tags.insert(tag, cancel);
+        Some(Pending { queue: Arc::clone(self), tag, failed, open: true })
+    }
+
+    /// Cancels the operation with that tag, if it is in flight.
+    pub fn cancel(&self, tag: u64) {
+        let token = self.tags.lock().unwrap_or_else(PoisonError::into_inner).get(&tag).cloned();
+        if let Some(token) = token {
+            token.cancel();
+        }
+    }
+
+    /// Cancels everything and forgets what was not taken: the handle is gone.
+    pub fn abandon(&self) {
+        self.stop();
+        let tokens: Vec<_> = self.tags.lock().unwrap_or_else(PoisonError::into_inner).values().cloned().collect();
+        tokens.iter().for_each(CancellationToken::cancel);
+        let forgotten = std::mem::take(&mut *self.waiting());
+        drop(forgotten);
+    }
+
+    fn waiting(&self) -> MutexGuard<'_, VecDeque<Event>> {
+        self.events.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// How an operation of some kind tells that it failed.
+pub type FailedAs = fn(u64, Failure) -> Event;
+
+/// An operation in flight. Dropped before it completed, it completes with `closed`.
+pub struct Pending {
+    queue: Arc<Queue>,
+    tag: u64,
+    failed: FailedAs,
+    open: bool,
+}
+
+impl Pending {
+    /// Completes it.
+    pub fn complete(mut self, event: Event) {
+        self.finish(event);
+    }
+
+    /// Completes it with a failure.
+    pub fn fail(mut self, failure: Failure) {
+        let event = (self.failed)(self.tag, failure);
+        self.finish(event);
+    }
+
+    /// The caller's number for it.
+    pub fn tag(&self) -> u64 {
+        self.tag
+    }
+
+    fn finish(&mut self, event: Event) {
+        self.open = false;
+        // First the tag, then the event: who receives the event may use the tag again.
+        self.queue.tags.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.tag);
+        self.queue.push(event);
+    }
+}
+
+impl Drop for Pending {
+    fn drop(&mut self) {
+        if self.open {
+            let event = (self.failed)(self.tag, Failure::closed());
+            self.finish(event);
+        }
+    }
+}

@@ -1,0 +1,100 @@
+//! Blocking: submit the work to the mesh's threads and wait here.
+//!
+//! Decides: nothing. Never: does socket I/O on the caller's thread. A signal that arrives while waiting
+//! is either waited through or, with `MESH_WAIT_INTR`, cancels the work and is told to the caller.
+//! Invariant: each wait ends with exactly one result, also when the mesh closes or the work panics.
+
+use std::cell::RefCell;
+use std::future::Future;
+use std::panic::AssertUnwindSafe;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use futures_util::FutureExt;
+
+use mesh_core::runtime::fork_generation;
+
+use crate::engine::Engine;
+use crate::failure::Failure;
+use crate::panic::what_it_said;
+use crate::signal::{Signal, Woken};
+
+/// Runs `work` on the mesh's threads and waits for its result.
+pub fn block_on<T, F>(engine: &Engine, work: F) -> Result<T, Failure>
+where
+    T: Send + 'static,
+    F: Future<Output = Result<T, Failure>> + Send + 'static,
+{
+    let runtime = engine.runtime()?;
+    let signal = thread_signal()?;
+    let slot = Arc::new(Slot { result: Mutex::new(None), signal: Arc::clone(&signal) });
+    let promise = Promise(Some(Arc::clone(&slot)));
+    let task = runtime.spawn(async move { promise.keep(caught(work).await) });
+    loop {
+        if let Some(result) = slot.result.lock().unwrap_or_else(PoisonError::into_inner).take() {
+            return result;
+        }
+        match signal.wait(None) {
+            Woken::Raised => signal.lower(),
+            Woken::Interrupted if engine.wait_interruptible() => {
+                task.abort();
+                return Err(Failure::interrupted());
+            }
+            Woken::Interrupted | Woken::TimedOut => {}
+        }
+    }
+}
+
+/// A panic of `work` as a failure.
+pub async fn caught<T>(work: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
+    AssertUnwindSafe(work).catch_unwind().await.unwrap_or_else(|payload| {
+        Err(Failure::internal(format!("a task panicked: {}", what_it_said(payload.as_ref()))))
+    })
+}
+
+struct Slot<T> {
+    result: Mutex<Option<Result<T, Failure>>>,
+    signal: Arc<Signal>,
+}
+
+impl<T> Slot<T> {
+    fn fill(&self, result: Result<T, Failure>) {
+        *self.result.lock().unwrap_or_else(PoisonError::into_inner) = Some(result);
+        self.signal.raise();
+    }
+}
+
+/// Fills the slot once; a task that is dropped by a closing mesh fills it with `closed`.
+struct Promise<T>(Option<Arc<Slot<T>>>);
+
+impl<T> Promise<T> {
+    fn keep(mut self, result: Result<T, Failure>) {
+        if let Some(slot) = self.0.take() {
+            slot.fill(result);
+        }
+    }
+}
+
+impl<T> Drop for Promise<T> {
+    fn drop(&mut self) {
+        if let Some(slot) = self.0.take() {
+            slot.fill(Err(Failure::closed()));
+        }
+    }
+}
+
+/// One signal a thread, made on first use. A forked child makes its own: the parent's is shared with
+/// the parent, who would take our wake-ups.
+fn thread_signal() -> Result<Arc<Signal>, Failure> {
+    thread_local! {
+        static SIGNAL: RefCell<Option<(u64, Arc<Signal>)>> = const { RefCell::new(None) };
+    }
+    SIGNAL.with_borrow_mut(|kept| {
+        let generation = fork_generation();
+        if let Some((_, signal)) = kept.as_ref().filter(|(made_in, _)| *made_in == generation) {
+            return Ok(Arc::clone(signal));
+        }
+        let signal = Arc::new(Signal::new()?);
+        *kept = Some((generation, Arc::clone(&signal)));
+        Ok(signal)
+    })
+}
