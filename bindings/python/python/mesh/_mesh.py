@@ -1,0 +1,173 @@
+"""The handle an application holds.
+
+Decides: which process a native mesh belongs to: a forked child gets a new one from the same configuration on
+next use. Never: starts a thread before first use. Invariant: a `Mesh` never hangs because of a fork.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import atexit
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+from weakref import WeakSet
+
+from mesh import _native, _wait
+from mesh._client import AsyncClient, Client
+from mesh._errors import ClosedError, ConfigError
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from typing_extensions import Unpack
+
+    from mesh._serve import ServeOptions
+
+Kind = Literal["auto", "wsgi", "asgi"]
+
+
+class Mesh:
+    """A configured mesh: clients and servers of one workload."""
+
+    def __init__(self, build: Callable[[], _native.Mesh], recipe: tuple[str, str, str]) -> None:
+        """Not API: use `from_file` or `from_yaml`."""
+        self._build = build
+        self._recipe = recipe
+        self._is_closed = False
+        self._reloaded: tuple[str, str] | None = None
+        self._native: _native.Mesh | None = build()
+        _meshes.add(self)
+
+    @classmethod
+    def from_file(cls, path: str | os.PathLike[str]) -> Mesh:
+        """Reads and checks a configuration file, which is then watched. Starts no thread."""
+        where = Path(path).absolute()
+        good: list[str] = []
+
+        def build() -> _native.Mesh:
+            try:
+                opened = _native.Mesh.from_file(where)
+            except ConfigError:
+                if not good:
+                    raise
+                # A forked child whose file was broken meanwhile goes on with what its parent runs on.
+                return _native.Mesh.from_yaml(good[0], str(where))
+            good[:] = [where.read_text()]
+            return opened
+
+        return cls(build, ("from_file", str(where), ""))
+
+    @classmethod
+    def from_yaml(cls, text: str, origin: str = "<text>") -> Mesh:
+        """Checks a configuration given as text; `origin` names it in diagnostics."""
+        return cls(lambda: _native.Mesh.from_yaml(text, origin), ("from_yaml", text, origin))
+
+    def client(self) -> Client:
+        """A blocking client."""
+        return Client(self)
+
+    def aclient(self) -> AsyncClient:
+        """A client for asyncio."""
+        return AsyncClient(self)
+
+    def serve(self, app: Any, listener: str = "inbound", **options: Unpack[ServeOptions]) -> None:
+        """Serves a WSGI or ASGI application on the mesh's listener until Ctrl-C, SIGTERM or `close`."""
+        from mesh._serve import serve_blocking
+
+        serve_blocking(self, app, listener, options)
+
+    async def aserve(self, app: Any, listener: str = "inbound", **options: Unpack[ServeOptions]) -> None:
+        """Like `serve`, in the running event loop; cancel it to stop."""
+        from mesh._serve import serve_async
+
+        await serve_async(self, app, listener, options)
+
+    def start(self) -> None:
+        """Starts now instead of on first use, to see a failure early."""
+        self._started(False).start()
+
+    def reload(self, text: str, origin: str = "<reload>") -> int:
+        """Puts a new document in force, all or nothing. Returns its revision."""
+        revision = self._started(False).reload(text, origin)
+        self._reloaded = (text, origin)
+        return revision
+
+    def status(self) -> dict[str, Any]:
+        """What a support engineer asks for."""
+        status: dict[str, Any] = json.loads(self._current().status())
+        return status
+
+    def metrics_text(self) -> str:
+        """All metrics in Prometheus' text format."""
+        return self._current().metrics_text()
+
+    def drain(self, seconds: float = 5.0) -> None:
+        """Lame duck: tells callers to go elsewhere, serves what still comes, then stops listening."""
+        self._started(False).drain(_wait.thread_queue(), seconds).wait()
+
+    async def adrain(self, seconds: float = 5.0) -> None:
+        """`drain` for asyncio."""
+        waiter = _wait.bridge()
+        await waiter.wait(self._started(False).drain(waiter.queue, seconds))
+
+    def close(self, timeout: float = 5.0) -> None:
+        """Ends everything this mesh started; calls in flight fail with `ClosedError`."""
+        self._is_closed = True
+        if self._native is not None:
+            self._native.close(timeout)
+
+    async def aclose(self, timeout: float = 5.0) -> None:
+        """`close` for asyncio."""
+        await asyncio.to_thread(self.close, timeout)
+
+    def __enter__(self) -> Mesh:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """A pickled mesh is its configuration: it is opened anew where it arrives."""
+        return _reopen, self._recipe
+
+    def _current(self) -> _native.Mesh:
+        if self._native is None:
+            native = self._build()
+            if self._reloaded is not None:
+                native.reload(*self._reloaded)
+            self._native = native
+        return self._native
+
+    def _started(self, is_client_closed: bool) -> _native.Mesh:
+        if self._is_closed or is_client_closed:
+            raise ClosedError("this mesh was closed" if self._is_closed else "this client was closed")
+        return self._current()
+
+
+def _reopen(how: str, source: str, origin: str) -> Mesh:
+    return Mesh.from_file(source) if how == "from_file" else Mesh.from_yaml(source, origin)
+
+
+_meshes: WeakSet[Mesh] = WeakSet()
+
+
+def _in_forked_child() -> None:
+    """The old native values are refused and leaked by the native module itself; here they are replaced."""
+    _wait.forget_parent()
+    for mesh in list(_meshes):
+        mesh._native = None
+
+
+def _at_exit() -> None:
+    for mesh in list(_meshes):
+        mesh.close(timeout=1.0)
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_in_forked_child)
+atexit.register(_at_exit)
