@@ -1,0 +1,220 @@
+// Package mesh connects a program to a service mesh without a sidecar: the engine, libmesh, runs inside
+// the process and does load balancing, retries, mTLS, policy and telemetry by one configuration.
+//
+// An http.Client becomes a client of the mesh by its transport:
+//
+//	m, err := mesh.Open("mesh.yaml")
+//	client := &http.Client{Transport: m.Transport()}
+//	resp, err := client.Get("http://reviews/reviews/0") // "reviews" is a service, not a host
+//
+// An http.Handler is served on a listener of the configuration:
+//
+//	server, err := m.Listen("inbound", handler)
+//
+// Trace and deadline flow from a request to the calls made for it by its context:
+// http.NewRequestWithContext(r.Context(), ...) is all there is to do.
+//
+// This package decides nothing: policy is the engine's. Invariants: C never keeps a Go pointer and never
+// calls Go; a call in flight holds a goroutine, not a thread.
+package mesh
+
+import (
+	"context"
+	"maps"
+	"net/http"
+	"slices"
+	"sync"
+	"time"
+
+	"libmesh.dev/mesh/internal/native"
+)
+
+// Mesh is one engine. It may be used by many goroutines.
+type Mesh struct {
+	native *native.Mesh
+
+	// The handles live while gate is held for reading and open is true.
+	gate sync.RWMutex
+	open bool
+
+	mu        sync.Mutex
+	queue     *queue             // made on first use, because it starts threads
+	servers   map[uint64]*Server // by tag
+	listeners uint64             // tags given out
+	closed    bool
+}
+
+// Open opens a mesh by a configuration file and follows its changes. No thread runs and no socket is open
+// until first use.
+func Open(path string) (*Mesh, error) {
+	return open(native.LoadFile(path))
+}
+
+// OpenYAML opens a mesh by a configuration document.
+func OpenYAML(text string) (*Mesh, error) {
+	return open(native.Parse(text, "inline.yaml"))
+}
+
+func open(config *native.Config, failed *native.Failure) (*Mesh, error) {
+	if failed != nil {
+		return nil, fromNative(failed)
+	}
+	defer config.Free()
+	handle, failed := native.Open(config, 0, 0)
+	if failed != nil {
+		return nil, fromNative(failed)
+	}
+	return &Mesh{native: handle, open: true, servers: map[uint64]*Server{}}, nil
+}
+
+// Reload replaces the configuration by that of a file, all or nothing, and tells the new revision. After
+// an error the old one stays.
+func (m *Mesh) Reload(path string) (uint64, error) {
+	return m.reload(native.LoadFile(path))
+}
+
+// ReloadYAML replaces the configuration by a document.
+func (m *Mesh) ReloadYAML(text string) (uint64, error) {
+	return m.reload(native.Parse(text, "inline.yaml"))
+}
+
+func (m *Mesh) reload(config *native.Config, failed *native.Failure) (uint64, error) {
+	if failed != nil {
+		return 0, fromNative(failed)
+	}
+	defer config.Free()
+	if !m.enter() {
+		return 0, closedError()
+	}
+	defer m.leave()
+	revision, failed := m.native.Reload(config)
+	return revision, asError(failed)
+}
+
+// Status is what the mesh knows of itself, as one JSON object.
+func (m *Mesh) Status() ([]byte, error) {
+	if !m.enter() {
+		return nil, closedError()
+	}
+	defer m.leave()
+	status, failed := m.native.Status()
+	return status, asError(failed)
+}
+
+// MetricsHandler serves all metrics in the Prometheus text format.
+func (m *Mesh) MetricsHandler() http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		page, err := m.metrics()
+		if err != nil {
+			http.Error(w, err.Error(), http.StatusServiceUnavailable)
+			return
+		}
+		w.Header().Set("Content-Type", "text/plain; version=0.0.4; charset=utf-8")
+		_, _ = w.Write(page)
+	})
+}
+
+func (m *Mesh) metrics() ([]byte, error) {
+	if !m.enter() {
+		return nil, closedError()
+	}
+	defer m.leave()
+	page, failed := m.native.Metrics()
+	return page, asError(failed)
+}
+
+// Drain makes the mesh a lame duck: all its listeners say so to their peers and finish what is in flight,
+// until the deadline of ctx. When ctx ends first, its error is returned.
+func (m *Mesh) Drain(ctx context.Context) error {
+	drained := make(chan error, 1)
+	go func() {
+		if !m.enter() {
+			drained <- closedError()
+			return
+		}
+		defer m.leave()
+		drained <- asError(m.native.Drain(int64(timeLeft(ctx, noLimit))))
+	}()
+	select {
+	case err := <-drained:
+		return err
+	case <-ctx.Done():
+		return contextError(ctx, false)
+	}
+}
+
+// Close ends all calls and listeners, at the latest by the deadline of ctx (5 s without one). Calls in
+// flight fail with KindClosed. Closing again does nothing.
+func (m *Mesh) Close(ctx context.Context) error {
+	m.mu.Lock()
+	if m.closed {
+		m.mu.Unlock()
+		return nil
+	}
+	m.closed = true
+	queue, servers := m.queue, slices.Collect(maps.Values(m.servers))
+	m.mu.Unlock()
+	for _, server := range servers {
+		server.cancel()
+	}
+	failed := m.native.Close(int64(timeLeft(ctx, closeTimeout)))
+	if queue != nil {
+		queue.stop()
+	}
+	m.gate.Lock()
+	defer m.gate.Unlock()
+	m.open = false
+	for _, server := range servers {
+		if server.listener != nil {
+			server.listener.Free()
+		}
+	}
+	if queue != nil {
+		queue.native.Free()
+	}
+	m.native.Free()
+	return asError(failed)
+}
+
+// enter keeps the handles from being freed until leave, unless the mesh is closed.
+func (m *Mesh) enter() bool {
+	m.gate.RLock()
+	if !m.open {
+		m.gate.RUnlock()
+		return false
+	}
+	return true
+}
+
+func (m *Mesh) leave() { m.gate.RUnlock() }
+
+// started is the queue, and with it the threads.
+func (m *Mesh) started() (*queue, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.closed {
+		return nil, closedError()
+	}
+	if m.queue == nil {
+		queue, err := newQueue(m, m.arrive)
+		if err != nil {
+			return nil, err
+		}
+		m.queue = queue
+	}
+	return m.queue, nil
+}
+
+// timeLeft is the time to the deadline of ctx, never negative.
+func timeLeft(ctx context.Context, without time.Duration) time.Duration {
+	deadline, ok := ctx.Deadline()
+	if !ok {
+		return without
+	}
+	return max(time.Until(deadline), 0)
+}
+
+const (
+	closeTimeout = 5 * time.Second
+	noLimit      = 24 * time.Hour // longer than any drain is waited for
+)

@@ -1,0 +1,100 @@
+package mesh_test
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"strings"
+	"testing"
+	"time"
+
+	"libmesh.dev/mesh"
+)
+
+// world is a mesh that is client and server at once: the host `echo` is its own listener.
+type world struct {
+	*mesh.Mesh
+	t      *testing.T
+	server *mesh.Server
+	client *http.Client
+}
+
+func freePort(t *testing.T) int {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	return l.Addr().(*net.TCPAddr).Port
+}
+
+// config routes each of hosts to its own cluster of one endpoint; extra is more of the document.
+func config(endpoints map[string]int, extra string) string {
+	text := "version: 1\nnode: { service: test }\nclusters:\n"
+	for name, port := range endpoints {
+		text += fmt.Sprintf("  - { name: %s, endpoints: [ { address: \"127.0.0.1:%d\" } ] }\n", name, port)
+	}
+	text += "routes:\n"
+	for name := range endpoints {
+		text += fmt.Sprintf("  - { hosts: [%s], rules: [ { backends: [ { cluster: %s } ] } ] }\n", name, name)
+	}
+	return text + extra
+}
+
+func listener(port int) string {
+	return fmt.Sprintf("listeners: [ { name: inbound, address: \"127.0.0.1:%d\" } ]\n", port)
+}
+
+func open(t *testing.T, text string) *mesh.Mesh {
+	t.Helper()
+	m, err := mesh.OpenYAML(text)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { closeMesh(t, m) })
+	return m
+}
+
+func closeMesh(t *testing.T, m *mesh.Mesh) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	defer cancel()
+	if err := m.Close(ctx); err != nil {
+		t.Errorf("close: %v", err)
+	}
+}
+
+func newWorld(t *testing.T, handler http.HandlerFunc, extra ...string) *world {
+	t.Helper()
+	port := freePort(t)
+	endpoints := map[string]int{"echo": port, "dead": freePort(t)}
+	w := &world{Mesh: open(t, config(endpoints, listener(port)+strings.Join(extra, ""))), t: t}
+	server, err := w.Listen("inbound", handler)
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.server, w.client = server, w.Client()
+	return w
+}
+
+func (w *world) get(url string) (*http.Response, string) {
+	w.t.Helper()
+	resp, err := w.client.Get(url)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	return resp, readAll(w.t, resp)
+}
+
+func readAll(t *testing.T, resp *http.Response) string {
+	t.Helper()
+	defer resp.Body.Close()
+	body, err := io.ReadAll(resp.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(body)
+}
