@@ -72,8 +72,9 @@ pub struct Outcome {
     /// Kind of the error while the body was read.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub body_error: Option<String>,
-    /// Attempts, the first included.
-    pub attempts: u32,
+    /// Attempts, the first included; absent only from a driver of parts that do not report.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub attempts: Option<u32>,
     /// Cluster, as far as one was chosen.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cluster: Option<String>,
@@ -97,6 +98,14 @@ pub struct Report {
     pub outcomes: Vec<Outcome>,
     /// Prometheus text; `None` for a driver of parts that keep none.
     pub metrics: Option<String>,
+}
+
+impl Report {
+    /// Whether it comes from parts that tell neither metrics nor attempts nor the endpoint: then upstreams are
+    /// the witnesses.
+    pub fn is_bare(&self) -> bool {
+        self.metrics.is_none()
+    }
 }
 
 /// A program that sends requests through the mesh, in some language.

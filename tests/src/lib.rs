@@ -7,6 +7,7 @@
 
 pub mod driver;
 pub mod judge;
+pub mod load;
 pub mod metrics;
 pub mod process;
 pub mod run;

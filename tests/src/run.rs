@@ -22,8 +22,22 @@ pub struct Runner {
 pub struct Verdict {
     /// Differences from what the scenario expects; empty is a pass.
     pub differences: Vec<String>,
-    /// The outcomes in a form that is equal between drivers.
-    pub comparable: Vec<String>,
+    /// The outcomes in a form that is equal between drivers: what the caller got, and how.
+    pub comparable: Vec<(String, String)>,
+    /// The driver does not tell how.
+    pub is_bare: bool,
+}
+
+impl Verdict {
+    /// Where another driver's outcomes are not the same.
+    fn against(&self, other: &Self) -> Vec<String> {
+        let is_bare = self.is_bare || other.is_bare;
+        let differs = |(ours, theirs): &(&(String, String), &(String, String))| {
+            ours.0 != theirs.0 || (!is_bare && ours.1 != theirs.1)
+        };
+        let pairs = self.comparable.iter().zip(&other.comparable).filter(differs);
+        pairs.map(|(ours, theirs)| format!("{} {}\n    not {} {}", ours.0, ours.1, theirs.0, theirs.1)).collect()
+    }
 }
 
 impl Runner {
@@ -43,6 +57,7 @@ impl Runner {
         Ok(Verdict {
             differences: judge::differences(scenario, &report, &upstreams),
             comparable: judge::comparable(&report, &upstreams),
+            is_bare: report.is_bare(),
         })
     }
 }
@@ -65,10 +80,9 @@ pub fn run_all(scenarios: &[Scenario], drivers: &[Driver]) -> Result<Vec<String>
             found.extend(verdict.differences.iter().map(|difference| format!("{name}: {difference}")));
             match &first {
                 None => first = Some((&driver.name, verdict)),
-                Some((other, others)) if !scenario.random && others.comparable != verdict.comparable => {
-                    let pairs = others.comparable.iter().zip(&verdict.comparable);
-                    let differing = pairs.filter(|(theirs, ours)| theirs != ours);
-                    found.extend(differing.map(|(theirs, ours)| format!("{name}: {ours}\n    but {other}: {theirs}")));
+                Some((other, theirs)) if !scenario.random => {
+                    let differing = verdict.against(theirs);
+                    found.extend(differing.iter().map(|differing| format!("{name}, against {other}: {differing}")));
                 }
                 Some(_) => {}
             }

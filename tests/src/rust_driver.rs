@@ -69,7 +69,7 @@ fn failed(error: &BoxError) -> Outcome {
     };
     Outcome {
         error: Some(error.kind().as_str().to_owned()),
-        attempts: error.place().attempts,
+        attempts: Some(error.place().attempts),
         cluster: error.place().cluster.clone(),
         endpoint: error.place().endpoint.clone(),
         ..Outcome::default()
@@ -107,7 +107,7 @@ async fn read(response: Response<Body>) -> Outcome {
     let mut outcome = Outcome {
         status: Some(response.status().as_u16()),
         headers: pairs(response.headers()),
-        attempts: report.as_ref().map_or(0, |report| report.attempts),
+        attempts: report.as_ref().map(|report| report.attempts),
         cluster: report.as_ref().map(|report| report.cluster.to_string()),
         endpoint: report.as_ref().map(|report| report.endpoint.to_string()),
         ..Outcome::default()
