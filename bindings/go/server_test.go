@@ -316,3 +316,25 @@ func TestAnIngressRoutesWithoutCode(t *testing.T) {
 		t.Errorf("%s %v", resp.Status, resp.Header)
 	}
 }
+
+func TestCloseEndsADrainAndWhoWaitsForIt(t *testing.T) {
+	w := newWorld(t, echo)
+	drained, waited := make(chan error, 1), make(chan bool)
+	go func() {
+		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+		defer cancel()
+		drained <- w.Drain(ctx)
+	}()
+	go func() {
+		w.server.Wait()
+		close(waited)
+	}()
+	time.Sleep(100 * time.Millisecond)
+	begin := time.Now()
+	closeMesh(t, w.Mesh)
+	<-waited
+	<-drained
+	if took := time.Since(begin); took > 5*time.Second {
+		t.Errorf("took %v", took)
+	}
+}
