@@ -44,6 +44,7 @@ static inline mesh_config *world_config(int port, int dead) {
            "node: { service: test }\n"
            "clusters:\n"
            "  - name: echo\n"
+           "    connect_timeout: 10s\n"
            "    endpoints: [ { address: \"127.0.0.1:%d\" } ]\n"
            "  - name: dead\n"
            "    endpoints: [ { address: \"127.0.0.1:%d\" } ]\n"

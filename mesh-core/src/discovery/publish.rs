@@ -55,7 +55,8 @@ impl Publisher {
         path: Option<PathBuf>,
         clock: &Arc<dyn Clock>,
     ) -> Result<Opened, ConfigError> {
-        let base = path.as_deref().and_then(Path::parent).unwrap_or(Path::new("")).to_path_buf();
+        // A document given as text is where its origin says: relative paths in it are relative to that.
+        let base = path.as_deref().unwrap_or(Path::new(origin)).parent().unwrap_or(Path::new("")).to_path_buf();
         let parsed = config::parse(text, origin).map_err(ConfigError::new)?;
         let identity = parsed.document.identity.as_ref().map(|_| IdentitySource::new());
         let mut publisher = Self {

@@ -78,9 +78,11 @@ where
         let answering = self.inner.call(request);
         Box::pin(async move {
             let Some(deadline) = earlier(own, inherited) else { return answering.await.map_err(Into::into) };
+            // Both may end at the same instant, an attempt cut by this very deadline: then it is this bound's.
             tokio::select! {
-                answer = answering => answer.map_err(Into::into),
+                biased;
                 () = clock.sleep_until(deadline) => Err(Error::new(kind, "no answer in time").with_sent(Sent::Maybe).into()),
+                answer = answering => answer.map_err(Into::into),
             }
         })
     }

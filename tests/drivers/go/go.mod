@@ -1,0 +1,7 @@
+module libmesh.dev/mesh-drivers
+
+go 1.24
+
+require libmesh.dev/mesh v0.0.0
+
+replace libmesh.dev/mesh => ../../../bindings/go
