@@ -46,6 +46,12 @@ pub(crate) fn start(core: &Arc<Core>, runtime: &Handle) -> Result<(), Error> {
         let socket = tokio::net::TcpListener::from_std(socket).map_err(failed)?;
         runtime.spawn(admin::run(socket, Arc::downgrade(core)));
     }
+    // The log's thread inherits the signal mask of a library thread, not of the application's.
+    let telemetry = Arc::clone(&core.telemetry);
+    let logging = runtime.spawn(async move { telemetry.access_log.start() });
+    if Handle::try_current().is_err() {
+        let _ = runtime.block_on(logging);
+    }
     runtime.spawn(watch(Arc::downgrade(core)));
     runtime.spawn(sweep(Arc::downgrade(core)));
     runtime.spawn(resolve(Arc::downgrade(core)));

@@ -193,6 +193,7 @@ impl Core {
             let ending = handle.spawn(async move { drain.end().await });
             if Handle::try_current().is_err() {
                 let _ = handle.block_on(async { tokio::time::timeout(timeout, ending).await });
+                self.telemetry.access_log.flush(timeout);
             }
         }
         runtime.shut_down(timeout);

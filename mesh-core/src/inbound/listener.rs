@@ -172,8 +172,13 @@ where
         }
     });
     let mut builder = auto::Builder::new(TokioExecutor::new());
-    builder.http1().timer(TokioTimer::new()).header_read_timeout(None);
-    builder.http2().timer(TokioTimer::new()).keep_alive_interval(Some(PING_INTERVAL)).keep_alive_timeout(PING_TIMEOUT);
+    builder.http1().timer(TokioTimer::new()).header_read_timeout(IDLE_TIMEOUT);
+    builder
+        .http2()
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(MAX_STREAMS)
+        .keep_alive_interval(Some(PING_INTERVAL))
+        .keep_alive_timeout(PING_TIMEOUT);
     let connection = builder.serve_connection_with_upgrades(TokioIo::new(io), answer);
     tokio::pin!(connection);
     let mut is_leaving = false;
@@ -208,6 +213,12 @@ const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// After the grace, what is still being written may finish.
 const LAST_RESPONSES: Duration = Duration::from_millis(500);
+/// An HTTP/1.1 connection without a request for this long is closed: five times our clients' own limit, so
+/// that it is the client who closes first.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(300);
+/// Streams per HTTP/2 connection: the default concurrency limit of a cluster, so that one connection
+/// carries all a client may send.
+const MAX_STREAMS: u32 = 1024;
 /// A client that answers no PING for this long is gone.
 const PING_INTERVAL: Duration = Duration::from_secs(20);
 const PING_TIMEOUT: Duration = Duration::from_secs(10);

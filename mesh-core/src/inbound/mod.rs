@@ -44,6 +44,14 @@ pub(crate) struct Inbound {
     pub(crate) tls: Option<Arc<rustls::ServerConfig>>,
     last: ArcSwap<ListenerPolicy>,
     refused: Counter,
+    pub(crate) decisions: Decisions,
+}
+
+/// Counters of access decisions, looked up once.
+pub(crate) struct Decisions {
+    pub(crate) allowed: Counter,
+    pub(crate) denied: Counter,
+    pub(crate) check_denied: Counter,
 }
 
 impl Inbound {
@@ -61,13 +69,16 @@ impl Inbound {
             ),
             None => None,
         };
+        let registry = &core.telemetry.registry;
         let labels = [(label::LISTENER, name), (label::REASON, "connection")];
+        let decided = |outcome| registry.counter(&metric::ACCESS_DECISIONS, &[(label::LISTENER, name), (label::OUTCOME, outcome)]);
         Ok(Arc::new(Self {
             core: Arc::clone(core),
             name: Arc::clone(&policy.name),
             tls,
             last: ArcSwap::from(Arc::clone(policy)),
-            refused: core.telemetry.registry.counter(&metric::REFUSED, &labels),
+            refused: registry.counter(&metric::REFUSED, &labels),
+            decisions: Decisions { allowed: decided("allowed"), denied: decided("denied"), check_denied: decided("check_denied") },
         }))
     }
 

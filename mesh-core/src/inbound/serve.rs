@@ -110,7 +110,7 @@ async fn admit(
     }
     let facts = Facts::of(inbound, origin, request, context)?;
     if let Decision::Deny { rule, reason } = policy.rules.decide(&facts.attributes(request.headers())) {
-        core.telemetry.decided(&inbound.name, "denied");
+        inbound.decisions.denied.inc();
         return Err(refused(
             ErrorKind::Denied,
             format!("access rule {}: {}", rule.unwrap_or("default"), reason.as_str()),
@@ -124,13 +124,13 @@ async fn admit(
         }
         let outcome = ask(inbound, policy, &facts.attributes(request.headers()), (origin, context)).await;
         if !outcome.is_allowed() {
-            core.telemetry.decided(&inbound.name, "check_denied");
+            inbound.decisions.check_denied.inc();
             return Err(check_refusal(&policy.check.config().name, outcome));
         }
         policy.check.apply_to_request(&outcome, request.headers_mut());
         verdicts.push(Arc::clone(outcome.verdict()));
     }
-    core.telemetry.decided(&inbound.name, "allowed");
+    inbound.decisions.allowed.inc();
     Ok(verdicts)
 }
 

@@ -94,6 +94,13 @@ impl AccessLog {
         }
     }
 
+    /// Starts the writer now instead of at the first record, from a thread whose signal mask it may inherit.
+    pub fn start(&self) {
+        if self.on {
+            self.writer();
+        }
+    }
+
     /// Lines that were lost: the queue was full, the sink failed, or the log was closed.
     pub fn dropped(&self) -> u64 {
         self.dropped.load(Ordering::Relaxed)

@@ -66,13 +66,6 @@ impl Telemetry {
         self.registry.counter(&metric::REFUSED, &[(label::REASON, kind.as_str())]).inc();
     }
 
-    /// An access decision was made.
-    pub fn decided(&self, listener: &str, outcome: &str) {
-        self.registry
-            .counter(&metric::ACCESS_DECISIONS, &[(label::LISTENER, listener), (label::OUTCOME, outcome)])
-            .inc();
-    }
-
     /// A connection was refused; the log says why, the peer never learns.
     pub fn connection_refused(&self, listener: &Arc<str>, remote: SocketAddr, reason: &str, wall: SystemTime) {
         if !self.access_log.is_on() {

@@ -1,0 +1,158 @@
+//! `mesh status`: what a running process says about itself, on one page.
+//!
+//! Never: changes the process. Reads its admin endpoint, `GET /status`.
+
+use std::fmt::Write;
+use std::process::ExitCode;
+use std::time::{Duration, SystemTime};
+
+use bytes::Bytes;
+use http::{Request, StatusCode, header};
+use http_body_util::{BodyExt, Empty};
+use hyper_util::rt::TokioIo;
+use serde_json::Value;
+use tokio::net::TcpStream;
+
+use crate::paint::{self, Paint};
+use crate::table::Table;
+
+/// Asks `address` and shows the answer.
+pub fn run(address: &str, is_json: bool) -> Result<ExitCode, String> {
+    let address = address.strip_prefix("http://").unwrap_or(address).trim_end_matches('/');
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|error| error.to_string())?;
+    let answer = runtime.block_on(async { tokio::time::timeout(PATIENCE, ask(address)).await });
+    let text = answer.map_err(|_| format!("{address} did not answer within {PATIENCE:?}"))??;
+    let status: Value =
+        serde_json::from_slice(&text).map_err(|error| format!("{address} is no admin endpoint of a mesh: {error}"))?;
+    if is_json {
+        return paint::print(&format!("{status:#}\n"));
+    }
+    paint::print(&page(address, &status, paint::for_stdout()))
+}
+
+async fn ask(address: &str) -> Result<Bytes, String> {
+    let failed = |error: &dyn std::fmt::Display| format!("cannot read http://{address}/status: {error}");
+    let stream = TcpStream::connect(address).await.map_err(|error| failed(&error))?;
+    let (mut sender, connection) =
+        hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(|error| failed(&error))?;
+    tokio::spawn(connection);
+    let request = Request::get("/status")
+        .header(header::HOST, address)
+        .body(Empty::<Bytes>::new())
+        .map_err(|error| failed(&error))?;
+    let response = sender.send_request(request).await.map_err(|error| failed(&error))?;
+    if response.status() != StatusCode::OK {
+        return Err(failed(&response.status()));
+    }
+    Ok(response.into_body().collect().await.map_err(|error| failed(&error))?.to_bytes())
+}
+
+/// The whole page.
+fn page(address: &str, status: &Value, paint: Paint) -> String {
+    let is_ready = status["ready"].as_bool().unwrap_or(false);
+    let readiness = if is_ready { paint.good("ready") } else { paint.error("not ready") };
+    let mut out = format!("{}  {readiness}, {}, ", paint.strong(address), word(&status["phase"]));
+    let _ = writeln!(
+        out,
+        "{} requests in flight, libmesh {}",
+        word(&status["requests_in_flight"]),
+        word(&status["version"])
+    );
+    let config = &status["config"];
+    let counts = format!("{} accepted, {} refused", word(&config["accepted"]), word(&config["refused"]));
+    let _ = writeln!(
+        out,
+        "{}  {} of {} ({counts})",
+        paint.strong("revision "),
+        word(&status["revision"]),
+        word(&config["source"])
+    );
+    for problem in config["problems"].as_array().into_iter().flatten() {
+        let _ = writeln!(out, "           {} {}", paint.error("refused:"), word(problem));
+    }
+    let _ = writeln!(out, "{}  {}", paint.strong("identity "), identity(&status["identity"], paint));
+    let _ = writeln!(out, "{}  {}", paint.strong("listeners"), list(&status["listeners"]));
+    out + &clusters(&status["clusters"])
+}
+
+fn identity(identity: &Value, paint: Paint) -> String {
+    if identity.is_null() {
+        return "none (plaintext)".to_owned();
+    }
+    let failed = identity["last_error"]
+        .as_str()
+        .map(|error| paint.error(&format!(", {} failures, the last: {error}", word(&identity["failures"]))));
+    let failed = failed.unwrap_or_default();
+    let Some(end) = identity["not_after_unix"].as_f64() else {
+        return paint.error("configured, not issued yet") + &failed;
+    };
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs_f64();
+    let expiry = if end <= now { paint.error("expired") } else { format!("expires in {}", span(end - now)) };
+    let rotations = word(&identity["rotations"]);
+    format!(
+        "{}, {expiry}, rotation {rotations}, serial {}{failed}",
+        word(&identity["spiffe_id"]),
+        word(&identity["serial"])
+    )
+}
+
+fn clusters(clusters: &Value) -> String {
+    let Some(clusters) = clusters.as_object().filter(|clusters| !clusters.is_empty()) else { return String::new() };
+    let mut table = Table::new(["CLUSTER", "ENDPOINT", "HEALTH", "IN FLIGHT", "CONNECTIONS", "WEIGHT", "TLS", "NEAR"]);
+    for (name, cluster) in clusters {
+        let load = format!("{}/{}", word(&cluster["in_flight"]), word(&cluster["max_requests"]));
+        let endpoints = cluster["endpoints"].as_array().map_or(&[][..], Vec::as_slice);
+        let none = if endpoints.is_empty() { "no endpoint" } else { "" };
+        table.row([name.clone(), none.to_owned(), healthy(endpoints), load]);
+        for endpoint in endpoints {
+            let cells = ["in_flight", "connections", "weight", "tls", "locality"].map(|key| word(&endpoint[key]));
+            let [in_flight, connections, weight, tls, locality] = cells;
+            let address = word(&endpoint["address"]);
+            table.row([String::new(), address, health(endpoint), in_flight, connections, weight, tls, locality]);
+        }
+    }
+    format!("\n{}", table.render(""))
+}
+
+/// How one endpoint stands: ejected beats breaker.
+fn health(endpoint: &Value) -> String {
+    match (endpoint["ejected"].as_bool(), endpoint["breaker"].as_str()) {
+        (Some(true), _) => "ejected".to_owned(),
+        (_, None | Some("closed")) => "ok".to_owned(),
+        (_, Some(state)) => format!("breaker {state}"),
+    }
+}
+
+fn healthy(endpoints: &[Value]) -> String {
+    let count = endpoints.iter().filter(|endpoint| health(endpoint) == "ok").count();
+    format!("{count}/{}", endpoints.len())
+}
+
+fn list(values: &Value) -> String {
+    let words: Vec<String> = values.as_array().into_iter().flatten().map(word).collect();
+    if words.is_empty() { "none".to_owned() } else { words.join(", ") }
+}
+
+/// A JSON scalar as a person writes it; absent is `-`.
+fn word(value: &Value) -> String {
+    match value {
+        Value::Null => "-".to_owned(),
+        Value::String(text) => text.clone(),
+        other => other.to_string(),
+    }
+}
+
+/// The two largest units: `23h 12m`, `4.2s`.
+fn span(seconds: f64) -> String {
+    let whole = seconds as u64;
+    match whole {
+        0..60 => format!("{seconds:.1}s"),
+        60..3600 => format!("{}m {}s", whole / 60, whole % 60),
+        3600..86_400 => format!("{}h {}m", whole / 3600, whole % 3600 / 60),
+        _ => format!("{}d {}h", whole / 86_400, whole % 86_400 / 3600),
+    }
+}
+
+/// A process that does not answer this long is not well.
+const PATIENCE: Duration = Duration::from_secs(5);
