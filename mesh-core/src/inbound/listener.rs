@@ -55,9 +55,7 @@ where
         Error::new(ErrorKind::Connect, format!("cannot listen on {address}: {error}")).with_source(error)
     };
     let runtime = inbound.core.runtime()?;
-    let entered = runtime.enter();
-    let socket = bind(address).await.map_err(failed)?;
-    drop(entered);
+    let socket = bind(address, &runtime).map_err(failed)?;
     let local = socket.local_addr().map_err(failed)?;
     let drain = inbound.core.drain.clone();
     tracing::info!(address = %local, listener = %inbound.name, tls = ?inbound.tls_mode(), "listening");
@@ -66,8 +64,12 @@ where
     Ok(Listening { address: local, drain })
 }
 
-async fn bind(address: &str) -> io::Result<TcpListener> {
-    TcpListener::bind(address).await
+/// The socket belongs to the mesh's runtime, whichever runtime asks for it.
+fn bind(address: &str, runtime: &tokio::runtime::Handle) -> io::Result<TcpListener> {
+    let socket = std::net::TcpListener::bind(address)?;
+    socket.set_nonblocking(true)?;
+    let _entered = runtime.enter();
+    TcpListener::from_std(socket)
 }
 
 async fn accept<S>(socket: TcpListener, inbound: Arc<Inbound>, service: S, guard: ConnectionGuard)
