@@ -167,7 +167,7 @@ func TestManyGoroutinesShareAMesh(t *testing.T) {
 }
 
 func TestClosingAMeshUnderLoadIsSafe(t *testing.T) {
-	for range 5 {
+	for range 10 {
 		w := newWorld(t, echo)
 		var group sync.WaitGroup
 		for range 16 {

@@ -175,6 +175,7 @@ func (m *Mesh) Close(ctx context.Context) error {
 		}
 	}
 	if queue != nil {
+		queue.failLeftovers()
 		queue.native.Free()
 	}
 	m.native.Free()

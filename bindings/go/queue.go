@@ -172,7 +172,6 @@ func (q *queue) read() {
 	if conn, err := q.file.SyscallConn(); err == nil {
 		_ = conn.Read(func(uintptr) bool { return q.harvest(batch) })
 	}
-	q.failLeftovers()
 }
 
 // harvest takes all events and tells whether that was the end.
@@ -203,7 +202,7 @@ func (q *queue) deliver(event *native.Event) {
 	}
 }
 
-// failLeftovers completes what the engine did not: only after a close that ran out of time.
+// failLeftovers completes what was submitted after the reader had ended. Only when nothing more can be.
 func (q *queue) failLeftovers() {
 	q.mu.Lock()
 	defer q.mu.Unlock()

@@ -212,6 +212,7 @@ func (s *Server) request(ctx context.Context, event *native.Event, in *inbound) 
 		req.TransferEncoding = te
 		delete(header, "Transfer-Encoding")
 	}
+	body.expect(contentLength(header), req.Trailer)
 	req = req.WithContext(ctx)
 	body.trailer = func(trailer http.Header) {
 		if len(trailer) > 0 {

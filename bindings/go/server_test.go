@@ -9,6 +9,8 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"net/http/httputil"
+	"net/url"
 	"os"
 	"path/filepath"
 	"strings"
@@ -314,5 +316,51 @@ func TestAnIngressRoutesWithoutCode(t *testing.T) {
 	readAll(t, resp)
 	if resp.StatusCode != 201 || resp.Header.Get("X-Seen") != "GET /through echo" {
 		t.Errorf("%s %v", resp.Status, resp.Header)
+	}
+}
+
+func TestCloseEndsADrainAndWhoWaitsForIt(t *testing.T) {
+	w := newWorld(t, echo)
+	drained, waited := make(chan error, 1), make(chan bool)
+	go func() {
+		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+		defer cancel()
+		drained <- w.Drain(ctx)
+	}()
+	go func() {
+		w.server.Wait()
+		close(waited)
+	}()
+	time.Sleep(100 * time.Millisecond)
+	begin := time.Now()
+	closeMesh(t, w.Mesh)
+	<-waited
+	<-drained
+	if took := time.Since(begin); took > 5*time.Second {
+		t.Errorf("took %v", took)
+	}
+}
+
+// A reverse proxy uses all of the contract on both sides.
+func TestAReverseProxyWorksUnchanged(t *testing.T) {
+	w := newWorld(t, echo)
+	front := freePort(t)
+	gateway := open(t, config(map[string]int{"echo": w.server.Port()}, listener(front)))
+	target, _ := url.Parse("http://echo/base")
+	proxy := &httputil.ReverseProxy{
+		Rewrite:   func(r *httputil.ProxyRequest) { r.SetURL(target) },
+		Transport: gateway.Transport(),
+	}
+	server, err := gateway.Listen("inbound", proxy)
+	if err != nil {
+		t.Fatal(err)
+	}
+	resp, err := http.Post("http://"+server.Addr()+"/a?b=c", "", io.MultiReader(strings.NewReader("through")))
+	if err != nil {
+		t.Fatal(err)
+	}
+	http.DefaultClient.CloseIdleConnections()
+	if got := readAll(t, resp); got != "through" || resp.Header.Get("X-Seen") != "POST /base/a?b=c echo" {
+		t.Errorf("%q %v", got, resp.Header)
 	}
 }

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"math/rand/v2"
+	"net"
 	"net/http"
 	"strings"
 	"sync/atomic"
@@ -22,16 +23,18 @@ func TestLargeBodiesArriveUnharmedInBothDirections(t *testing.T) {
 	body := make([]byte, 5<<20)
 	random := rand.NewChaCha8([32]byte{7})
 	_, _ = random.Read(body)
-	for name, reader := range map[string]io.Reader{
-		"length known": bytes.NewReader(body),
-		"unknown":      io.MultiReader(bytes.NewReader(body)),
-	} {
-		resp, err := w.client.Post("http://echo/", "", reader)
-		if err != nil {
-			t.Fatal(name, err)
-		}
-		if sha256.Sum256([]byte(readAll(t, resp))) != sha256.Sum256(body) {
-			t.Errorf("%s: the body came back changed", name)
+	for _, host := range hosts {
+		for name, reader := range map[string]io.Reader{
+			"length known": bytes.NewReader(body),
+			"unknown":      io.MultiReader(bytes.NewReader(body)),
+		} {
+			resp, err := w.client.Post(host, "", reader)
+			if err != nil {
+				t.Fatal(host, name, err)
+			}
+			if sha256.Sum256([]byte(readAll(t, resp))) != sha256.Sum256(body) {
+				t.Errorf("%s, %s: the body came back changed", host, name)
+			}
 		}
 	}
 }
@@ -47,25 +50,29 @@ func TestAStreamIsReadWhileItIsWritten(t *testing.T) {
 			w.(http.Flusher).Flush()
 		}
 	})
-	reader, writer := io.Pipe()
-	go func() { _, _ = io.WriteString(writer, "line 0") }()
-	resp, err := w.client.Post("http://echo/", "", reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer resp.Body.Close()
-	line := make([]byte, 6)
-	for i := range 5 {
-		if _, err := io.ReadFull(resp.Body, line); err != nil || string(line) != fmt.Sprintf("LINE %d", i) {
-			t.Fatalf("%q %v", line, err)
-		}
-		if i < 4 {
-			_, _ = fmt.Fprintf(writer, "line %d", i+1)
-		}
-	}
-	_ = writer.Close()
-	if n, err := resp.Body.Read(line); n != 0 || err != io.EOF {
-		t.Errorf("%d %v", n, err)
+	for _, host := range hosts {
+		t.Run(host, func(t *testing.T) {
+			reader, writer := io.Pipe()
+			go func() { _, _ = io.WriteString(writer, "line 0") }()
+			resp, err := w.client.Post(host, "", reader)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer resp.Body.Close()
+			line := make([]byte, 6)
+			for i := range 5 {
+				if _, err := io.ReadFull(resp.Body, line); err != nil || string(line) != fmt.Sprintf("LINE %d", i) {
+					t.Fatalf("%q %v", line, err)
+				}
+				if i < 4 {
+					_, _ = fmt.Fprintf(writer, "line %d", i+1)
+				}
+			}
+			_ = writer.Close()
+			if n, err := resp.Body.Read(line); n != 0 || err != io.EOF {
+				t.Errorf("%d %v", n, err)
+			}
+		})
 	}
 }
 
@@ -153,21 +160,25 @@ func TestClosingAResponseEarlyEndsTheHandler(t *testing.T) {
 			}
 		}
 	})
-	resp, err := w.client.Get("http://echo/")
-	if err != nil {
-		t.Fatal(err)
-	}
-	_ = resp.Body.Close()
-	if _, err := resp.Body.Read(make([]byte, 1)); err == nil {
-		t.Error("a closed body can be read")
-	}
-	select {
-	case err := <-ended:
-		if !errors.Is(err, context.Canceled) {
-			t.Errorf("the context of the handler says %v", err)
-		}
-	case <-time.After(5 * time.Second):
-		t.Error("the handler writes on")
+	for _, host := range hosts {
+		t.Run(host, func(t *testing.T) {
+			resp, err := w.client.Get(host)
+			if err != nil {
+				t.Fatal(err)
+			}
+			_ = resp.Body.Close()
+			if _, err := resp.Body.Read(make([]byte, 1)); err == nil {
+				t.Error("a closed body can be read")
+			}
+			select {
+			case err := <-ended:
+				if !errors.Is(err, context.Canceled) {
+					t.Errorf("the context of the handler says %v", err)
+				}
+			case <-time.After(5 * time.Second):
+				t.Error("the handler writes on")
+			}
+		})
 	}
 }
 
@@ -177,25 +188,29 @@ func TestCancellingEndsTheReadOfABody(t *testing.T) {
 		w.(http.Flusher).Flush()
 		time.Sleep(3 * time.Second)
 	})
-	ctx, cancel := context.WithCancel(context.Background())
-	req, _ := http.NewRequestWithContext(ctx, "GET", "http://echo/", nil)
-	resp, err := w.client.Do(req)
-	if err != nil {
-		t.Fatal(err)
+	for _, host := range hosts {
+		t.Run(host, func(t *testing.T) {
+			ctx, cancel := context.WithCancel(context.Background())
+			req, _ := http.NewRequestWithContext(ctx, "GET", host, nil)
+			resp, err := w.client.Do(req)
+			if err != nil {
+				t.Fatal(err)
+			}
+			first := make([]byte, 5)
+			if _, err := io.ReadFull(resp.Body, first); err != nil {
+				t.Fatal(err)
+			}
+			time.AfterFunc(50*time.Millisecond, cancel)
+			begin := time.Now()
+			if _, err := resp.Body.Read(first); !errors.Is(err, context.Canceled) || time.Since(begin) > time.Second {
+				t.Errorf("after %v: %v", time.Since(begin), err)
+			}
+			if _, err := resp.Body.Read(first); !errors.Is(err, context.Canceled) {
+				t.Errorf("again: %v", err)
+			}
+			_ = resp.Body.Close()
+		})
 	}
-	first := make([]byte, 5)
-	if _, err := io.ReadFull(resp.Body, first); err != nil {
-		t.Fatal(err)
-	}
-	time.AfterFunc(50*time.Millisecond, cancel)
-	begin := time.Now()
-	if _, err := resp.Body.Read(first); !errors.Is(err, context.Canceled) || time.Since(begin) > time.Second {
-		t.Errorf("after %v: %v", time.Since(begin), err)
-	}
-	if _, err := resp.Body.Read(first); !errors.Is(err, context.Canceled) {
-		t.Errorf("again: %v", err)
-	}
-	_ = resp.Body.Close()
 }
 
 func TestClosingDuringAReadEndsIt(t *testing.T) {
@@ -221,18 +236,22 @@ func TestTrailersArriveInBothDirections(t *testing.T) {
 		_, _ = w.Write(body)
 		w.Header().Set("X-Sum", "of "+string(body)+" and "+r.Trailer.Get("X-Sent"))
 	})
-	req, _ := http.NewRequest("POST", "http://echo/", io.MultiReader(strings.NewReader("abc")))
-	req.Trailer = http.Header{"X-Sent": {"def"}}
-	req.Header.Set("TE", "trailers")
-	resp, err := w.client.Do(req)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if _, announced := resp.Trailer["X-Sum"]; !announced {
-		t.Errorf("announced: %v", resp.Trailer)
-	}
-	if got := readAll(t, resp); got != "abc" || resp.Trailer.Get("X-Sum") != "of abc and def" {
-		t.Errorf("%q, trailers %v", got, resp.Trailer)
+	for _, host := range hosts {
+		t.Run(host, func(t *testing.T) {
+			req, _ := http.NewRequest("POST", host, io.MultiReader(strings.NewReader("abc")))
+			req.Trailer = http.Header{"X-Sent": {"def"}}
+			req.Header.Set("TE", "trailers")
+			resp, err := w.client.Do(req)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if _, announced := resp.Trailer["X-Sum"]; !announced {
+				t.Errorf("announced: %v", resp.Trailer)
+			}
+			if got := readAll(t, resp); got != "abc" || resp.Trailer.Get("X-Sum") != "of abc and def" {
+				t.Errorf("%q, trailers %v", got, resp.Trailer)
+			}
+		})
 	}
 }
 
@@ -247,9 +266,9 @@ func TestAnAnswerThatIsBrokenOffIsNotTakenForAWholeOne(t *testing.T) {
 			panic(http.ErrAbortHandler)
 		}
 	})
-	for _, path := range []string{"/abort", "/short"} {
+	for _, url := range []string{hosts[0] + "abort", hosts[0] + "short", hosts[1] + "abort", hosts[1] + "short"} {
 		var e *mesh.Error
-		resp, err := w.client.Get("http://echo" + path)
+		resp, err := w.client.Get(url)
 		if errors.As(err, &e) {
 			continue // broken off before the head was on the wire
 		}
@@ -258,8 +277,38 @@ func TestAnAnswerThatIsBrokenOffIsNotTakenForAWholeOne(t *testing.T) {
 		}
 		body, err := io.ReadAll(resp.Body)
 		if !errors.As(err, &e) || !strings.HasPrefix("part", string(body)) {
-			t.Errorf("%s: %q %v", path, body, err)
+			t.Errorf("%s: %q %v", url, body, err)
 		}
 		_ = resp.Body.Close()
+	}
+}
+
+// Writing to a connection that was reset raises SIGPIPE; libmesh must not let it reach the program.
+func TestAPeerThatResetsDuringAnUploadDoesNotKillTheProcess(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	go func() {
+		for {
+			conn, err := l.Accept()
+			if err != nil {
+				return
+			}
+			_, _ = conn.Read(make([]byte, 1000))
+			_ = conn.(*net.TCPConn).SetLinger(0) // close by a reset
+			_ = conn.Close()
+		}
+	}()
+	port := l.Addr().(*net.TCPAddr).Port
+	m := open(t, config(map[string]int{"rude": port},
+		"defaults: { circuit_breaker: { consecutive_failures: 1000, min_requests: 1000 } }\n"))
+	for range 30 {
+		resp, err := m.Client().Post("http://rude/", "", io.MultiReader(bytes.NewReader(make([]byte, 20<<20))))
+		var e *mesh.Error
+		if !errors.As(err, &e) || !e.Sent || e.Attempts != 1 {
+			t.Fatalf("%v %v", resp, err)
+		}
 	}
 }

@@ -43,7 +43,7 @@ func newUpload(req *http.Request) *upload {
 
 // inline appends a small body that is in memory already; such a request can be sent again.
 func (u *upload) inline(block []byte) ([]byte, error) {
-	if !u.known || u.length > inlineLimit {
+	if !u.known || u.length > memoryLimit {
 		return block, nil
 	}
 	u.inlined = true
@@ -186,5 +186,8 @@ var chunks = sync.Pool{New: func() any { chunk := make([]byte, chunkSize); retur
 
 const (
 	chunkSize   = 32 << 10 // bytes, as io.Copy
-	inlineLimit = 64 << 10 // bytes; what the engine keeps for sending a body again
+	inlineLimit = 64 << 10 // bytes; one chunk of a stream
+	// A body that is in memory is handed over whole up to this many bytes, so that it can be sent again; the
+	// engine keeps only the first 64 KiB of a stream.
+	memoryLimit = 1 << 20
 )

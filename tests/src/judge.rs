@@ -35,11 +35,14 @@ pub fn differences(scenario: &Scenario, report: &Report, upstreams: &Upstreams) 
 pub fn comparable(report: &Report, upstreams: &Upstreams) -> Vec<(String, String)> {
     let line = |outcome: &Outcome| {
         let end = outcome.endpoint.as_deref();
+        // Languages differ in the case and the order of names, and may.
+        let mut trailers: Vec<_> =
+            outcome.trailers.iter().map(|(name, value)| (name.to_ascii_lowercase(), value)).collect();
+        trailers.sort();
         let got = format!(
-            "{} body={} trailers={:?} body_error={}",
+            "{} body={} trailers={trailers:?} body_error={}",
             result(outcome),
             outcome.body,
-            outcome.trailers,
             outcome.body_error.as_deref().unwrap_or("-"),
         );
         let how = format!(
@@ -127,8 +130,15 @@ fn afterwards(scenario: &Scenario, report: &Report, upstreams: &Upstreams) -> Ve
         }
     }
     for seen in &expect.seen {
-        match upstreams.arrived(&seen.at).get(seen.nth) {
-            Some(arrived) => check.arrival(seen, arrived),
+        let all = upstreams.arrived(&seen.at);
+        match all.get(seen.nth) {
+            Some(arrived) => {
+                let changed = seen.same_as_first.iter().filter(|name| {
+                    arrived.headers.get(*name).is_none() || arrived.headers.get(*name) != all[0].headers.get(*name)
+                });
+                changed.for_each(|name| check.note(format!("request {} at {}: {name} differs", seen.nth, seen.at)));
+                check.arrival(seen, arrived);
+            }
             None => check.note(format!("upstream {} got no request {}", seen.at, seen.nth)),
         }
     }

@@ -36,11 +36,7 @@ impl Shot {
 
 impl Load {
     /// Starts `per_second` requests a second; `make` builds the n-th.
-    pub fn start(
-        client: ServiceClient,
-        per_second: u32,
-        make: impl Fn(u64) -> Request<Body> + Send + 'static,
-    ) -> Self {
+    pub fn start(client: ServiceClient, per_second: u32, make: impl Fn(u64) -> Request<Body> + Send + 'static) -> Self {
         let stopping = Arc::new(AtomicBool::new(false));
         let is_over = Arc::clone(&stopping);
         let sending = tokio::spawn(async move {

@@ -77,7 +77,8 @@ fn failed(error: &BoxError) -> Outcome {
 }
 
 fn request(call: Call) -> Result<Request<Body>, BoxError> {
-    let mut request = Request::builder().method(call.method.as_str()).uri(call.url).body(body(&call.chunks, call.body)?)?;
+    let mut request =
+        Request::builder().method(call.method.as_str()).uri(call.url).body(body(&call.chunks, call.body)?)?;
     for (name, value) in &call.headers {
         request.headers_mut().append(name.parse::<HeaderName>()?, value.parse::<HeaderValue>()?);
     }

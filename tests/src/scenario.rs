@@ -206,7 +206,9 @@ pub struct Seen {
     pub headers: BTreeMap<String, String>,
     /// Headers that must not be there.
     pub absent: Vec<String>,
-    /// A header with a number, at most and at least.
+    /// Headers that must be as in that upstream's first request.
+    pub same_as_first: Vec<String>,
+    /// A header with a number, at least and at most.
     pub between: BTreeMap<String, (u64, u64)>,
 }
 

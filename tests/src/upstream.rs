@@ -106,8 +106,7 @@ impl Server {
         let address = socket.local_addr()?;
         let shared = Arc::new(Shared { script: written.script.clone(), log: Mutex::default() });
         // A bound port of a closed socket is refused, and nobody else gets it soon.
-        let accepting =
-            (!written.dead).then(|| tokio::spawn(accept(socket, Arc::clone(&shared), written.http2)));
+        let accepting = (!written.dead).then(|| tokio::spawn(accept(socket, Arc::clone(&shared), written.http2)));
         Ok(Self { address, shared, accepting })
     }
 }

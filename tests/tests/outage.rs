@@ -85,7 +85,8 @@ async fn pause(milliseconds: u64) {
 fn by_result(shots: &[Shot]) -> BTreeMap<String, usize> {
     let mut counts = BTreeMap::new();
     for shot in shots {
-        let text = shot.result.as_ref().map_or_else(|error| error.split(':').next().unwrap().to_owned(), u16::to_string);
+        let text =
+            shot.result.as_ref().map_or_else(|error| error.split(':').next().unwrap().to_owned(), u16::to_string);
         *counts.entry(text).or_default() += 1;
     }
     counts
@@ -94,8 +95,7 @@ fn by_result(shots: &[Shot]) -> BTreeMap<String, usize> {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn reads_never_fail_and_orders_are_never_taken_twice_while_one_of_three_endpoints_fails() {
     let directory = tempfile::tempdir().unwrap();
-    let mut shops: Vec<_> =
-        (0..3).map(|number| Shop::open(directory.path().join(format!("shop-{number}")))).collect();
+    let mut shops: Vec<_> = (0..3).map(|number| Shop::open(directory.path().join(format!("shop-{number}")))).collect();
     let mesh = client(&shops);
     let reads = Load::start(mesh.client(), 100, |_| Request::get("http://shop/").body(Body::empty()).unwrap());
     let orders = Load::start(mesh.client(), 40, |number| {

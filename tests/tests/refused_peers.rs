@@ -168,6 +168,7 @@ async fn strict_servers_in_every_language_refuse_strangers_and_tell_only_their_l
             let text = format!("{answer:?}");
             assert!(!text.contains("HTTP/1.1") && !text.contains("neither answered"), "{language}, {who}: {text}");
             assert!(!text.contains("shop.example") && !text.contains(reason), "{language}, {who}: {text}");
+            assert!(text.contains("lert") || who == &"plaintext", "{language}, {who}: not refused by TLS: {text}");
             if who != &"plaintext" && who != &"no certificate" {
                 endings.push(text);
             }

@@ -157,7 +157,8 @@ async fn certificates_rotate_under_load_and_no_request_fails() {
     assert_eq!(long.await.unwrap().unwrap().len(), 24 * 5, "a response was cut by a rotation");
     for (name, mesh) in [("client", &mesh), ("server", &server)] {
         let identity = mesh.status()["identity"].clone();
-        let serials: BTreeSet<_> = identity["recent_serials"].as_array().unwrap().iter().map(ToString::to_string).collect();
+        let serials: BTreeSet<_> =
+            identity["recent_serials"].as_array().unwrap().iter().map(ToString::to_string).collect();
         assert!(serials.len() >= 4 && identity["failures"] == 0, "{name}: {identity}");
     }
 }

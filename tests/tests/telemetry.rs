@@ -49,7 +49,12 @@ fn call_once(language: &str, config: &Path) -> Vec<Sample> {
 fn request_labels(samples: &[Sample]) -> BTreeSet<Vec<(String, String)>> {
     let requests = samples.iter().filter(|sample| sample.name == "istio_requests_total");
     let labels = |sample: &Sample| {
-        sample.labels.iter().filter(|(name, _)| *name != "reporter").map(|(name, value)| (name.clone(), value.clone())).collect()
+        sample
+            .labels
+            .iter()
+            .filter(|(name, _)| *name != "reporter")
+            .map(|(name, value)| (name.clone(), value.clone()))
+            .collect()
     };
     requests.map(labels).collect()
 }

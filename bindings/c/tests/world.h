@@ -50,7 +50,7 @@ static inline mesh_config *world_config(int port, int dead) {
            "    endpoints: [ { address: \"127.0.0.1:%d\" } ]\n"
            "routes:\n"
            "  - hosts: [echo]\n"
-           "    rules: [ { name: all, backends: [ { cluster: echo } ] } ]\n"
+           "    rules: [ { name: all, timeout: 120s, backends: [ { cluster: echo } ] } ]\n"
            "  - hosts: [dead]\n"
            "    rules: [ { backends: [ { cluster: dead } ] } ]\n"
            "listeners:\n"

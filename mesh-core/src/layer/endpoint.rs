@@ -70,7 +70,7 @@ impl Service<Request<Body>> for EndpointService {
             let limit = attempt_limit(limit, time_left(deadline, now));
             headers::tell_deadline(&mut head.headers, limit);
             let until = limit.map(|limit| crate::time::after(now, limit));
-            Ok(attempt_once(&core, (&cluster, taken), Request::from_parts(head, body), until).await?)
+            Ok(attempt_once(&core, (&cluster, taken), Request::from_parts(head, body), (until, deadline)).await?)
         })
     }
 }

@@ -45,10 +45,15 @@ pub(super) fn prepare(
     context: Option<&CallContext>,
     rng: &mut fastrand::Rng,
 ) {
+    trace.inject(headers);
+    leave_connection(headers, context, rng);
+}
+
+/// A request id, the inherited one if there is one, and nothing that belongs to another connection.
+pub(crate) fn leave_connection(headers: &mut HeaderMap, context: Option<&CallContext>, rng: &mut fastrand::Rng) {
     for name in [header::CONNECTION, header::TRANSFER_ENCODING] {
         headers.remove(name);
     }
-    trace.inject(headers);
     if headers.contains_key(REQUEST_ID) {
         return;
     }

@@ -77,12 +77,12 @@ impl ServiceClient {
     }
 }
 
-/// One attempt, recorded nowhere: what a layer sends.
+/// One attempt, recorded nowhere: what a layer sends. `until`: for the head of the response, and for its end.
 pub(crate) async fn attempt_once(
     core: &Arc<Core>,
     to: (&Arc<Cluster>, Taken),
     request: Request<Body>,
-    until: Option<Instant>,
+    until: (Option<Instant>, Option<Instant>),
 ) -> Result<Response<Body>, Error> {
     let (cluster, mut taken) = to;
     let (head, body) = request.into_parts();
@@ -98,13 +98,14 @@ pub(crate) async fn attempt_once(
     };
     let endpoint = Arc::clone(&taken.endpoint);
     let result =
-        attempt::send(&attempt::Way::to(core.dialer()?, cluster, &endpoint, is_grpc(&head.headers)), &outgoing, until)
+        attempt::send(&attempt::Way::to(core.dialer()?, cluster, &endpoint, is_grpc(&head.headers)), &outgoing, until.0)
             .await;
     taken.judge(&call::outcome(&result), core.clock.now(), &mut core.randomness.generator());
     let attempt::Answer { response, held } = result?;
     let (head, body) = response.into_parts();
     let open = body::Open { record: None, held, taken, admitted: None };
-    Ok(Response::from_parts(head, body::ResponseBody::wrap(body, open, None)))
+    let timeout = until.1.map(|deadline| core.clock.sleep_until(deadline));
+    Ok(Response::from_parts(head, body::ResponseBody::wrap(body, open, timeout)))
 }
 
 /// Most of a streamed body that is kept for a further attempt: 64 KiB [the design].
