@@ -14,7 +14,7 @@ export CGO_LDFLAGS := -L$(RELEASE) -lmesh
 export LD_LIBRARY_PATH := $(RELEASE):$(LD_LIBRARY_PATH)
 export PATH := $(VENV)/bin:$(PATH)
 
-.PHONY: help setup build python-module test lint test-rust test-c test-python test-go test-corpus bench clean
+.PHONY: help setup build python-module test lint test-rust test-c test-python test-go test-corpus test-docs bench clean
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -35,7 +35,7 @@ lint: setup
 	$(VENV)/bin/ruff check bindings/python examples tests
 	$(VENV)/bin/ruff format --check bindings/python examples tests
 
-test: lint test-rust test-c test-python test-go test-corpus bookinfo-short
+test: lint test-rust test-c test-python test-go test-corpus test-docs bookinfo-short
 	@echo "all tests passed"
 
 test-rust: setup
@@ -50,8 +50,13 @@ test-python: python-module
 test-go: build
 	cd bindings/go && go vet ./... && go test ./... && go test -race ./...
 
+# The same scenarios and stories in every language.
 test-corpus: build python-module
 	cargo test --locked --release -p mesh-tests
+
+# The README's quick starts, as they stand.
+test-docs: build python-module
+	cargo test --locked --release -p mesh-cli --test docs -- --include-ignored
 
 bench: build
 	$(RELEASE)/mesh-bench

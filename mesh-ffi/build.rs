@@ -1,14 +1,15 @@
-//! Gives the shared library its name, hides everything but `mesh_*`, and forbids unloading.
+//! Gives the shared library its name and forbids unloading it.
+//!
+//! What it exports is rustc's list: exactly the `#[no_mangle]` functions. A second version script would be
+//! an error for GNU ld and without effect for lld, so symbol versions (`mesh.map`) are put on where the
+//! library is packaged: `make dist` in `bindings/c` links the static library once more with them.
 
 fn main() {
-    let here = std::env::var("CARGO_MANIFEST_DIR").unwrap_or_default();
-    println!("cargo:rerun-if-changed=mesh.map");
     println!("cargo:rerun-if-changed=build.rs");
     if std::env::var("CARGO_CFG_TARGET_OS").as_deref() != Ok("linux") {
         return;
     }
     println!("cargo:rustc-cdylib-link-arg=-Wl,-soname,libmesh.so.0");
-    println!("cargo:rustc-cdylib-link-arg=-Wl,--version-script={here}/mesh.map");
     // Thread-local destructors of the host's threads may still point into the library.
     println!("cargo:rustc-cdylib-link-arg=-Wl,-z,nodelete");
 }

@@ -17,7 +17,7 @@ pub struct PerRequest {
 }
 
 /// Requests counted.
-pub const COUNTED: u32 = 5_000;
+pub const COUNTED: u32 = 2_000;
 
 /// Counts and prints the averages.
 pub fn run(task: &Task) -> Result<(), Failure> {
@@ -46,4 +46,4 @@ async fn count<R: Requester>(mut client: R) -> Result<PerRequest, Failure> {
     Ok(PerRequest { allocations: per_request(counts.allocations), bytes: per_request(counts.bytes) })
 }
 
-const WARM_UP: u32 = 500;
+const WARM_UP: u32 = 200;

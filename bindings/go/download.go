@@ -25,6 +25,7 @@ type download struct {
 	mu   sync.Mutex // guards the rest; never held while waiting
 	held *held
 	rest []byte // unread part of held.buf: C memory
+	left int64  // bytes to come until the end is known without asking; negative: ask
 	err  error  // what Read says from now on
 }
 
@@ -53,9 +54,17 @@ type source interface {
 }
 
 func newDownload(q *queue, ctx context.Context, from source, end func()) *download {
-	d := &download{queue: q, ctx: ctx, held: &held{source: from, end: end}, stop: make(chan struct{})}
+	d := &download{queue: q, ctx: ctx, held: &held{source: from, end: end}, stop: make(chan struct{}), left: -1}
 	d.leaked = runtime.AddCleanup(d, (*held).giveBack, d.held)
 	return d
+}
+
+// expect says how long the body is, -1 for unknown, and which trailers follow. A body of known length
+// without trailers ends with its last byte, and nobody has to ask for the end.
+func (d *download) expect(length int64, trailer http.Header) {
+	if len(trailer) == 0 {
+		d.left = length
+	}
 }
 
 // responseEnd frees a response and ends what is left of its request's body.
@@ -92,6 +101,9 @@ func (d *download) Read(p []byte) (int, error) {
 func (d *download) buffered(p []byte) (int, error, bool) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	if d.left == 0 && len(d.rest) == 0 && d.err == nil {
+		d.finish(io.EOF)
+	}
 	if d.err != nil {
 		return 0, d.err, true
 	}
@@ -141,6 +153,9 @@ func (d *download) take(event *native.Event, err error) {
 		d.finish(io.EOF)
 	default:
 		d.held.buf, d.rest = event.Buf, event.Data
+		if d.left >= 0 {
+			d.left = max(d.left-int64(len(event.Data)), 0)
+		}
 	}
 }
 

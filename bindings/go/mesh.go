@@ -123,24 +123,29 @@ func (m *Mesh) metrics() ([]byte, error) {
 	return page, asError(failed)
 }
 
-// Drain makes the mesh a lame duck: all its listeners say so to their peers and finish what is in flight,
-// until the deadline of ctx. When ctx ends first, its error is returned.
+// Drain makes the mesh a lame duck until the deadline of ctx (10 s without one): all its listeners tell
+// their peers to go elsewhere and finish what is in flight. It lasts all that time, because a peer that
+// has not heard yet may still send. When ctx is cancelled, its error is returned and the drain goes on.
 func (m *Mesh) Drain(ctx context.Context) error {
 	drained := make(chan error, 1)
+	grace := int64(timeLeft(ctx, drainGrace))
 	go func() {
 		if !m.enter() {
 			drained <- closedError()
 			return
 		}
 		defer m.leave()
-		drained <- asError(m.native.Drain(int64(timeLeft(ctx, noLimit))))
+		drained <- asError(m.native.Drain(grace))
 	}()
 	select {
 	case err := <-drained:
 		return err
 	case <-ctx.Done():
+	}
+	if ctx.Err() == context.Canceled {
 		return contextError(ctx, false)
 	}
+	return <-drained // the grace ends now as well
 }
 
 // Close ends all calls and listeners, at the latest by the deadline of ctx (5 s without one). Calls in
@@ -154,10 +159,10 @@ func (m *Mesh) Close(ctx context.Context) error {
 	m.closed = true
 	queue, servers := m.queue, slices.Collect(maps.Values(m.servers))
 	m.mu.Unlock()
+	failed := m.native.Close(int64(timeLeft(ctx, closeTimeout)))
 	for _, server := range servers {
 		server.cancel()
 	}
-	failed := m.native.Close(int64(timeLeft(ctx, closeTimeout)))
 	if queue != nil {
 		queue.stop()
 	}
@@ -170,6 +175,7 @@ func (m *Mesh) Close(ctx context.Context) error {
 		}
 	}
 	if queue != nil {
+		queue.failLeftovers()
 		queue.native.Free()
 	}
 	m.native.Free()
@@ -216,5 +222,5 @@ func timeLeft(ctx context.Context, without time.Duration) time.Duration {
 
 const (
 	closeTimeout = 5 * time.Second
-	noLimit      = 24 * time.Hour // longer than any drain is waited for
+	drainGrace   = 10 * time.Second // endpoint lists reach callers within seconds
 )

@@ -19,6 +19,7 @@ type queue struct {
 	file    *os.File
 	arrive  func(*native.Event)
 	closing atomic.Bool
+	inC     chan struct{} // a place for each goroutine inside C: each holds a thread if the system is slow
 	done    chan struct{} // the reader has ended
 
 	mu    sync.Mutex
@@ -51,7 +52,7 @@ func newQueue(m *Mesh, arrive func(*native.Event)) (*queue, error) {
 		handle.Free()
 		return nil, err
 	}
-	q := &queue{mesh: m, native: handle, arrive: arrive, done: make(chan struct{})}
+	q := &queue{mesh: m, native: handle, arrive: arrive, done: make(chan struct{}), inC: make(chan struct{}, inCLimit)}
 	q.file = os.NewFile(uintptr(fd), "mesh-queue")
 	go q.read()
 	return q, nil
@@ -108,6 +109,8 @@ func (q *queue) abandon(tag uint64) bool {
 // submit runs start, which must not block, with the handles held open. On failure the op is over.
 func (o *op) submit(start func(*native.Mesh, *native.Queue) *native.Failure) error {
 	m := o.q.mesh
+	o.q.inC <- struct{}{}
+	defer func() { <-o.q.inC }()
 	if !m.enter() {
 		o.q.end(o.tag)
 		return closedError()
@@ -135,7 +138,11 @@ func (o *op) wait(ctx context.Context, stop <-chan struct{}) (*native.Event, err
 		defer late.Stop()
 		select {
 		case event := <-o.done:
-			return event, nil
+			if event.Failure != nil {
+				return event, nil
+			}
+			event.Discard() // too late
+			return nil, contextError(ctx, true)
 		case <-late.C:
 		}
 	}
@@ -165,7 +172,6 @@ func (q *queue) read() {
 	if conn, err := q.file.SyscallConn(); err == nil {
 		_ = conn.Read(func(uintptr) bool { return q.harvest(batch) })
 	}
-	q.failLeftovers()
 }
 
 // harvest takes all events and tells whether that was the end.
@@ -196,7 +202,7 @@ func (q *queue) deliver(event *native.Event) {
 	}
 }
 
-// failLeftovers completes what the engine did not: only after a close that ran out of time.
+// failLeftovers completes what was submitted after the reader had ended. Only when nothing more can be.
 func (q *queue) failLeftovers() {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -221,3 +227,6 @@ func (q *queue) stop() {
 
 // engineGrace is how long a call whose context has run out waits for the engine to say the same.
 const engineGrace = 50 * time.Millisecond
+
+// inCLimit is how many goroutines submit at once. None waits there, so a few per core are plenty.
+const inCLimit = 16

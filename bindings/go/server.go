@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"net/url"
 	"runtime/debug"
+	"strconv"
 	"sync"
 	"time"
 
@@ -83,6 +84,13 @@ func (s *Server) open(name string, queue *queue, tag uint64) error {
 
 // Addr is where it listens, such as 127.0.0.1:9080.
 func (s *Server) Addr() string { return s.address }
+
+// Port is the port of Addr.
+func (s *Server) Port() int {
+	_, text, _ := net.SplitHostPort(s.address)
+	port, _ := strconv.Atoi(text)
+	return port
+}
 
 // Wait returns when the listener is closed: after Shutdown, or Drain or Close of the mesh.
 func (s *Server) Wait() {
@@ -204,6 +212,7 @@ func (s *Server) request(ctx context.Context, event *native.Event, in *inbound) 
 		req.TransferEncoding = te
 		delete(header, "Transfer-Encoding")
 	}
+	body.expect(contentLength(header), req.Trailer)
 	req = req.WithContext(ctx)
 	body.trailer = func(trailer http.Header) {
 		if len(trailer) > 0 {

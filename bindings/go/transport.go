@@ -160,7 +160,9 @@ func response(req *http.Request, event *native.Event, body *download) *http.Resp
 			resp.Trailer = trailer
 		}
 	}
-	if req.Method == http.MethodHead || status == http.StatusNoContent || status == http.StatusNotModified {
+	body.expect(resp.ContentLength, resp.Trailer)
+	empty := resp.ContentLength == 0 && len(resp.Trailer) == 0
+	if empty || req.Method == http.MethodHead || status == http.StatusNoContent || status == http.StatusNotModified {
 		_ = body.Close()
 		resp.Body = http.NoBody
 		if req.Method != http.MethodHead {

@@ -13,13 +13,16 @@ import (
 	"libmesh.dev/mesh"
 )
 
-// world is a mesh that is client and server at once: the host `echo` is its own listener.
+// world is a mesh that is client and server at once: the hosts `echo` and `echo-h2` are its own listener.
 type world struct {
 	*mesh.Mesh
 	t      *testing.T
 	server *mesh.Server
 	client *http.Client
 }
+
+// hosts reach the listener of a world by either version of HTTP.
+var hosts = []string{"http://echo/", "http://echo-h2/"}
 
 func freePort(t *testing.T) int {
 	t.Helper()
@@ -35,7 +38,11 @@ func freePort(t *testing.T) int {
 func config(endpoints map[string]int, extra string) string {
 	text := "version: 1\nnode: { service: test }\nclusters:\n"
 	for name, port := range endpoints {
-		text += fmt.Sprintf("  - { name: %s, endpoints: [ { address: \"127.0.0.1:%d\" } ] }\n", name, port)
+		protocol := "auto"
+		if strings.HasSuffix(name, "-h2") {
+			protocol = "http2"
+		}
+		text += fmt.Sprintf("  - { name: %s, protocol: %s, endpoints: [ { address: \"127.0.0.1:%d\" } ] }\n", name, protocol, port)
 	}
 	text += "routes:\n"
 	for name := range endpoints {
@@ -70,7 +77,7 @@ func closeMesh(t *testing.T, m *mesh.Mesh) {
 func newWorld(t *testing.T, handler http.HandlerFunc, extra ...string) *world {
 	t.Helper()
 	port := freePort(t)
-	endpoints := map[string]int{"echo": port, "dead": freePort(t)}
+	endpoints := map[string]int{"echo": port, "echo-h2": port, "dead": freePort(t)}
 	w := &world{Mesh: open(t, config(endpoints, listener(port)+strings.Join(extra, ""))), t: t}
 	server, err := w.Listen("inbound", handler)
 	if err != nil {

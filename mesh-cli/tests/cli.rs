@@ -1,4 +1,5 @@
 //! The `mesh` command, run as a user runs it.
+#![allow(clippy::unwrap_used)]
 
 use std::fs;
 use std::path::Path;

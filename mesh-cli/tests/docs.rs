@@ -1,8 +1,9 @@
 //! What the documents say is true: the README's quick starts, taken out of it, run against a real server;
 //! the files that ARCHITECTURE.md names exist.
 //!
-//! The Rust quick start runs with every `cargo test`. The others need what their language needs, so they are run by name:
-//! `cargo test -p mesh-cli --test docs -- --include-ignored`, after `make build python-module`.
+//! The Rust quick start runs with every `cargo test`. The others need libmesh, the Python module or Go:
+//! `cargo test --release -p mesh-cli --test docs -- --include-ignored`, after `make build python-module`.
+#![allow(clippy::unwrap_used)]
 
 use std::convert::Infallible;
 use std::fs;

@@ -21,6 +21,7 @@ use crate::queue::{Pending, Queue};
 use crate::reader::Reader;
 use crate::request::mesh_request;
 use crate::response::mesh_response;
+use crate::scope;
 use crate::wait::caught;
 
 /// Does one op.
@@ -158,4 +159,6 @@ fn respond(inbound: &mesh_inbound, op: &mesh_op) {
     {
         let _ = inbound.answer(response);
     }
+    // The handle is gone with this op, as with `mesh_inbound_free`.
+    scope::leave(inbound.context());
 }

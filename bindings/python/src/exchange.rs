@@ -99,8 +99,10 @@ impl Exchange {
     /// Whether this was the first answer.
     fn send(&self, response: Response<Body>) -> bool {
         let reply = self.reply.get().and_then(|reply| reply.lock().unwrap_or_else(PoisonError::into_inner).take());
+        let Some(reply) = reply else { return false };
         // A caller that went away makes this fail; the application learns it from the body or `gone`.
-        reply.map(|reply| reply.send(response)).is_some()
+        let _ = reply.send(response);
+        true
     }
 
     fn reader(&self, py: Python<'_>) -> PyResult<&Reader> {

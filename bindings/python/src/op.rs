@@ -32,7 +32,15 @@ pub struct Op {
 
 struct Running {
     completions: Arc<Completions>,
+    token: u64,
     task: AbortHandle,
+}
+
+impl Drop for Running {
+    /// The operation goes on; its outcome interests nobody, and must not stay in the queue.
+    fn drop(&mut self) {
+        self.completions.forget(self.token);
+    }
 }
 
 /// Starts `work`, whose outcome goes to `queue` unless it is ready at once.
@@ -57,7 +65,7 @@ pub fn submit(
         let outcome = work.await;
         promise.keep(outcome);
     });
-    let running = Running { completions, task: task.abort_handle() };
+    let running = Running { completions, token, task: task.abort_handle() };
     Ok(Op { token, ready: Owned::new(Mutex::new(None)), running: Some(Owned::new(running)) })
 }
 

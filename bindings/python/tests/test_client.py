@@ -278,3 +278,16 @@ def test_a_server_that_resets_in_the_middle_of_a_big_body_kills_nobody(port: int
                     client_mesh.client().post("http://app/", content=b"x" * 5_000_000)
         listener.shutdown(socket.SHUT_RDWR)
     thread.join(5)
+
+
+def test_a_call_nobody_waits_for_leaves_nothing_behind(serve_wsgi: Serve) -> None:
+    """Interrupted and abandoned calls must not fill the queue of their thread."""
+    from mesh import _native, _wait
+
+    native = serve_wsgi(apps.slow)._started(False)
+    queue = _wait.thread_queue()
+    for _ in range(5):
+        request = _native.Request(("GET", "http://app/0.05"), [], None)
+        native.call(queue, request)  # dropped at once
+    time.sleep(0.5)
+    assert queue.drain() == []

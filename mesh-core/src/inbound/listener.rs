@@ -14,7 +14,7 @@ use http::{Request, Response, Version};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio_rustls::TlsAcceptor;
 use tower_service::Service;
 
@@ -55,9 +55,7 @@ where
         Error::new(ErrorKind::Connect, format!("cannot listen on {address}: {error}")).with_source(error)
     };
     let runtime = inbound.core.runtime()?;
-    let entered = runtime.enter();
-    let socket = bind(address).await.map_err(failed)?;
-    drop(entered);
+    let socket = bind(address, &runtime).map_err(failed)?;
     let local = socket.local_addr().map_err(failed)?;
     let drain = inbound.core.drain.clone();
     tracing::info!(address = %local, listener = %inbound.name, tls = ?inbound.tls_mode(), "listening");
@@ -66,8 +64,15 @@ where
     Ok(Listening { address: local, drain })
 }
 
-async fn bind(address: &str) -> io::Result<TcpListener> {
-    TcpListener::bind(address).await
+/// The socket belongs to the mesh's runtime, whichever runtime asks for it.
+fn bind(address: &str, runtime: &tokio::runtime::Handle) -> io::Result<TcpListener> {
+    let none = || io::Error::new(io::ErrorKind::InvalidInput, "the address names no socket");
+    let address = std::net::ToSocketAddrs::to_socket_addrs(address)?.next().ok_or_else(none)?;
+    let _entered = runtime.enter();
+    let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(BACKLOG)
 }
 
 async fn accept<S>(socket: TcpListener, inbound: Arc<Inbound>, service: S, guard: ConnectionGuard)
@@ -209,6 +214,9 @@ where
 
 /// Time for TLS and the first byte. Origin: Envoy's transport_socket_connect_timeout guidance (10 s).
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+/// Connections that may wait to be accepted: Linux's own ceiling (net.core.somaxconn) since 5.4. With the
+/// customary 128 a burst of clients is left to retransmit for a second.
+const BACKLOG: u32 = 4096;
 /// Pause after a failed accept.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// After the grace, what is still being written may finish.

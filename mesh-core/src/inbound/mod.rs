@@ -71,14 +71,20 @@ impl Inbound {
         };
         let registry = &core.telemetry.registry;
         let labels = [(label::LISTENER, name), (label::REASON, "connection")];
-        let decided = |outcome| registry.counter(&metric::ACCESS_DECISIONS, &[(label::LISTENER, name), (label::OUTCOME, outcome)]);
+        let decided = |outcome| {
+            registry.counter(&metric::ACCESS_DECISIONS, &[(label::LISTENER, name), (label::OUTCOME, outcome)])
+        };
         Ok(Arc::new(Self {
             core: Arc::clone(core),
             name: Arc::clone(&policy.name),
             tls,
             last: ArcSwap::from(Arc::clone(policy)),
             refused: registry.counter(&metric::REFUSED, &labels),
-            decisions: Decisions { allowed: decided("allowed"), denied: decided("denied"), check_denied: decided("check_denied") },
+            decisions: Decisions {
+                allowed: decided("allowed"),
+                denied: decided("denied"),
+                check_denied: decided("check_denied"),
+            },
         }))
     }
 

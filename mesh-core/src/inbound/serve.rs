@@ -195,13 +195,16 @@ where
         service.call(request).await
     };
     // A panic in a handler is that request's failure, not the connection's.
-    let failure = match AssertUnwindSafe(CallContext::scope(context, answering)).catch_unwind().await {
+    let error = match AssertUnwindSafe(CallContext::scope(context, answering)).catch_unwind().await {
         Ok(Ok(response)) => return response,
-        Ok(Err(error)) => format!("the application failed: {error}"),
-        Err(_) => "the application panicked".to_owned(),
+        // An error of the mesh (of an onward call, say) answers with its own status.
+        Ok(Err(error)) => match error.downcast::<Error>() {
+            Ok(error) => *error,
+            Err(error) => refusal(ErrorKind::Internal, format!("the application failed: {error}")),
+        },
+        Err(_) => refusal(ErrorKind::Internal, "the application panicked".to_owned()),
     };
-    tracing::error!(reason = failure, "request failed");
-    let error = refusal(ErrorKind::Internal, failure);
+    tracing::error!(error.type = error.kind().as_str(), reason = error.message(), "request failed");
     record.failed(&error, Some(error.message().to_owned()));
     record.facts.response_code = 0;
     local_reply(&error, grpc)

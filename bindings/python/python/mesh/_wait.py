@@ -36,11 +36,10 @@ class Bridge:
         self._pending[op.token] = future
         try:
             return await future
-        except asyncio.CancelledError:
-            op.cancel()
-            raise
         finally:
             self._pending.pop(op.token, None)
+            if not future.done() or future.cancelled():  # the caller was cancelled, or its coroutine closed
+                op.cancel()
 
     def _drain(self) -> None:
         for token, is_value, value in self.queue.drain():
