@@ -93,6 +93,8 @@ pub enum Act {
     Close,
     /// The connection is reset without a response.
     Reset,
+    /// Bytes that are no HTTP.
+    Garbage,
     /// No response, ever.
     Hang,
     /// HTTP/2: the stream is refused, which proves that the request was not processed.

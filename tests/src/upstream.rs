@@ -20,6 +20,7 @@ use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
@@ -156,6 +157,7 @@ impl Shared {
 enum Fate {
     Close,
     Reset,
+    Garbage,
 }
 
 async fn accept(socket: TcpListener, shared: Arc<Shared>, is_http2: bool) {
@@ -189,9 +191,11 @@ async fn serve(stream: TcpStream, shared: Arc<Shared>, is_http2: bool) {
     tokio::select! {
         _ = Pin::new(&mut connection) => {}
         fate = sealed.recv() => {
-            let stream = connection.into_parts().io.into_inner();
-            if fate == Some(Fate::Reset) {
-                let _ = stream.set_zero_linger();
+            let mut stream = connection.into_parts().io.into_inner();
+            match fate {
+                Some(Fate::Reset) => drop(stream.set_zero_linger()),
+                Some(Fate::Garbage) => drop(stream.write_all(b"this is not HTTP\r\n\r\n").await),
+                Some(Fate::Close) | None => {}
             }
         }
     }
@@ -210,8 +214,12 @@ async fn answer(
     shared.log().arrived[nth].body = body.to_vec();
     tokio::time::sleep(Duration::from_millis(answer.after_ms)).await;
     let chunks = match answer.act {
-        Act::Close | Act::Reset => {
-            let end = if answer.act == Act::Close { Fate::Close } else { Fate::Reset };
+        Act::Close | Act::Reset | Act::Garbage => {
+            let end = match answer.act {
+                Act::Close => Fate::Close,
+                Act::Reset => Fate::Reset,
+                _ => Fate::Garbage,
+            };
             let _ = fate.send(end).await;
             std::future::pending().await
         }

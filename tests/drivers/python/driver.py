@@ -16,7 +16,12 @@ def main() -> None:
     with mesh.Mesh.from_file(job["config"]) as opened:
         for group in job["groups"]:
             time.sleep(group["pause_ms"] / 1000)
-            run_at_once([lambda call=call: print_line(one(opened, call)) for call in group["requests"]])
+            run_at_once(
+                [
+                    lambda call=call: print_line(one(opened, call))
+                    for call in group["requests"]
+                ]
+            )
         print_line({"metrics": opened.metrics_text()})
 
 
@@ -40,7 +45,9 @@ def one(opened: mesh.Mesh, call: dict[str, Any]) -> dict[str, Any]:
     started = time.monotonic()
     outcome: dict[str, Any] = {"id": call["id"]}
     try:
-        with opened.client().request(call["method"], call["url"], content=content(call), **options(call)) as response:
+        with opened.client().request(
+            call["method"], call["url"], content=content(call), **options(call)
+        ) as response:
             read(response, outcome)
     except mesh.MeshError as error:
         outcome |= {

@@ -9,7 +9,9 @@ from typing import Any
 import mesh
 
 
-def hello(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+def hello(
+    environ: dict[str, Any], start_response: Callable[..., Any]
+) -> Iterable[bytes]:
     peer = environ.get("mesh.peer_id") or ""
     start_response("200 OK", [("content-type", "text/plain")])
     return [f"hello {peer}".encode()]
