@@ -150,13 +150,13 @@ impl Drop for RequestGuard {
 mod tests {
     use super::*;
 
-    #[tokio::test(start_paused = true)]
+    #[tokio::test]
     async fn a_drain_lasts_its_grace_and_then_ends() {
         let drain = Drain::new();
         let connection = drain.guard();
         let running = tokio::spawn({
             let drain = drain.clone();
-            async move { drain.run(Duration::from_secs(5)).await }
+            async move { drain.run(Duration::from_millis(50)).await }
         });
         connection.draining().await;
         assert_eq!(drain.phase(), Phase::Draining);

@@ -19,7 +19,7 @@ pub trait Clock: Send + Sync + 'static {
     fn sleep_until(&self, deadline: Instant) -> Pin<Box<dyn Future<Output = ()> + Send>>;
 }
 
-/// The operating system's clock, by way of tokio's timer (so `tokio::time::pause` works in tests).
+/// The operating system's clock, by way of tokio's timer.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct SystemClock;
 
