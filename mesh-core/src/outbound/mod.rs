@@ -97,9 +97,12 @@ pub(crate) async fn attempt_once(
         is_idempotent,
     };
     let endpoint = Arc::clone(&taken.endpoint);
-    let result =
-        attempt::send(&attempt::Way::to(core.dialer()?, cluster, &endpoint, is_grpc(&head.headers)), &outgoing, until.0)
-            .await;
+    let result = attempt::send(
+        &attempt::Way::to(core.dialer()?, cluster, &endpoint, is_grpc(&head.headers)),
+        &outgoing,
+        until.0,
+    )
+    .await;
     taken.judge(&call::outcome(&result), core.clock.now(), &mut core.randomness.generator());
     let attempt::Answer { response, held } = result?;
     let (head, body) = response.into_parts();
