@@ -17,6 +17,7 @@ use crate::config::telemetry::LogTarget;
 use crate::core::Core;
 use crate::discovery::file::{POLL_INTERVAL, WatchedFile};
 use crate::discovery::publish::{ConfigError, Opened};
+use crate::endpoint::connect::Moment;
 use crate::error::{Error, ErrorKind};
 use crate::identity::dev_ca::{DevCa, DevCaIssuer};
 use crate::identity::file::{BundleFile, FileIssuer};
@@ -148,9 +149,10 @@ async fn sweep(core: Weak<Core>) {
         let Some(core) = core.upgrade() else { return };
         let snapshot = core.snapshot.load_full();
         let now = core.clock.now();
+        let generation = core.identity.as_ref().map_or(0, |identity| identity.rotations());
         last.retain(|(name, _)| snapshot.clusters.contains_key(name));
         for cluster in snapshot.clusters.values() {
-            cluster.close_idle(now);
+            cluster.close_idle(Moment { now, generation });
             let at = last.iter().position(|(name, _)| *name == cluster.name);
             match at.map(|at| &mut last[at].1) {
                 Some(at) if now.saturating_duration_since(*at) < cluster.outlier.interval() => {}

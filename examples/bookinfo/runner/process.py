@@ -39,7 +39,6 @@ class Process:
                 stderr=output,
                 env=environment,
                 start_new_session=True,
-                cwd=options.get("cwd"),
             )
         self.pid = self._child.pid
         self.stdout = self._child.stdout
@@ -87,8 +86,7 @@ class Stage:
         return self._processes[name]
 
     def start(self, program: Program) -> Process:
-        config = self._places.config(program)
-        return self.run(program.name, command_line(program, config), cwd=config.parent)
+        return self.run(program.name, command_line(program, self._places.config(program)))
 
     def run(self, name: str, command: list[str], **options: Any) -> Process:
         process = Process(name, command, self._places, **options)

@@ -19,7 +19,7 @@ use crate::cluster::outlier::{OutlierConfig, OutlierDetector};
 use crate::cluster::picker::{BalancerKind, Candidate, NoEndpoint, Picker};
 use crate::cluster::taken::Taken;
 use crate::config::cluster::{Endpoint as Written, Locality, TlsMode};
-use crate::endpoint::connect::Transport;
+use crate::endpoint::connect::{Moment, Transport};
 use crate::endpoint::load::Load;
 use crate::endpoint::pool::{Pool, PoolLimits};
 use crate::error::{Error, ErrorKind, Place};
@@ -236,9 +236,9 @@ impl Cluster {
     }
 
     /// Closes connections that are idle for too long, retired or closed by the peer.
-    pub fn close_idle(&self, now: Instant) {
+    pub fn close_idle(&self, moment: Moment) {
         for endpoint in self.endpoints() {
-            endpoint.live.pool.sweep(now, self.settings.pool);
+            endpoint.live.pool.sweep(moment, self.settings.pool);
         }
     }
 

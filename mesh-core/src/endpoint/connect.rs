@@ -125,9 +125,25 @@ pub struct ConnectionFacts {
     pub peer: Option<PeerIdentity>,
     /// No request starts after this: one of the two certificates it was made with has expired.
     pub retire_at: Option<Instant>,
+    /// Which of our certificates it was made with, counted from the first; 0 in plaintext.
+    pub generation: u64,
+}
+
+/// What decides whether an open connection may serve once more.
+#[derive(Debug, Clone, Copy)]
+pub struct Moment {
+    /// The time.
+    pub now: Instant,
+    /// Our present certificate, counted from the first; 0 without an identity.
+    pub generation: u64,
 }
 
 impl Dialer {
+    /// The present moment.
+    pub fn moment(&self) -> Moment {
+        Moment { now: self.clock.now(), generation: self.identity.as_ref().map_or(0, IdentitySource::rotations) }
+    }
+
     /// Opens a connection within the transport's timeout. Sockets and tasks belong to the mesh's runtime.
     pub async fn dial(
         self: &Arc<Self>,
@@ -151,9 +167,11 @@ impl Dialer {
             Error::new(ErrorKind::Connect, format!("cannot connect to {address}: {error}")).with_source(error)
         })?;
         let Some(tls) = &transport.tls else {
-            let facts = ConnectionFacts { peer: None, retire_at: None };
+            let facts = ConnectionFacts { peer: None, retire_at: None, generation: 0 };
             return Ok((self.handshake(stream, transport.protocol == Protocol::Http2).await?, facts));
         };
+        // Read before the handshake: if we are renewed meanwhile, the connection counts as the old one's.
+        let generation = self.moment().generation;
         let name = server_name();
         let stream = TlsConnector::from(Arc::clone(tls))
             .connect(name, stream)
@@ -167,7 +185,7 @@ impl Dialer {
             Protocol::Auto => session.alpn_protocol() == Some(b"h2"),
         };
         let retire_at = self.certificate_expiry(peer.as_ref());
-        Ok((self.handshake(Box::new(stream), is_http2).await?, ConnectionFacts { peer, retire_at }))
+        Ok((self.handshake(Box::new(stream), is_http2).await?, ConnectionFacts { peer, retire_at, generation }))
     }
 
     async fn handshake(&self, stream: Box<dyn Io>, is_http2: bool) -> Result<Channel, Error> {

@@ -2,7 +2,8 @@
 //!
 //! Decides: which open connection a request takes, and when one is too old. Never: sends a request,
 //! or opens two HTTP/2 connections where one would do.
-//! Invariant: a connection whose certificates have expired starts no further request.
+//! Invariant: a connection starts no further request once our certificate was renewed or either end's has
+//! expired. So a rotation reaches the wire at once, and nothing in flight is dropped.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -12,7 +13,7 @@ use std::time::{Duration, Instant};
 use hyper::client::conn::{http1, http2};
 
 use crate::body::Body;
-use crate::endpoint::connect::{Channel, ConnectionFacts, Dialer, Protocol, Transport};
+use crate::endpoint::connect::{Channel, ConnectionFacts, Dialer, Moment, Protocol, Transport};
 use crate::error::Error;
 
 /// The connections of one endpoint.
@@ -57,7 +58,7 @@ struct Idle {
 }
 
 impl Pool {
-    /// An open connection, or a new one. `now` is re-read by the dialer's clock while waiting.
+    /// An open connection, or a new one.
     pub async fn acquire(
         &self,
         dialer: &Arc<Dialer>,
@@ -65,13 +66,13 @@ impl Pool {
         target: (&Transport, PoolLimits),
     ) -> Result<Lease, Error> {
         let (transport, _) = target;
-        if let Some(lease) = self.reuse(dialer.clock.now(), target) {
+        if let Some(lease) = self.reuse(dialer.moment(), target) {
             return Ok(lease);
         }
         let may_share =
             transport.protocol != Protocol::Http1 && (transport.tls.is_some() || transport.protocol == Protocol::Http2);
         let _opening = if may_share { Some(self.opening.lock().await) } else { None };
-        if may_share && let Some(lease) = self.reuse(dialer.clock.now(), target) {
+        if may_share && let Some(lease) = self.reuse(dialer.moment(), target) {
             return Ok(lease);
         }
         self.open(dialer, address, transport).await
@@ -87,11 +88,11 @@ impl Pool {
         Ok(Lease { channel, connection, is_reused: false })
     }
 
-    fn reuse(&self, now: Instant, target: (&Transport, PoolLimits)) -> Option<Lease> {
+    fn reuse(&self, moment: Moment, target: (&Transport, PoolLimits)) -> Option<Lease> {
         let (transport, limits) = target;
         let mut shared = lock(&self.shared);
         if let Some((sender, connection)) = &*shared {
-            if sender.is_closed() || connection.is_retired(now) {
+            if sender.is_closed() || connection.is_retired(moment) {
                 *shared = None;
             } else {
                 let is_reused = connection.served.fetch_add(1, Ordering::Relaxed) > 0;
@@ -108,8 +109,8 @@ impl Pool {
         }
         let mut idle = lock(&self.idle);
         while let Some(Idle { sender, connection, since }) = idle.pop() {
-            let is_fresh = now.saturating_duration_since(since) < limits.idle_timeout;
-            if is_fresh && !connection.is_retired(now) && sender.is_ready() {
+            let is_fresh = moment.now.saturating_duration_since(since) < limits.idle_timeout;
+            if is_fresh && !connection.is_retired(moment) && sender.is_ready() {
                 connection.served.fetch_add(1, Ordering::Relaxed);
                 return Some(Lease { channel: Channel::Http1(sender), connection, is_reused: true });
             }
@@ -118,14 +119,14 @@ impl Pool {
     }
 
     /// Takes back an HTTP/1.1 connection that can serve a further request.
-    pub fn put_back(&self, sender: http1::SendRequest<Body>, connection: Arc<Connection>, now: (Instant, PoolLimits)) {
-        let (now, limits) = now;
-        if sender.is_closed() || connection.is_retired(now) {
+    pub fn put_back(&self, sender: http1::SendRequest<Body>, connection: Arc<Connection>, at: (Moment, PoolLimits)) {
+        let (moment, limits) = at;
+        if sender.is_closed() || connection.is_retired(moment) {
             return;
         }
         let mut idle = lock(&self.idle);
         if idle.len() < limits.max_idle {
-            idle.push(Idle { sender, connection, since: now });
+            idle.push(Idle { sender, connection, since: moment.now });
         }
     }
 
@@ -138,14 +139,14 @@ impl Pool {
     }
 
     /// Closes what is idle for too long, closed by the peer, or retired.
-    pub fn sweep(&self, now: Instant, limits: PoolLimits) {
+    pub fn sweep(&self, moment: Moment, limits: PoolLimits) {
         lock(&self.idle).retain(|idle| {
             !idle.sender.is_closed()
-                && !idle.connection.is_retired(now)
-                && now.saturating_duration_since(idle.since) < limits.idle_timeout
+                && !idle.connection.is_retired(moment)
+                && moment.now.saturating_duration_since(idle.since) < limits.idle_timeout
         });
         let mut shared = lock(&self.shared);
-        if shared.as_ref().is_some_and(|(sender, connection)| sender.is_closed() || connection.is_retired(now)) {
+        if shared.as_ref().is_some_and(|(sender, connection)| sender.is_closed() || connection.is_retired(moment)) {
             *shared = None;
         }
     }
@@ -157,8 +158,9 @@ impl Pool {
 }
 
 impl Connection {
-    fn is_retired(&self, now: Instant) -> bool {
-        self.facts.retire_at.is_some_and(|retire_at| now >= retire_at)
+    fn is_retired(&self, moment: Moment) -> bool {
+        let is_renewed = self.facts.peer.is_some() && self.facts.generation != moment.generation;
+        is_renewed || self.facts.retire_at.is_some_and(|retire_at| moment.now >= retire_at)
     }
 }
 

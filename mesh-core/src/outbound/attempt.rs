@@ -238,15 +238,15 @@ impl Held {
     pub(crate) fn release(mut self) {
         let Some(mut sender) = self.channel.take() else { return };
         let (endpoint, connection, limits) = (Arc::clone(&self.endpoint), Arc::clone(&self.connection), self.limits);
-        let now = self.dialer.clock.now();
+        let moment = self.dialer.moment();
         if sender.is_ready() {
-            endpoint.live.pool.put_back(sender, connection, (now, limits));
+            endpoint.live.pool.put_back(sender, connection, (moment, limits));
             return;
         }
         // The connection task has yet to see the end of the body; that takes one turn of the loop.
         self.dialer.runtime.spawn(async move {
             if sender.ready().await.is_ok() {
-                endpoint.live.pool.put_back(sender, connection, (now, limits));
+                endpoint.live.pool.put_back(sender, connection, (moment, limits));
             }
         });
     }
