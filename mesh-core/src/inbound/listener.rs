@@ -84,7 +84,7 @@ where
         // A draining listener still accepts: a caller that has not heard yet must not be refused.
         let accepted = tokio::select! {
             accepted = socket.accept() => accepted,
-            () = guard.ended() => return,
+            () = guard.ended() => break,
         };
         match accepted {
             Ok((stream, remote)) => {
@@ -98,6 +98,20 @@ where
             }
         }
     }
+    for (stream, remote) in still_waiting(socket) {
+        let connection = inbound.core.drain.guard();
+        tokio::spawn(connect(stream, remote, (Arc::clone(&inbound), service.clone()), connection));
+    }
+}
+
+/// Whoever is in the queue may have sent a request already; closing the socket would reset him, and he could
+/// not know that nobody read it. Asked of the kernel, because the event loop may not have heard of him yet.
+fn still_waiting(socket: TcpListener) -> Vec<(TcpStream, SocketAddr)> {
+    let Ok(socket) = socket.into_std() else { return Vec::new() };
+    let adopt = |(stream, remote): (std::net::TcpStream, SocketAddr)| {
+        stream.set_nonblocking(true).and_then(|()| TcpStream::from_std(stream)).ok().map(|stream| (stream, remote))
+    };
+    std::iter::from_fn(|| socket.accept().ok()).filter_map(adopt).collect()
 }
 
 async fn connect<S>(stream: TcpStream, remote: SocketAddr, target: (Arc<Inbound>, S), guard: ConnectionGuard)
@@ -204,6 +218,14 @@ where
                 }
             }
             () = guard.ended() => {
+                // The first request of a new connection is on its way: its answer says goodbye.
+                let is_new = || seen.version.load(Ordering::Relaxed) == 0;
+                if is_new() {
+                    let ended = tokio::time::timeout(LAST_RESPONSES, connection.as_mut()).await;
+                    if ended.is_ok() || is_new() {
+                        return;
+                    }
+                }
                 connection.as_mut().graceful_shutdown();
                 let _ = tokio::time::timeout(LAST_RESPONSES, connection.as_mut()).await;
                 return;
