@@ -15,7 +15,7 @@ need go "Go 1.24 or newer (https://go.dev/dl)"
 
 # Debian packages: installed when we may, named when we may not.
 packages=()
-command -v cc >/dev/null 2>&1 || packages+=(build-essential)
+{ command -v cc && command -v c++; } >/dev/null 2>&1 || packages+=(build-essential)
 command -v make >/dev/null 2>&1 || packages+=(make)
 command -v valgrind >/dev/null 2>&1 || packages+=(valgrind)
 command -v pkg-config >/dev/null 2>&1 || packages+=(pkg-config)
