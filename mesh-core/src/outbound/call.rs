@@ -132,9 +132,11 @@ impl<'a> Call<'a> {
             taken.judge(&outcome, now, &mut self.rng);
             tracing::debug!(cluster = %cluster.name, endpoint = %taken.endpoint.name, attempt = self.place.attempts, ?decision, "attempt ended");
             match (decision, result) {
-                (Decision::Retry { after }, _discarded) => {
+                (Decision::Retry { after }, discarded) => {
                     core.telemetry.retried(&cluster.name);
                     tried.push(Arc::clone(&taken.endpoint));
+                    // Neither connection nor place in the load count is held while waiting.
+                    drop((discarded, taken));
                     core.clock.sleep_until(crate::time::after(now, after)).await;
                 }
                 (Decision::Stop(reason), Ok(answer)) => {
