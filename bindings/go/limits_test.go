@@ -23,7 +23,7 @@ func threads(t *testing.T) int {
 	t.Helper()
 	status, err := os.ReadFile("/proc/self/status")
 	if err != nil {
-		t.Skip(err)
+		t.Fatal(err)
 	}
 	_, rest, _ := strings.Cut(string(status), "Threads:")
 	count, err := strconv.Atoi(strings.Fields(rest)[0])

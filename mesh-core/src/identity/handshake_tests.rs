@@ -285,7 +285,6 @@ async fn a_new_identity_serves_the_next_handshake_of_the_same_settings() {
 }
 
 #[tokio::test]
-#[ignore = "takes 20 seconds of real time"]
 async fn certificates_of_four_seconds_never_fail_a_handshake() {
     use super::{DevCa, DevCaIssuer, TrustDomain, rotate};
     use crate::time::{Clock, SystemClock};
