@@ -39,10 +39,10 @@ impl mesh_cq {
     }
 
     /// Delivers up to `most` events to `sink`. Tells how many were dealt with.
-    fn deliver(&self, most: usize, mut sink: impl FnMut(mesh_event)) -> usize {
+    fn deliver(&self, most: usize, sink: impl FnMut(mesh_event)) -> usize {
         let events = self.queue.take(most);
         let count = events.len();
-        events.into_iter().filter_map(Event::deliver).for_each(|event| sink(event));
+        events.into_iter().filter_map(Event::deliver).for_each(sink);
         count
     }
 }

@@ -116,7 +116,7 @@ pub enum Event {
     /// A write was taken, or not.
     Written { tag: u64, outcome: Result<(), Failure> },
     /// A request came in.
-    Inbound { tag: u64, inbound: mesh_inbound, handler: Option<Handler>, place: Place },
+    Inbound { tag: u64, inbound: Box<mesh_inbound>, handler: Option<Handler>, place: Place },
     /// The peer of a request went away.
     Gone { tag: u64, id: u64 },
     /// Somebody called `mesh_cq_wake`.
@@ -167,14 +167,14 @@ impl Event {
             Self::Written { tag, outcome: Err(failure) } => mesh_event::failed(MESH_EV_WRITTEN, tag, failure),
             Self::Inbound { inbound, handler: Some(handler), place, .. } => {
                 drop(place);
-                handler.run(inbound);
+                handler.run(*inbound);
                 return None;
             }
             Self::Inbound { tag, inbound, handler: None, place } => {
                 drop(place);
                 let mut event = mesh_event::new(MESH_EV_INBOUND, tag);
                 event.arg = number(inbound.id());
-                event.with(inbound)
+                event.with(*inbound)
             }
             Self::Gone { tag, id } => mesh_event { arg: number(id), ..mesh_event::new(MESH_EV_INBOUND_GONE, tag) },
             Self::Wake => mesh_event::new(MESH_EV_WAKE, 0),

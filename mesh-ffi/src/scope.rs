@@ -16,10 +16,12 @@ use crate::failure::Failure;
 use crate::handles;
 use crate::inbound::mesh_inbound;
 
+/// Scopes begun and not ended, the innermost last.
+type Scopes = Vec<(Arc<CallContext>, ThreadScope)>;
+
 thread_local! {
     /// Leaked when a thread ends inside a scope: other thread-locals may be gone by then.
-    static ACTIVE: RefCell<ManuallyDrop<Vec<(Arc<CallContext>, ThreadScope)>>> =
-        const { RefCell::new(ManuallyDrop::new(Vec::new())) };
+    static ACTIVE: RefCell<ManuallyDrop<Scopes>> = const { RefCell::new(ManuallyDrop::new(Vec::new())) };
 }
 
 /// The trace id as 32 hexadecimal digits.

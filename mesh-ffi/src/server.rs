@@ -58,7 +58,7 @@ impl QueueService {
             Watch { queue: Arc::clone(&self.queue), tag: self.inlet.tag, id, cancel: receipt.cancel, armed: true };
         let handler = self.inlet.handler;
         watch.armed = handler.is_none();
-        self.queue.push(Event::Inbound { tag: self.inlet.tag, inbound, handler, place });
+        self.queue.push(Event::Inbound { tag: self.inlet.tag, inbound: Box::new(inbound), handler, place });
         let answer = receipt.answer.await;
         watch.finished();
         answer.map_err(|_| failed("the request was freed without an answer"))
