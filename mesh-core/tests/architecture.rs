@@ -19,8 +19,9 @@ const LAYERS: &[&[&str]] = &[
     &["core"],
     &["outbound"],
     &["inbound", "admin"],
-    &["layer", "background"],
+    &["background"],
     &["mesh"],
+    &["layer"],
 ];
 
 #[test]
