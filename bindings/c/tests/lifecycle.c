@@ -66,6 +66,7 @@ static void status_and_metrics_are_text(void) {
   CHECK(mesh_buf_bytes(page).ptr[mesh_buf_bytes(page).len] == 0);
   mesh_buf_free(page);
   MUST_FAIL(MESH_E_UNSUPPORTED, mesh_metrics(w.mesh, 99, &page, &err));
+  MUST(mesh_close(w.mesh, 10000000000, &err));
   mesh_free(w.mesh);
 }
 
@@ -82,6 +83,7 @@ static void a_reload_gives_a_new_revision(void) {
   MUST(mesh_drain(w.mesh, 0, &err));
   MUST_FAIL(MESH_E_INVALID_ARGUMENT, mesh_drain(w.mesh, -1, &err));
   MUST_FAIL(MESH_E_INVALID_ARGUMENT, mesh_close(w.mesh, -1, &err));
+  MUST(mesh_close(w.mesh, 10000000000, &err));
   mesh_free(w.mesh);
 }
 
