@@ -59,6 +59,7 @@ test-go: build
 # The same scenarios and stories in every language, and the README's quick starts as they stand.
 STORIES := broken_configs drain outage refused_peers reload scenarios telemetry docs
 test-corpus: build python-module
+	cargo build --release $(CARGO_ALL) --example quickstart
 	cargo test --release $(CARGO_ALL) $(addprefix --test ,$(STORIES)) -- --include-ignored
 
 bench: build
