@@ -14,7 +14,7 @@ export CGO_LDFLAGS := -L$(RELEASE) -lmesh
 export LD_LIBRARY_PATH := $(RELEASE):$(LD_LIBRARY_PATH)
 export PATH := $(VENV)/bin:$(PATH)
 
-.PHONY: help setup build python-module test lint test-rust test-c test-python test-go test-corpus bench clean
+.PHONY: help setup build python-module test lint test-rust test-c test-python test-go test-corpus bench bench-short clean
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -40,7 +40,7 @@ lint: setup
 	$(VENV)/bin/ruff check bindings/python examples tests
 	$(VENV)/bin/ruff format --check bindings/python examples tests
 
-test: lint test-rust test-c test-python test-go test-corpus bookinfo-short
+test: lint test-rust test-c test-python test-go test-corpus bench-short bookinfo-short
 	@echo "all tests passed"
 
 # Rust: units, stories, vectors, the header of mesh-ffi.
@@ -64,6 +64,10 @@ test-corpus: build python-module
 
 bench: build
 	$(RELEASE)/mesh-bench
+
+# Only that it runs: no timing decides a test.
+bench-short: build
+	$(RELEASE)/mesh-bench --rounds 1 --seconds 1 --in-flight 1
 
 clean:
 	rm -rf target .venv
