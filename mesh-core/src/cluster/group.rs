@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 use crate::cluster::locality::Proximity;
 use crate::cluster::member::{Endpoint, Live};
 use crate::cluster::outlier::{OutlierConfig, OutlierDetector};
-use crate::cluster::picker::{BalancerKind, Candidate, NoEndpoint, Picker};
+use crate::cluster::picker::{Asked, BalancerKind, Candidate, NoEndpoint, Picker};
 use crate::cluster::taken::Taken;
 use crate::config::cluster::{Endpoint as Written, Locality, TlsMode};
 use crate::endpoint::connect::{Moment, Transport};
@@ -87,6 +87,17 @@ pub enum Source {
     Inline(Vec<Written>),
     /// A file of their own, watched.
     File(PathBuf),
+}
+
+/// What an attempt wants of a cluster.
+#[derive(Clone, Copy)]
+pub struct Wanted<'a> {
+    /// The time.
+    pub now: Instant,
+    /// Endpoints of earlier attempts.
+    pub tried: &'a [Arc<Endpoint>],
+    /// What the request hashes to, for balancers that send equal requests to the same endpoint.
+    pub hash: Option<u64>,
 }
 
 #[derive(Default)]
@@ -191,13 +202,9 @@ impl Cluster {
         self.settings.mutual.as_ref().filter(|_| endpoint.is_mutual).unwrap_or(plain)
     }
 
-    /// An endpoint for one attempt, other than those already `tried` if there is one.
-    pub fn pick(
-        self: &Arc<Self>,
-        now: Instant,
-        rng: &mut fastrand::Rng,
-        tried: &[Arc<Endpoint>],
-    ) -> Result<Taken, Error> {
+    /// An endpoint for one attempt, other than those already tried if there is one.
+    pub fn pick(self: &Arc<Self>, wanted: Wanted<'_>, rng: &mut fastrand::Rng) -> Result<Taken, Error> {
+        let Wanted { now, tried, hash } = wanted;
         let picker = self.picker.load();
         let mut skip: Vec<usize> = Vec::new();
         for endpoint in tried {
@@ -206,7 +213,8 @@ impl Cluster {
         let mut soonest = None;
         // A breaker may close its door between the look and the knock: then knock elsewhere.
         for _ in 0..=picker.endpoints().len() {
-            let picked = picker.pick(now, rng, &skip).map_err(|reason| self.no_endpoint(reason))?;
+            let picked =
+                picker.pick(Asked { now, tried: &skip, hash }, rng).map_err(|reason| self.no_endpoint(reason))?;
             match picked.endpoint.live.breaker.admit(now) {
                 Ok(permit) => return Ok(Taken::new(self, picked.endpoint, permit, now)),
                 Err(refused) => soonest = soonest.into_iter().chain(refused.retry_after).min(),

@@ -70,6 +70,28 @@ pub struct Picker<C> {
     panic_percent: usize,
 }
 
+/// What an attempt asks for.
+#[derive(Debug, Clone, Copy)]
+pub struct Asked<'a> {
+    /// The time.
+    pub now: Instant,
+    /// Indexes of earlier attempts.
+    pub tried: &'a [usize],
+    /// What the request hashes to, for balancers that send equal requests to the same endpoint.
+    pub hash: Option<u64>,
+}
+
+impl Asked<'_> {
+    /// The first attempt of a request that hashes to nothing.
+    pub fn at(now: Instant) -> Self {
+        Self { now, tried: &[], hash: None }
+    }
+
+    fn is_untried(&self, index: usize) -> bool {
+        !self.tried.contains(&index)
+    }
+}
+
 /// A picked endpoint.
 #[derive(Debug)]
 pub struct Pick<C> {
@@ -115,10 +137,9 @@ impl<C: Candidate> Picker<C> {
         &self.endpoints
     }
 
-    /// Picks an endpoint for an attempt; `tried` are the indexes of earlier attempts.
-    pub fn pick(&self, now: Instant, rng: &mut fastrand::Rng, tried: &[usize]) -> Result<Pick<C>, NoEndpoint> {
+    /// Picks an endpoint for an attempt.
+    pub fn pick(&self, ask: Asked<'_>, rng: &mut fastrand::Rng) -> Result<Pick<C>, NoEndpoint> {
         let widest = self.tiers.last().ok_or(NoEndpoint::Empty)?;
-        let ask = Ask { now, tried };
         let mut drawn = None;
         for (place, tier) in self.tiers.iter().enumerate() {
             let is_widest = place + 1 == self.tiers.len();
@@ -136,7 +157,7 @@ impl<C: Candidate> Picker<C> {
     fn pick_within(
         &self,
         (tier, least): (&Tier, usize),
-        ask: Ask<'_>,
+        ask: Asked<'_>,
         rng: &mut fastrand::Rng,
     ) -> Result<usize, Option<usize>> {
         let usable = |index| ask.is_untried(index) && self.is_available(index, ask.now);
@@ -155,7 +176,7 @@ impl<C: Candidate> Picker<C> {
     fn last_resort(
         &self,
         (all, drawn): (&Tier, Option<usize>),
-        ask: Ask<'_>,
+        ask: Asked<'_>,
         rng: &mut fastrand::Rng,
     ) -> Result<Pick<C>, NoEndpoint> {
         let panics = self.is_below(all, self.panic_percent, ask.now);
@@ -241,18 +262,6 @@ impl<C: Candidate> Picker<C> {
 }
 
 type Accept<'a> = &'a dyn Fn(usize) -> bool;
-
-#[derive(Clone, Copy)]
-struct Ask<'a> {
-    now: Instant,
-    tried: &'a [usize],
-}
-
-impl Ask<'_> {
-    fn is_untried(&self, index: usize) -> bool {
-        !self.tried.contains(&index)
-    }
-}
 
 /// Endpoints that are equally near, by index; never empty.
 #[derive(Debug)]

@@ -53,7 +53,7 @@ fn shares(picker: &Picker<Fake>, now: Instant) -> (Vec<f64>, f64) {
     let mut rng = fastrand::Rng::with_seed(42);
     let (mut counts, mut panics) = (vec![0_u32; picker.endpoints().len()], 0_u32);
     for _ in 0..PICKS {
-        let pick = picker.pick(now, &mut rng, &[]).unwrap();
+        let pick = picker.pick(Asked::at(now), &mut rng).unwrap();
         counts[pick.index] += 1;
         panics += u32::from(pick.panic);
     }
@@ -96,7 +96,7 @@ fn requests_in_flight_grow_in_proportion_to_weight() {
         let endpoints = [1, 3].map(|weight| endpoint(weight, true, Proximity::Elsewhere, now));
         let picker = Picker::new(kind, endpoints.to_vec(), 7);
         let held: Vec<InFlight> =
-            (0..4000).map(|_| picker.pick(now, &mut rng, &[]).unwrap().endpoint.load.start(now)).collect();
+            (0..4000).map(|_| picker.pick(Asked::at(now), &mut rng).unwrap().endpoint.load.start(now)).collect();
         let heavy = f64::from(endpoints[1].load.in_flight()) / held.len() as f64;
         assert!((heavy - 0.75).abs() <= 0.75 * 0.02, "{kind:?} {heavy}");
     }
@@ -136,7 +136,7 @@ fn with_everything_down_panic_picks_all_and_without_panic_there_is_no_endpoint()
         assert_shares(&got, &[0.25; 4], &format!("{kind:?}"));
         assert_eq!(panics, 1.0);
         let calm = picker(kind, &[false; 4], now).with_panic_percent(0);
-        assert_eq!(calm.pick(now, &mut rng, &[]).err(), Some(NoEndpoint::AllUnavailable));
+        assert_eq!(calm.pick(Asked::at(now), &mut rng).err(), Some(NoEndpoint::AllUnavailable));
         let (got, panics) = shares(&picker(kind, &[false, false, false, true], now).with_panic_percent(0), now);
         assert_eq!((got[3], panics), (1.0, 0.0), "{kind:?}");
     }
@@ -147,9 +147,9 @@ fn no_endpoint_and_no_weight_are_the_same_emptiness() {
     let now = Instant::now();
     let mut rng = fastrand::Rng::with_seed(1);
     for kind in KINDS {
-        assert_eq!(picker(kind, &[], now).pick(now, &mut rng, &[]).err(), Some(NoEndpoint::Empty));
+        assert_eq!(picker(kind, &[], now).pick(Asked::at(now), &mut rng).err(), Some(NoEndpoint::Empty));
         let drained = Picker::new(kind, vec![endpoint(0, true, Proximity::Zone, now)], 7);
-        assert_eq!(drained.pick(now, &mut rng, &[]).err(), Some(NoEndpoint::Empty));
+        assert_eq!(drained.pick(Asked::at(now), &mut rng).err(), Some(NoEndpoint::Empty));
     }
 }
 
@@ -161,9 +161,13 @@ fn a_retry_never_reaches_the_endpoint_that_just_failed_while_another_is_usable()
         let two = picker(kind, &[true, true], now);
         let rest = picker(kind, &[true, false], now);
         for _ in 0..200 {
-            assert_eq!(two.pick(now, &mut rng, &[0]).unwrap().index, 1);
-            assert_eq!(rest.pick(now, &mut rng, &[0]).unwrap().index, 0, "{kind:?}: the only usable one, again");
-            assert!(!two.pick(now, &mut rng, &[0, 1]).unwrap().panic);
+            assert_eq!(two.pick(Asked { tried: &[0], ..Asked::at(now) }, &mut rng).unwrap().index, 1);
+            assert_eq!(
+                rest.pick(Asked { tried: &[0], ..Asked::at(now) }, &mut rng).unwrap().index,
+                0,
+                "{kind:?}: the only usable one, again"
+            );
+            assert!(!two.pick(Asked { tried: &[0, 1], ..Asked::at(now) }, &mut rng).unwrap().panic);
         }
     }
 }
@@ -177,7 +181,11 @@ fn a_retry_leaves_the_zone_when_the_zone_was_tried() {
         let picker = Picker::new(kind, places.map(|place| endpoint(1, true, place, now)).to_vec(), 7);
         for (tried, expected) in [(&[][..], 0), (&[0], 1), (&[0, 1], 2)] {
             for _ in 0..50 {
-                assert_eq!(picker.pick(now, &mut rng, tried).unwrap().index, expected, "{kind:?} {tried:?}");
+                assert_eq!(
+                    picker.pick(Asked { tried, ..Asked::at(now) }, &mut rng).unwrap().index,
+                    expected,
+                    "{kind:?} {tried:?}"
+                );
             }
         }
     }
@@ -214,7 +222,7 @@ fn one_slow_or_failing_endpoint_gets_a_small_share_under_peak_ewma() {
         let picker = picker(BalancerKind::PeakEwma, &[true; 4], now);
         let mut counts = [0_u32; 4];
         for _ in 0..20_000 {
-            let pick = picker.pick(now, &mut rng, &[]).unwrap();
+            let pick = picker.pick(Asked::at(now), &mut rng).unwrap();
             counts[pick.index] += 1;
             let slot = pick.endpoint.load.start(now);
             let (millis, outcome) = if pick.index == 0 { (bad_millis, bad_outcome) } else { (10, Outcome::Answered) };
@@ -242,7 +250,7 @@ proptest! {
         let weighted: Vec<_> = endpoints.iter().enumerate().filter(|(_, (weight, ..))| *weight > 0).collect();
         let up: Vec<_> = weighted.iter().filter(|(_, (_, up, _))| *up).map(|(index, _)| *index).collect();
         let panics = up.len() * 2 < weighted.len();
-        let Ok(pick) = picker.pick(now, &mut fastrand::Rng::with_seed(seed), &tried) else {
+        let Ok(pick) = picker.pick(Asked { tried: &tried, ..Asked::at(now) }, &mut fastrand::Rng::with_seed(seed)) else {
             prop_assert!(weighted.is_empty());
             return Ok(());
         };

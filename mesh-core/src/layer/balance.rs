@@ -10,7 +10,7 @@ use tower_service::Service;
 use super::circuit_breaker::ready_call;
 use super::{Pending, facts_of};
 use crate::body::Body;
-use crate::cluster::picker::{BalancerKind, Candidate, Picker};
+use crate::cluster::picker::{Asked, BalancerKind, Candidate, Picker};
 use crate::endpoint::load::{Load, Outcome};
 use crate::error::{BoxError, Error, ErrorKind};
 use crate::policy::verdict::Verdict;
@@ -94,7 +94,7 @@ where
 
     fn call(&mut self, request: Request<Body>) -> Self::Future {
         let now = self.clock.now();
-        let picked = self.picker.pick(now, &mut self.randomness.generator(), &[]);
+        let picked = self.picker.pick(Asked::at(now), &mut self.randomness.generator());
         let clock = Arc::clone(&self.clock);
         Box::pin(async move {
             let member = picked.map_err(|_| Error::new(ErrorKind::NoEndpoint, "no member is available"))?.endpoint;

@@ -9,7 +9,7 @@ use tower_service::Service;
 
 use super::Pending;
 use crate::body::Body;
-use crate::cluster::group::Cluster;
+use crate::cluster::group::{Cluster, Wanted};
 use crate::cluster::member::Endpoint;
 use crate::context::CallContext;
 use crate::core::Core;
@@ -64,7 +64,7 @@ impl Service<Request<Body>> for EndpointService {
             headers::make_absolute(&mut head);
             let tried = head.extensions.get::<Tried>().cloned().unwrap_or_default();
             let skip = lock(&tried.0).clone();
-            let taken = cluster.pick(now, &mut rng, &skip)?;
+            let taken = cluster.pick(Wanted { now, tried: &skip, hash: None }, &mut rng)?;
             lock(&tried.0).push(Arc::clone(&taken.endpoint));
             let deadline = CallContext::current().and_then(|context| context.deadline);
             let limit = attempt_limit(limit, time_left(deadline, now));

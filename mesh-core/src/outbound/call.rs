@@ -11,7 +11,7 @@ use std::time::Instant;
 use http::{HeaderMap, Request, Response};
 
 use crate::body::Body;
-use crate::cluster::group::Cluster;
+use crate::cluster::group::{Cluster, Wanted};
 use crate::cluster::member::Endpoint;
 use crate::cluster::taken::Taken;
 use crate::context::CallContext;
@@ -198,7 +198,8 @@ impl<'a> Call<'a> {
         if self.deadline.is_some_and(|deadline| deadline <= now) {
             return Err(Error::new(ErrorKind::Timeout, "no time is left"));
         }
-        let picked = cluster.pick(now, &mut self.rng, tried);
+        let wanted = Wanted { now, tried, hash: None };
+        let picked = cluster.pick(wanted, &mut self.rng);
         if picked.is_ok() || !cluster.is_resolving() {
             return picked;
         }
@@ -208,7 +209,7 @@ impl<'a> Call<'a> {
             () = cluster.resolved() => {}
             () = patience => {}
         }
-        cluster.pick(self.core.clock.now(), &mut self.rng, tried)
+        cluster.pick(Wanted { now: self.core.clock.now(), ..wanted }, &mut self.rng)
     }
 
     fn outgoing(&self, is_idempotent: bool) -> Outgoing<'_> {
