@@ -134,7 +134,7 @@ fn look_at_endpoints(core: &Core, cluster: &Cluster, file: &mut WatchedFile) {
     match file.poll() {
         Ok(None) => {}
         Ok(Some(text)) => match crate::config::parse_endpoints(text, &path) {
-            Ok(endpoints) => cluster.set_endpoints(endpoints, core.clock.now()),
+            Ok(endpoints) => cluster.set_endpoints(compile::shared(endpoints), core.clock.now()),
             Err(problems) => refused(problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")),
         },
         Err(error) => refused(error.to_string()),
@@ -172,7 +172,7 @@ async fn resolve(core: Weak<Core>) {
         let Some(strong) = core.upgrade() else { return };
         let snapshot = strong.snapshot.load_full();
         for cluster in snapshot.clusters.values() {
-            for endpoint in cluster.written().iter().filter(|endpoint| endpoint.address.socket_addr().is_none()) {
+            for endpoint in cluster.hosts() {
                 let (host, port) = (endpoint.address.host(), endpoint.address.port());
                 match strong.resolver.resolve(host, port).await {
                     Ok(addresses) if !addresses.is_empty() => {

@@ -21,7 +21,7 @@ mod cluster;
 pub(crate) mod problems;
 mod route;
 
-pub use cluster::endpoints_of;
+pub use cluster::{Endpoints, endpoints_of, shared};
 
 /// What a compilation draws on besides the document.
 pub struct Context<'a> {

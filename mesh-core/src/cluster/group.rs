@@ -1,10 +1,9 @@
 //! A cluster: a named group of endpoints with one policy.
 //!
-//! Decides: which endpoints exist now and what is kept of them from one document to the next. Never:
-//! touches the request path when endpoints change; it builds a new picker and swaps it.
-//! Invariant: an address that stays keeps its load, breaker, standing and connections.
+//! Decides: what is kept of a cluster from one document to the next. Never: touches the request path
+//! when endpoints change; it builds a new picker and swaps it.
+//! Invariant: what a changed cluster has learned goes on to the next, as far as it still holds.
 
-use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
@@ -14,18 +13,19 @@ use arc_swap::ArcSwap;
 use serde_json::{Value, json};
 
 use crate::cluster::locality::Proximity;
-use crate::cluster::member::{Endpoint, Live};
+use crate::cluster::member::Endpoint;
+use crate::cluster::membership::{Ground, Members};
 use crate::cluster::outlier::{OutlierConfig, OutlierDetector};
 use crate::cluster::picker::{Asked, BalancerKind, Candidate, NoEndpoint, Picker};
 use crate::cluster::taken::Taken;
-use crate::config::cluster::{Endpoint as Written, Locality, TlsMode};
+use crate::config::cluster::{Endpoint as Written, Locality};
 use crate::endpoint::connect::{Moment, Transport};
 use crate::endpoint::load::Load;
-use crate::endpoint::pool::{Pool, PoolLimits};
+use crate::endpoint::pool::PoolLimits;
 use crate::error::{Error, ErrorKind, Place};
 use crate::policy::Invalid;
 use crate::policy::budget::{Budget, BudgetConfig};
-use crate::policy::circuit_breaker::{BreakerConfig, CircuitBreaker};
+use crate::policy::circuit_breaker::BreakerConfig;
 use crate::policy::concurrency::ConcurrencyLimit;
 use crate::policy::verdict::Verdict;
 use crate::telemetry::{DestinationService, Peer};
@@ -54,6 +54,8 @@ pub struct Settings {
     pub name: Arc<str>,
     /// What metrics call it.
     pub service: Arc<DestinationService>,
+    /// What metrics call the workload behind an endpoint that says nothing of itself.
+    pub workload: Arc<Peer>,
     /// Where its endpoints come from.
     pub source: Source,
     /// Whether an endpoint speaks mutual TLS unless it says otherwise.
@@ -84,7 +86,7 @@ pub struct Settings {
 #[derive(Clone, PartialEq)]
 pub enum Source {
     /// The document.
-    Inline(Vec<Written>),
+    Inline(Vec<Arc<Written>>),
     /// A file of their own, watched.
     File(PathBuf),
 }
@@ -98,15 +100,6 @@ pub struct Wanted<'a> {
     pub tried: &'a [Arc<Endpoint>],
     /// What the request hashes to, for balancers that send equal requests to the same endpoint.
     pub hash: Option<u64>,
-}
-
-#[derive(Default)]
-struct Members {
-    written: Vec<Written>,
-    /// Addresses of host names, as last resolved.
-    names: HashMap<String, Vec<SocketAddr>>,
-    live: HashMap<String, Arc<Live>>,
-    generation: u64,
 }
 
 impl Cluster {
@@ -125,11 +118,7 @@ impl Cluster {
         limit.resize(settings.max_requests);
         let keeps_live =
             same(|a, b| (a.breaker, a.outlier, &a.plain, &a.mutual) == (b.breaker, b.outlier, &b.plain, &b.mutual));
-        let members = previous.map(|previous| {
-            let members = previous.members();
-            let live = if keeps_live.is_some() { members.live.clone() } else { HashMap::new() };
-            Members { written: Vec::new(), names: members.names.clone(), live, generation: 0 }
-        });
+        let members = previous.map(|previous| previous.members().carried(keeps_live.is_some()));
         Ok(Self {
             name: Arc::clone(&settings.name),
             picker: ArcSwap::from_pointee(Picker::new(settings.balancer, Vec::new(), 0)),
@@ -142,11 +131,10 @@ impl Cluster {
         })
     }
 
-    /// The endpoints a document, or an endpoints file, names now.
-    pub fn set_endpoints(&self, written: Vec<Written>, now: Instant) {
+    /// The endpoints a document, or another source, names now. Only a change has an effect.
+    pub fn set_endpoints(&self, written: Vec<Arc<Written>>, now: Instant) {
         let mut members = self.members();
-        if members.written != written || members.generation == 0 {
-            members.written = written;
+        if members.replace(written) {
             self.rebuild(&mut members, now);
         }
     }
@@ -154,16 +142,20 @@ impl Cluster {
     /// What the host names among the endpoints resolve to now.
     pub fn set_addresses(&self, host: &str, addresses: Vec<SocketAddr>, now: Instant) {
         let mut members = self.members();
-        if members.names.get(host) != Some(&addresses) {
-            members.names.insert(host.to_owned(), addresses);
+        if members.name(host, addresses) {
             self.rebuild(&mut members, now);
         }
         self.resolved.notify_waiters();
     }
 
     /// The endpoints as written.
-    pub fn written(&self) -> Vec<Written> {
-        self.members().written.clone()
+    pub fn written(&self) -> Vec<Arc<Written>> {
+        self.members().written().to_vec()
+    }
+
+    /// Those of the endpoints that are host names.
+    pub fn hosts(&self) -> Vec<Arc<Written>> {
+        self.members().hosts().cloned().collect()
     }
 
     /// Endpoints in force.
@@ -185,10 +177,7 @@ impl Cluster {
 
     /// Whether a host name has yet to be resolved for the first time.
     pub fn is_resolving(&self) -> bool {
-        let members = self.members();
-        members.written.iter().any(|endpoint| {
-            endpoint.address.socket_addr().is_none() && !members.names.contains_key(endpoint.address.as_str())
-        })
+        self.members().is_resolving()
     }
 
     /// Completes when a name has been resolved.
@@ -276,39 +265,8 @@ impl Cluster {
     }
 
     fn rebuild(&self, members: &mut Members, now: Instant) {
-        let mut endpoints = Vec::new();
-        for written in &members.written {
-            let name = written.address.as_str();
-            let addresses = match written.address.socket_addr() {
-                Some(address) => vec![address],
-                None => members.names.get(name).cloned().unwrap_or_default(),
-            };
-            endpoints.extend(addresses.into_iter().map(|address| (written.clone(), address)));
-        }
-        let mut live = HashMap::new();
-        let endpoints = endpoints.into_iter().map(|(written, address)| {
-            let is_mutual = written.tls.map_or(self.settings.is_mutual, |mode| mode == TlsMode::Mutual);
-            let key = format!("{address} {is_mutual}");
-            let kept = members.live.get(&key).cloned().unwrap_or_else(|| Arc::new(self.fresh(&key, now)));
-            live.insert(key, Arc::clone(&kept));
-            Arc::new(endpoint(&written, address, (&self.settings, is_mutual, kept)))
-        });
-        let endpoints: Vec<_> = endpoints.collect();
-        members.generation += 1;
-        for gone in members.live.keys().filter(|key| !live.contains_key(*key)) {
-            self.outlier.remove(outlier_key(gone));
-        }
-        self.picker.store(Arc::new(Picker::new(self.settings.balancer, endpoints, members.generation)));
-        members.live = live;
-    }
-
-    fn fresh(&self, key: &str, now: Instant) -> Live {
-        Live {
-            load: Arc::new(Load::new(now)),
-            breaker: CircuitBreaker::new(self.settings.breaker, now),
-            outlier: self.outlier.add(outlier_key(key)),
-            pool: Pool::default(),
-        }
+        let endpoints = members.build(Ground { settings: &self.settings, outlier: &self.outlier, now });
+        self.picker.store(Arc::new(Picker::new(self.settings.balancer, endpoints, members.generation())));
     }
 }
 
@@ -332,59 +290,6 @@ impl Candidate for Endpoint {
     fn proximity(&self) -> Proximity {
         self.proximity
     }
-}
-
-/// The detector knows endpoints by number.
-fn outlier_key(key: &str) -> u64 {
-    let mut hasher = std::hash::DefaultHasher::new();
-    std::hash::Hash::hash(key, &mut hasher);
-    std::hash::Hasher::finish(&hasher)
-}
-
-fn endpoint(written: &Written, address: SocketAddr, of: (&Settings, bool, Arc<Live>)) -> Endpoint {
-    let (settings, is_mutual, live) = of;
-    let name = written.address.as_str();
-    let name = if written.address.socket_addr().is_some() { name.into() } else { address.to_string().into() };
-    Endpoint {
-        name,
-        address,
-        weight: written.weight.0,
-        proximity: proximity(settings.locality.as_ref(), written.locality.as_ref()),
-        is_mutual,
-        workload: Arc::new(workload(written, settings)),
-        live,
-    }
-}
-
-fn proximity(ours: Option<&Locality>, theirs: Option<&Locality>) -> Proximity {
-    match (ours, theirs) {
-        (Some(ours), Some(theirs)) if ours == theirs => Proximity::Zone,
-        (Some(ours), Some(theirs)) if ours.region == theirs.region => Proximity::Region,
-        _ => Proximity::Elsewhere,
-    }
-}
-
-/// What metrics call the workload behind an endpoint until it tells us itself.
-fn workload(written: &Written, settings: &Settings) -> Peer {
-    let mut peer = Peer {
-        canonical_service: Arc::clone(&settings.service.name),
-        namespace: Arc::clone(&settings.service.namespace),
-        ..Peer::default()
-    };
-    let Some(said) = &written.workload else { return peer };
-    let set = |field: &mut Arc<str>, value: &Option<String>| {
-        if let Some(value) = value {
-            *field = value.as_str().into();
-        }
-    };
-    set(&mut peer.workload, &said.name);
-    set(&mut peer.namespace, &said.namespace);
-    set(&mut peer.app, &said.app);
-    set(&mut peer.canonical_service, &said.app);
-    set(&mut peer.version, &said.version);
-    set(&mut peer.canonical_revision, &said.version);
-    set(&mut peer.cluster, &said.cluster);
-    peer
 }
 
 fn endpoint_status(endpoint: &Endpoint, now: Instant) -> Value {

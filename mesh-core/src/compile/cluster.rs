@@ -17,7 +17,7 @@ use crate::identity::spiffe_id::SpiffeId;
 use crate::policy::backoff::{Backoff, Jitter};
 use crate::policy::budget::BudgetConfig;
 use crate::policy::circuit_breaker::{BreakerConfig, HalfOpen, RateTrip, Threshold};
-use crate::telemetry::DestinationService;
+use crate::telemetry::{DestinationService, Peer};
 
 /// Compiles one cluster; the same text as before gives the same cluster.
 pub(super) fn compile(
@@ -42,8 +42,16 @@ pub(super) fn compile(
     Ok(Arc::new(cluster))
 }
 
+/// Endpoints that are handed around.
+pub type Endpoints = Vec<Arc<written::Endpoint>>;
+
+/// Makes them so.
+pub fn shared(endpoints: Vec<written::Endpoint>) -> Endpoints {
+    endpoints.into_iter().map(Arc::new).collect()
+}
+
 /// Reads an endpoints file. Once a cluster has endpoints, a file that cannot be used keeps them.
-pub fn endpoints_of(path: &Path, last_good: Option<Vec<written::Endpoint>>) -> Result<Vec<written::Endpoint>, String> {
+pub fn endpoints_of(path: &Path, last_good: Option<Endpoints>) -> Result<Endpoints, String> {
     let text = std::fs::read_to_string(path).map_err(|error| format!("cannot read {}: {error}", path.display()));
     let parsed = text.and_then(|text| {
         crate::config::parse_endpoints(&text, &path.display().to_string())
@@ -54,7 +62,7 @@ pub fn endpoints_of(path: &Path, last_good: Option<Vec<written::Endpoint>>) -> R
             tracing::warn!(file = %path.display(), reason, "endpoints file refused; the last good one stays");
             Ok(endpoints)
         }
-        (parsed, _) => parsed,
+        (parsed, _) => parsed.map(shared),
     }
 }
 
@@ -76,12 +84,19 @@ fn settings(cluster: &written::Cluster, document: &Document, context: &Context<'
     let name: Arc<str> = cluster.name.as_str().into();
     let (mutual, plain) = transports(cluster, document, context)?;
     let source = match (&cluster.endpoints, &cluster.endpoints_file) {
-        (Some(endpoints), _) => Source::Inline(endpoints.clone()),
+        (Some(endpoints), _) => Source::Inline(shared(endpoints.clone())),
         (None, Some(file)) => Source::File(context.base.join(file)),
         (None, None) => return Err("neither endpoints nor endpoints_file".to_owned()),
     };
+    let service = Arc::new(service(cluster, document));
+    let workload = Peer {
+        canonical_service: Arc::clone(&service.name),
+        namespace: Arc::clone(&service.namespace),
+        ..Peer::default()
+    };
     Ok(Settings {
-        service: Arc::new(service(cluster, document)),
+        service,
+        workload: Arc::new(workload),
         is_mutual: is_mutual(cluster, document),
         mutual,
         plain_grpc: Transport {
