@@ -4,8 +4,8 @@
 //! when endpoints change; it builds a new picker and swaps it.
 //! Invariant: what a changed cluster has learned goes on to the next, as far as it still holds.
 
-use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
@@ -14,11 +14,12 @@ use serde_json::{Value, json};
 
 use crate::cluster::locality::Proximity;
 use crate::cluster::member::Endpoint;
-use crate::cluster::membership::{Ground, Members};
+use crate::cluster::membership::{Ground, Members, Resolved};
 use crate::cluster::outlier::{OutlierConfig, OutlierDetector};
 use crate::cluster::picker::{Asked, BalancerKind, Candidate, NoEndpoint, Picker};
 use crate::cluster::taken::Taken;
 use crate::config::cluster::{Endpoint as Written, Locality};
+use crate::config::dns::Dns;
 use crate::endpoint::connect::{Moment, Transport};
 use crate::endpoint::load::Load;
 use crate::endpoint::pool::PoolLimits;
@@ -44,7 +45,9 @@ pub struct Cluster {
     pub outlier: Arc<OutlierDetector>,
     picker: ArcSwap<Picker<Endpoint>>,
     members: Mutex<Members>,
-    resolved: tokio::sync::Notify,
+    /// A source spoke.
+    heard: tokio::sync::Notify,
+    doubted: AtomicBool,
 }
 
 /// What a document says of a cluster, defaults filled in. Equal settings are the same cluster.
@@ -89,6 +92,17 @@ pub enum Source {
     Inline(Vec<Arc<Written>>),
     /// A file of their own, watched.
     File(PathBuf),
+    /// Name servers.
+    Dns(Arc<Dns>),
+    /// A source that the application registered by this name.
+    Registered(Arc<str>),
+}
+
+impl Source {
+    /// Whether the endpoints are told later, by a source in the background.
+    pub fn speaks_later(&self) -> bool {
+        matches!(self, Self::Dns(_) | Self::Registered(_))
+    }
 }
 
 /// What an attempt wants of a cluster.
@@ -119,6 +133,7 @@ impl Cluster {
         let keeps_live =
             same(|a, b| (a.breaker, a.outlier, &a.plain, &a.mutual) == (b.breaker, b.outlier, &b.plain, &b.mutual));
         let members = previous.map(|previous| previous.members().carried(keeps_live.is_some()));
+        let members = members.unwrap_or_default().awaiting(settings.source.speaks_later());
         Ok(Self {
             name: Arc::clone(&settings.name),
             picker: ArcSwap::from_pointee(Picker::new(settings.balancer, Vec::new(), 0)),
@@ -126,8 +141,9 @@ impl Cluster {
             budget,
             limit,
             outlier,
-            members: Mutex::new(members.unwrap_or_default()),
-            resolved: tokio::sync::Notify::new(),
+            members: Mutex::new(members),
+            heard: tokio::sync::Notify::new(),
+            doubted: AtomicBool::new(false),
         })
     }
 
@@ -137,15 +153,48 @@ impl Cluster {
         if members.replace(written) {
             self.rebuild(&mut members, now);
         }
+        drop(members);
+        self.heard.notify_waiters();
     }
 
-    /// What the host names among the endpoints resolve to now.
-    pub fn set_addresses(&self, host: &str, addresses: Vec<SocketAddr>, now: Instant) {
+    /// What host names among the endpoints (as written, with their port) resolve to now; `Err`: why one does not.
+    pub fn set_addresses(&self, found: Vec<(Arc<str>, Resolved)>, now: Instant) {
         let mut members = self.members();
-        if members.name(host, addresses) {
+        let mut is_new = false;
+        for (host, addresses) in found {
+            is_new |= members.name(&host, addresses);
+        }
+        if is_new {
             self.rebuild(&mut members, now);
         }
-        self.resolved.notify_waiters();
+        drop(members);
+        self.heard.notify_waiters();
+    }
+
+    /// The source has nothing that can be used: requests need not wait for it. What is in force stays.
+    pub fn source_failed(&self, reason: &Arc<str>) {
+        self.members().source_failed(reason);
+        self.heard.notify_waiters();
+    }
+
+    /// A connection to an endpoint failed: what a name stands for may have changed.
+    pub fn doubt(&self) {
+        self.doubted.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether connections failed since this was last asked.
+    pub fn take_doubt(&self) -> bool {
+        self.doubted.load(Ordering::Relaxed) && self.doubted.swap(false, Ordering::Relaxed)
+    }
+
+    /// Another cluster, or none, has taken this one's place: connections that it did not take over end once
+    /// they are idle, also while a call still holds this one.
+    pub fn leave_to(self: &Arc<Self>, successor: Option<&Arc<Self>>) {
+        match successor {
+            Some(successor) if Arc::ptr_eq(self, successor) => {}
+            Some(successor) => self.members().leave_to(&successor.members()),
+            None => self.members().leave_to(&Members::default()),
+        }
     }
 
     /// The endpoints as written.
@@ -155,7 +204,7 @@ impl Cluster {
 
     /// Those of the endpoints that are host names.
     pub fn hosts(&self) -> Vec<Arc<Written>> {
-        self.members().hosts().cloned().collect()
+        self.members().hosts().to_vec()
     }
 
     /// Endpoints in force.
@@ -175,14 +224,19 @@ impl Cluster {
         endpoints.iter().filter(|endpoint| endpoint.is_available(now)).count() * 2 < endpoints.len()
     }
 
-    /// Whether a host name has yet to be resolved for the first time.
+    /// Whether there is no endpoint because a source has yet to speak, or a name to be resolved, for the
+    /// first time.
     pub fn is_resolving(&self) -> bool {
         self.members().is_resolving()
     }
 
-    /// Completes when a name has been resolved.
+    /// Completes when a name has been resolved, or a source has spoken.
     pub async fn resolved(&self) {
-        self.resolved.notified().await;
+        let heard = self.heard.notified();
+        // Said between the look and the wait: then there is nothing to wait for.
+        if self.is_resolving() {
+            heard.await;
+        }
     }
 
     /// How this endpoint is reached. gRPC needs HTTP/2, also where a plaintext cluster left it open.
@@ -234,15 +288,17 @@ impl Cluster {
 
     /// Closes connections that are idle for too long, retired or closed by the peer.
     pub fn close_idle(&self, moment: Moment) {
-        for endpoint in self.endpoints() {
+        for endpoint in self.picker.load_full().endpoints() {
             endpoint.live.pool.sweep(moment, self.settings.pool);
         }
     }
 
     fn no_endpoint(&self, reason: NoEndpoint) -> Error {
-        let message = match reason {
-            NoEndpoint::Empty => "the cluster has no endpoint",
-            NoEndpoint::AllUnavailable => "no endpoint is available",
+        let trouble = self.members().trouble();
+        let message = match (reason, trouble) {
+            (NoEndpoint::Empty, Some(trouble)) => format!("the cluster has no endpoint: {trouble}"),
+            (NoEndpoint::Empty, None) => "the cluster has no endpoint".to_owned(),
+            (NoEndpoint::AllUnavailable, _) => "no endpoint is available".to_owned(),
         };
         let place = Place { cluster: Some(self.name.to_string()), ..Place::default() };
         Error::new(ErrorKind::NoEndpoint, message).with_place(place)

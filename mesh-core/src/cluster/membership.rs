@@ -24,11 +24,20 @@ use crate::telemetry::Peer;
 #[derive(Default)]
 pub(super) struct Members {
     written: Vec<Arc<Written>>,
+    /// Those of them that are host names.
+    hosts: Vec<Arc<Written>>,
     /// Addresses of host names, as last resolved.
-    names: HashMap<String, Vec<SocketAddr>>,
+    names: HashMap<Arc<str>, Vec<SocketAddr>>,
     known: HashMap<Key, Known>,
     generation: u64,
+    /// Whether the source has yet to speak for the first time.
+    is_awaited: bool,
+    /// Why there are no endpoints, or fewer than there could be.
+    trouble: Option<Arc<str>>,
 }
+
+/// What a host name resolves to, or why it does not.
+pub type Resolved = Result<Vec<SocketAddr>, Arc<str>>;
 
 /// What a member is made with.
 #[derive(Clone, Copy)]
@@ -63,28 +72,64 @@ impl Members {
         let known = self.known.iter().filter(|_| keeps_live);
         let known =
             known.map(|(key, known)| (*key, Known { live: Arc::clone(&known.live), endpoint: None, generation: 0 }));
-        Self { written: Vec::new(), names: self.names.clone(), known: known.collect(), generation: 0 }
+        Self { names: self.names.clone(), known: known.collect(), ..Self::default() }
+    }
+
+    /// The same, waiting for a source to speak.
+    pub(super) fn awaiting(mut self, is_awaited: bool) -> Self {
+        self.is_awaited = is_awaited;
+        self
     }
 
     /// The list now; `false` if it was that before.
     pub(super) fn replace(&mut self, written: Vec<Arc<Written>>) -> bool {
         // Arcs first: a source that keeps its own list hands out most of it again.
         let is_same = |(a, b): (&Arc<Written>, &Arc<Written>)| Arc::ptr_eq(a, b) || a == b;
+        (self.is_awaited, self.trouble) = (false, None);
         if self.generation > 0 && self.written.len() == written.len() && self.written.iter().zip(&written).all(is_same)
         {
             return false;
         }
+        self.hosts = written.iter().filter(|written| written.address.socket_addr().is_none()).cloned().collect();
         self.written = written;
         true
     }
 
-    /// What a host name among the endpoints resolves to now; `false` if it was that before.
-    pub(super) fn name(&mut self, host: &str, addresses: Vec<SocketAddr>) -> bool {
-        if self.names.get(host) == Some(&addresses) {
-            return false;
+    /// What a host name among the endpoints resolves to now; `false` if that changes nothing.
+    pub(super) fn name(&mut self, host: &Arc<str>, found: Resolved) -> bool {
+        match found {
+            Ok(addresses) if self.names.get(host) != Some(&addresses) => {
+                self.names.insert(Arc::clone(host), addresses);
+                true
+            }
+            Ok(_) => false,
+            Err(reason) => {
+                self.trouble = Some(reason);
+                self.names.entry(Arc::clone(host)).or_default();
+                false
+            }
         }
-        self.names.insert(host.to_owned(), addresses);
-        true
+    }
+
+    /// The source has nothing that can be used.
+    pub(super) fn source_failed(&mut self, reason: &Arc<str>) {
+        self.is_awaited = false;
+        self.trouble = Some(Arc::clone(reason));
+    }
+
+    /// Why there are no endpoints, if there are none.
+    pub(super) fn trouble(&self) -> Option<Arc<str>> {
+        self.trouble.clone()
+    }
+
+    /// Closes what those that come after did not take over.
+    pub(super) fn leave_to(&self, others: &Self) {
+        for (key, known) in &self.known {
+            let is_shared = others.known.get(key).is_some_and(|other| Arc::ptr_eq(&other.live, &known.live));
+            if !is_shared {
+                known.live.pool.close();
+            }
+        }
     }
 
     /// The endpoints as written.
@@ -92,14 +137,14 @@ impl Members {
         &self.written
     }
 
-    /// Host names among the endpoints, with their port, whether resolved or not.
-    pub(super) fn hosts(&self) -> impl Iterator<Item = &Arc<Written>> {
-        self.written.iter().filter(|written| written.address.socket_addr().is_none())
+    /// Those that are host names, resolved or not.
+    pub(super) fn hosts(&self) -> &[Arc<Written>] {
+        &self.hosts
     }
 
-    /// Whether a host name has yet to be resolved for the first time.
+    /// Whether the source has yet to speak, or a host name to be resolved, for the first time.
     pub(super) fn is_resolving(&self) -> bool {
-        self.hosts().any(|written| !self.names.contains_key(written.address.as_str()))
+        self.is_awaited || self.hosts.iter().any(|host| !self.names.contains_key(host.address.as_str()))
     }
 
     /// How often the list was built.
@@ -111,7 +156,7 @@ impl Members {
     pub(super) fn build(&mut self, ground: Ground<'_>) -> Vec<Arc<Endpoint>> {
         self.generation += 1;
         let mut endpoints = Vec::with_capacity(self.written.len());
-        let Self { written, names, known, generation } = self;
+        let Self { written, names, known, generation, .. } = self;
         for written in written.iter() {
             let mut add = |address| endpoints.push(member(known, (written, address), *generation, ground));
             match written.address.socket_addr() {
@@ -123,6 +168,7 @@ impl Members {
             let stays = known.generation == *generation;
             if !stays {
                 ground.outlier.remove(key.number());
+                known.live.pool.close();
             }
             stays
         });

@@ -9,7 +9,7 @@ pub mod group;
 pub mod least_request;
 pub mod locality;
 pub mod member;
-mod membership;
+pub mod membership;
 pub mod outlier;
 pub mod peak_ewma;
 pub mod picker;
