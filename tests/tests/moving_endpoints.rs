@@ -64,7 +64,7 @@ impl Callers {
                 let mut failures = Vec::new();
                 while !stopping.load(Ordering::Relaxed) {
                     match get(&client).await {
-                        Ok(_) => drop(answered.fetch_add(1, Ordering::Relaxed)),
+                        Ok(_) => _ = answered.fetch_add(1, Ordering::Relaxed),
                         Err(error) => failures.push(error),
                     }
                 }

@@ -6,7 +6,7 @@
 
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use arc_swap::ArcSwap;
@@ -44,6 +44,7 @@ pub struct Cluster {
     /// Judges endpoints by their peers.
     pub outlier: Arc<OutlierDetector>,
     picker: ArcSwap<Picker<Endpoint>>,
+    retired: Mutex<Option<Arc<Picker<Endpoint>>>>,
     members: Mutex<Members>,
     /// A source spoke.
     heard: tokio::sync::Notify,
@@ -142,6 +143,7 @@ impl Cluster {
             limit,
             outlier,
             members: Mutex::new(members),
+            retired: Mutex::default(),
             heard: tokio::sync::Notify::new(),
             doubted: AtomicBool::new(false),
         })
@@ -288,6 +290,7 @@ impl Cluster {
 
     /// Closes connections that are idle for too long, retired or closed by the peer.
     pub fn close_idle(&self, moment: Moment) {
+        self.retired.lock().unwrap_or_else(PoisonError::into_inner).take();
         for endpoint in self.picker.load_full().endpoints() {
             endpoint.live.pool.sweep(moment, self.settings.pool);
         }
@@ -317,12 +320,14 @@ impl Cluster {
     }
 
     fn members(&self) -> std::sync::MutexGuard<'_, Members> {
-        self.members.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+        self.members.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn rebuild(&self, members: &mut Members, now: Instant) {
         let endpoints = members.build(Ground { settings: &self.settings, outlier: &self.outlier, now });
-        self.picker.store(Arc::new(Picker::new(self.settings.balancer, endpoints, members.generation())));
+        let picker = Picker::new(self.settings.balancer, endpoints, members.generation());
+        // Kept for a moment: else the last request that looks at it would take a long list apart.
+        *self.retired.lock().unwrap_or_else(PoisonError::into_inner) = Some(self.picker.swap(Arc::new(picker)));
     }
 }
 
