@@ -101,10 +101,16 @@ impl Core {
                 "this mesh was started before fork(); open a new one in the child",
             ));
         }
+        self.check_open()?;
+        Ok(started)
+    }
+
+    /// Refuses what needs no thread, once the mesh was closed.
+    pub(crate) fn check_open(&self) -> Result<(), Error> {
         if self.is_closed.load(Ordering::Relaxed) {
             return Err(Error::new(ErrorKind::Closed, "this mesh was closed"));
         }
-        Ok(started)
+        Ok(())
     }
 
     fn start(self: &Arc<Self>) -> Result<&Started, Error> {
@@ -112,9 +118,7 @@ impl Core {
         if let Some(started) = self.started.get() {
             return Ok(started);
         }
-        if self.is_closed.load(Ordering::Relaxed) {
-            return Err(Error::new(ErrorKind::Closed, "this mesh was closed"));
-        }
+        self.check_open()?;
         let runtime = MeshRuntime::start(&self.options)?;
         let handle = runtime.handle()?.clone();
         let dialer = Arc::new(Dialer {
@@ -168,6 +172,7 @@ impl Core {
             "config": self.publisher().status(),
             "identity": self.identity.as_ref().map(identity_status),
             "clusters": snapshot.status(self.clock.now()),
+            "guards": snapshot.guard_status(self.clock.now()),
             "checks": snapshot.check_status(),
             "listeners": snapshot.listeners.keys().collect::<Vec<_>>(),
         })
@@ -179,7 +184,7 @@ impl Core {
     }
 
     /// All metrics in Prometheus' text format.
-    pub(crate) fn metrics_text(&self) -> String {
+    pub(crate) fn metrics_text(self: &Arc<Self>) -> String {
         self.register_named_gauges();
         self.telemetry.registry.render()
     }

@@ -18,6 +18,7 @@ use crate::core::{Core, Parts};
 use crate::discovery::publish::{ConfigError, Publisher};
 use crate::endpoint::connect::{Connector, Resolver, SystemResolver, TcpConnector};
 use crate::error::{BoxError, Error, ErrorKind};
+use crate::guard::Guard;
 use crate::inbound::forward::Forward;
 use crate::inbound::listener::{self, Listening};
 use crate::inbound::{Inbound, ServerLayer};
@@ -76,6 +77,11 @@ impl Mesh {
     /// A client for every service the configuration names.
     pub fn client(&self) -> ServiceClient {
         ServiceClient::new(Arc::clone(&self.core))
+    }
+
+    /// The guard called `name` in the configuration: retry, timeout, breaker and limit around plain functions.
+    pub fn guard(&self, name: &str) -> Result<Guard, Error> {
+        Guard::new(&self.core, name)
     }
 
     /// The server side as a tower layer, for an application that keeps its own server.

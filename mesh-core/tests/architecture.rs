@@ -18,7 +18,7 @@ const LAYERS: &[&[&str]] = &[
     &["discovery"],
     &["core"],
     &["outbound"],
-    &["inbound", "admin"],
+    &["inbound", "admin", "guard"],
     &["background"],
     &["mesh"],
     &["layer"],

@@ -47,6 +47,8 @@ mod answer;
 
 mod scope;
 
+mod guard;
+
 // What is behind it.
 mod engine;
 mod failure;

@@ -14,6 +14,7 @@ use tokio::runtime::Handle;
 use crate::body::BodyPipe;
 use crate::errors::{config_to_python, guard, to_python};
 use crate::fork::Owned;
+use crate::guard::Guard;
 use crate::inbox::{Inbox, Intake};
 use crate::listening::Listening;
 use crate::op::{Op, submit};
@@ -92,6 +93,14 @@ impl Mesh {
             let bound = py.detach(|| runtime.block_on(mesh.listen(listener, intake)).map_err(Box::new));
             let listening = bound.map_err(|error| to_python(py, &error))?;
             Ok(Listening::new(listening, runtime))
+        })
+    }
+
+    /// The guard called `name` in the configuration. Starts nothing.
+    fn guard(&self, py: Python<'_>, name: &str) -> PyResult<Guard> {
+        guard(py, || {
+            let found = self.parts(py)?.mesh.guard(name).map_err(|error| to_python(py, &error))?;
+            Ok(Guard::new(found))
         })
     }
 

@@ -10,6 +10,7 @@ pub mod cluster;
 pub mod diagnostic;
 pub mod document;
 pub mod duration;
+pub mod guard;
 pub mod identity;
 pub mod listener;
 pub mod parse;

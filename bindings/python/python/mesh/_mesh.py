@@ -18,6 +18,7 @@ from weakref import WeakSet
 from mesh import _native, _wait
 from mesh._client import AsyncClient, Client
 from mesh._errors import ClosedError, ConfigError
+from mesh._guard import Guard
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -72,6 +73,26 @@ class Mesh:
     def aclient(self) -> AsyncClient:
         """A client for asyncio."""
         return AsyncClient(self)
+
+    def guard(
+        self,
+        name: str,
+        *,
+        retry_on: tuple[type[Exception], ...] = (ConnectionError, TimeoutError),
+        expected: tuple[type[Exception], ...] = (),
+        idempotent: bool | None = None,
+        timeout: float | None = None,
+    ) -> Guard:
+        """The guard that the configuration calls `name`, a decorator for `def` and `async def`.
+
+        `retry_on`: failures that may not happen another time. After such a failure the function may have acted, so
+        it is repeated only if it is `idempotent`, by this argument or by the configuration; a refused connection
+        always is. `expected`: answers, not failures (KeyError of a look-up, say). Errors of the mesh speak for
+        themselves. `timeout` bounds the whole call in seconds, as the configuration does.
+        """
+        return Guard(
+            self, name, retry_on=retry_on, expected=expected, idempotent=idempotent, timeout=timeout
+        )
 
     def serve(self, app: Any, listener: str = "inbound", **options: Unpack[ServeOptions]) -> None:
         """Serves a WSGI or ASGI application on the mesh's listener until Ctrl-C, SIGTERM or `close`."""
