@@ -8,8 +8,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use mesh_core::guard::{Call, Class, Ending, Guard, Outcome, Step};
+use mesh_core::{ErrorKind, Sent};
 
-use crate::code::mesh_code;
+use crate::code::{MESH_ERR_NOT_SENT, mesh_code};
 use crate::engine::Engine;
 use crate::error::mesh_error;
 use crate::failure::Failure;
@@ -200,6 +201,19 @@ pub unsafe extern "C" fn mesh_guard_next(
     })
 }
 
+/// What an error of the mesh that the function itself got means for its guard: a `MESH_GUARD_*` outcome.
+/// `name` is the error's name, `flags` its flags.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn mesh_guard_outcome_of(name: mesh_str, flags: u32) -> i32 {
+    guard!(mesh_guard_outcome_of, or MESH_GUARD_FAILED, {
+        // SAFETY: rule 4: readable text.
+        let Ok(name) = (unsafe { name.read("name") }) else { return MESH_GUARD_FAILED };
+        let Some(kind) = ErrorKind::ALL.iter().find(|kind| kind.as_str() == name) else { return MESH_GUARD_FAILED };
+        let sent = if flags & MESH_ERR_NOT_SENT != 0 { Sent::Never } else { Sent::Maybe };
+        number(Class::of(*kind, sent))
+    })
+}
+
 /// Ends the call and frees it. Before its end it was given up. NULL is fine.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn mesh_guard_end(call: *mut mesh_guard_call) {
@@ -219,6 +233,19 @@ impl mesh_guard_options {
             Duration::ZERO => Ok(guard),
             timeout => Ok(guard.timeout(timeout)),
         }
+    }
+}
+
+const fn number(class: Class) -> i32 {
+    match class {
+        Class::Success => MESH_GUARD_SUCCESS,
+        Class::Rejected => MESH_GUARD_REJECTED,
+        Class::Failed => MESH_GUARD_FAILED,
+        Class::Transient => MESH_GUARD_TRANSIENT,
+        Class::Unprocessed => MESH_GUARD_UNPROCESSED,
+        Class::Throttled => MESH_GUARD_THROTTLED,
+        Class::TimedOut => MESH_GUARD_TIMED_OUT,
+        Class::Ignored => MESH_GUARD_IGNORED,
     }
 }
 

@@ -91,5 +91,6 @@
   PLAIN(mesh_inbound_trailers_packed, (NULL))                                                     \
   PLAIN(mesh_inbound_free, (NULL))                                                                \
   PLAIN(mesh_guard_free, (NULL))                                                                  \
+  PLAIN(mesh_guard_outcome_of, (MESH_STR("reset"), 0))                                            \
   PLAIN(mesh_guard_end, (NULL))                                                                   \
   PLAIN(mesh_after_fork_child, ())
