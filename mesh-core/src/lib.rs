@@ -37,6 +37,7 @@ pub mod guard;
 pub mod identity;
 pub mod inbound;
 pub mod layer;
+pub mod load_report;
 pub mod mesh;
 pub mod outbound;
 pub mod policy;
