@@ -16,6 +16,7 @@ use crate::drain::{Drain, Phase};
 use crate::endpoint::connect::{Connector, Dialer, Resolver};
 use crate::error::{Error, ErrorKind};
 use crate::identity::source::IdentitySource;
+use crate::own_load::OwnLoad;
 use crate::runtime::{MeshRuntime, RuntimeOptions};
 use crate::snapshot::Snapshot;
 use crate::telemetry::reporting::Telemetry;
@@ -32,6 +33,7 @@ pub struct Core {
     pub(crate) telemetry: Arc<Telemetry>,
     pub(crate) identity: Option<IdentitySource>,
     pub(crate) drain: Drain,
+    pub(crate) load: OwnLoad,
     publisher: Mutex<Publisher>,
     connector: Arc<dyn Connector>,
     options: RuntimeOptions,
@@ -77,6 +79,7 @@ impl Core {
             telemetry: parts.telemetry,
             identity: parts.identity,
             drain: Drain::new(),
+            load: OwnLoad::default(),
             publisher: Mutex::new(parts.publisher),
             connector: parts.connector,
             options: parts.options,
@@ -172,6 +175,7 @@ impl Core {
             "config": self.publisher().status(),
             "identity": self.identity.as_ref().map(identity_status),
             "clusters": snapshot.status(self.clock.now()),
+            "load": self.load.report(self.drain.requests(), self.clock.now()),
             "guards": snapshot.guard_status(self.clock.now()),
             "checks": snapshot.check_status(),
             "listeners": snapshot.listeners.keys().collect::<Vec<_>>(),

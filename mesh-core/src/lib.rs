@@ -40,6 +40,7 @@ pub mod layer;
 pub mod load_report;
 pub mod mesh;
 pub mod outbound;
+pub mod own_load;
 pub mod policy;
 pub mod route;
 pub mod runtime;

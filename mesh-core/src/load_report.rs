@@ -43,6 +43,29 @@ pub struct LoadReport {
     pub named_metrics: BTreeMap<String, f64>,
 }
 
+/// How a report is written in an HTTP header.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Form {
+    /// `TEXT name=value, ..`
+    Text,
+    /// `JSON {..}`
+    Json,
+    /// `BIN ` and base64.
+    Binary,
+}
+
+impl Form {
+    /// By its word on the wire, in any case.
+    pub fn named(word: &str) -> Option<Self> {
+        match word.trim() {
+            word if word.eq_ignore_ascii_case("TEXT") => Some(Self::Text),
+            word if word.eq_ignore_ascii_case("JSON") => Some(Self::Json),
+            word if word.eq_ignore_ascii_case("BIN") => Some(Self::Binary),
+            _ => None,
+        }
+    }
+}
+
 impl LoadReport {
     /// The report in a response's headers or trailers; `None` if there is none, or a malformed one.
     pub fn parse(headers: &HeaderMap) -> Option<Self> {
@@ -72,6 +95,18 @@ impl LoadReport {
         // A name that does not fit into a header, or into this form of it, is told in the binary form.
         let is_plain = self.named_metrics.keys().all(|name| is_plain(name));
         HeaderValue::from_str(text).ok().filter(|_| is_plain).unwrap_or_else(|| self.binary("BIN "))
+    }
+
+    /// The value of the HTTP response header [`HEADER`], in the form that was asked for.
+    pub fn to_header_as(&self, form: Form) -> HeaderValue {
+        match form {
+            Form::Text => self.to_header(),
+            Form::Binary => self.binary("BIN "),
+            Form::Json => {
+                let json = serde_json::to_string(self).unwrap_or_default();
+                HeaderValue::from_str(&format!("JSON {json}")).unwrap_or_else(|_| self.binary("BIN "))
+            }
+        }
     }
 
     /// The value of the gRPC trailer [`TRAILER`].

@@ -23,6 +23,7 @@ use crate::inbound::forward::Forward;
 use crate::inbound::listener::{self, Listening};
 use crate::inbound::{Inbound, ServerLayer};
 use crate::outbound::ServiceClient;
+use crate::own_load::OwnLoad;
 use crate::runtime::{OnThreadStart, RuntimeOptions};
 use crate::time::{Clock, Randomness, SystemClock};
 
@@ -82,6 +83,11 @@ impl Mesh {
     /// The guard called `name` in the configuration: retry, timeout, breaker and limit around plain functions.
     pub fn guard(&self, name: &str) -> Result<Guard, Error> {
         Guard::new(&self.core, name)
+    }
+
+    /// What the application says of its own load; responses tell it to callers that ask.
+    pub fn load(&self) -> &OwnLoad {
+        &self.core.load
     }
 
     /// The server side as a tower layer, for an application that keeps its own server.

@@ -80,6 +80,17 @@ pub enum TlsMode {
     Plaintext,
 }
 
+/// When responses carry a load report.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LoadReports {
+    /// On every response.
+    Always,
+    /// When the request asks.
+    OnRequest,
+    /// Never.
+    Off,
+}
+
 /// A listener and the policy of the requests that arrive on it.
 pub struct ListenerPolicy {
     /// Its name.
@@ -88,6 +99,8 @@ pub struct ListenerPolicy {
     pub address: Option<String>,
     /// What it demands of a connection.
     pub tls: TlsMode,
+    /// When its responses tell how loaded this process is.
+    pub load_reports: LoadReports,
     /// Whether its requests are routed onward.
     pub is_forwarding: bool,
     /// Local rules.

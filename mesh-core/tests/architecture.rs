@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 /// From the bottom up. A module uses itself and the layers below.
 const LAYERS: &[&[&str]] = &[
     &["error", "load_report", "time"],
-    &["config", "telemetry", "body", "runtime", "drain"],
+    &["config", "telemetry", "body", "runtime", "drain", "own_load"],
     &["context", "policy", "route", "identity"],
     &["access", "endpoint"],
     &["cluster"],

@@ -49,6 +49,8 @@ mod scope;
 
 mod guard;
 
+mod load;
+
 // What is behind it.
 mod engine;
 mod failure;

@@ -44,6 +44,7 @@
   FALLIBLE(mesh_guard_open, (NULL, MESH_STR("a"), NULL, &err))                                    \
   FALLIBLE(mesh_guard_begin, (NULL, NULL, NULL, &err))                                            \
   FALLIBLE(mesh_guard_next, (NULL, 0, -1, NULL, &err))                                            \
+  FALLIBLE(mesh_load_report_set, (NULL, MESH_STR("utilization"), 0.5, &err))                       \
   PLAIN(mesh_strz, (NULL))                                                                        \
   PLAIN(mesh_live_handles, (0))                                                                   \
   PLAIN(mesh_error_code, (NULL))                                                                  \

@@ -104,6 +104,12 @@ impl Mesh {
         })
     }
 
+    /// Says one thing about the load of this process; None takes it back.
+    #[pyo3(signature = (name, value))]
+    fn report_load(&self, py: Python<'_>, name: &str, value: Option<f64>) -> PyResult<()> {
+        guard(py, || self.parts(py)?.mesh.load().set(name, value).map_err(|error| to_python(py, &error)))
+    }
+
     /// Puts a new document in force, all or nothing.
     fn reload(&self, py: Python<'_>, text: &str, origin: &str) -> PyResult<u64> {
         guard(py, || {

@@ -87,6 +87,17 @@ func (c *GuardCall) Next(outcome int32, retryAfter int64) (GuardStep, *Failure) 
 	return GuardStep{Action: int32(step.action), Attempts: int(step.attempts), Time: int64(step.time_ns)}, nil
 }
 
+// ReportLoad says one thing about the load of this process; NaN takes it back.
+func (m *Mesh) ReportLoad(name string, value float64) *Failure {
+	text := C.CString(name)
+	defer C.free(unsafe.Pointer(text))
+	var err *C.mesh_error
+	if C.mesh_load_report_set((*C.mesh)(m), C.mesh_strz(text), C.double(value), &err) != C.MESH_OK {
+		return failure(err)
+	}
+	return nil
+}
+
 // GuardOutcomeOf is what an error of the mesh, by its name, means for the guard of the function that got it.
 func GuardOutcomeOf(name string, notSent bool) int32 {
 	text := C.CString(name)

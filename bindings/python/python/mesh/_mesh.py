@@ -10,7 +10,7 @@ import asyncio
 import atexit
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 from weakref import WeakSet
@@ -120,6 +120,28 @@ class Mesh:
         """What a support engineer asks for."""
         status: dict[str, Any] = json.loads(self._current().status())
         return status
+
+    def report_load(
+        self,
+        *,
+        utilization: float | None = None,
+        cpu: float | None = None,
+        memory: float | None = None,
+        queue_depth: float | None = None,
+        metrics: Mapping[str, float | None] | None = None,
+    ) -> None:
+        """Says how loaded this process is, until it is said anew; what is left out stays as it was.
+
+        `utilization`: 1.0 is all it can, by its own measure; balancers weigh by this. `metrics`: by names of your
+        own; None takes one back. Responses tell it to callers that ask (`listeners[].load_reports`).
+        """
+        said = {"utilization": utilization, "cpu": cpu, "memory": memory, "queue_depth": queue_depth}
+        native = self._current()
+        for name, value in said.items():
+            if value is not None:
+                native.report_load(name, value)
+        for name, value in (metrics or {}).items():
+            native.report_load(name, value)
 
     def metrics_text(self) -> str:
         """All metrics in Prometheus' text format."""
