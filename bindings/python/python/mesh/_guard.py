@@ -81,7 +81,26 @@ class Guard:
 
         An attempt cannot be cut, but calls of the mesh inside it end by its deadline.
         """
-        call, outcome, last = self._begin(), _READY, _Last()
+        call = self._begin()
+        try:
+            return self._run(call, lambda: function(*args, **kwargs))
+        except BaseException:
+            call.next(
+                "ignored"
+            )  # an interrupted call gives back what it holds; one that is over holds nothing
+            raise
+
+    async def acall(self, function: Callable[P, Awaitable[R]], /, *args: P.args, **kwargs: P.kwargs) -> R:
+        """Awaits the function, and cuts an attempt at its limit."""
+        call = self._begin()
+        try:
+            return await self._arun(call, lambda: function(*args, **kwargs))
+        except BaseException:
+            call.next("ignored")
+            raise
+
+    def _run(self, call: _native.GuardCall, attempt: Callable[[], R]) -> R:
+        outcome, last = _READY, _Last()
         while True:
             action, seconds, context = self._next(call, outcome, last)
             if action == "stop":
@@ -92,20 +111,14 @@ class Guard:
                 continue
             token = CURRENT.set(context)
             try:
-                last = _Last(value=function(*args, **kwargs))
-                outcome = _SUCCESS
+                outcome, last = _SUCCESS, _Last(value=attempt())
             except Exception as error:
-                last = _Last(error=error)
-                outcome = self._outcome_of(error)
-            except BaseException:
-                call.next("ignored")
-                raise
+                outcome, last = self._outcome_of(error), _Last(error=error)
             finally:
                 CURRENT.reset(token)
 
-    async def acall(self, function: Callable[P, Awaitable[R]], /, *args: P.args, **kwargs: P.kwargs) -> R:
-        """Awaits the function, and cuts an attempt at its limit."""
-        call, outcome, last = self._begin(), _READY, _Last()
+    async def _arun(self, call: _native.GuardCall, attempt: Callable[[], Awaitable[R]]) -> R:
+        outcome, last = _READY, _Last()
         while True:
             action, seconds, context = self._next(call, outcome, last)
             if action == "stop":
@@ -116,17 +129,11 @@ class Guard:
                 continue
             token = CURRENT.set(context)
             try:
-                last = _Last(value=await _within(seconds, function(*args, **kwargs)))
-                outcome = _SUCCESS
+                outcome, last = _SUCCESS, _Last(value=await _within(seconds, attempt()))
             except _Expired:
-                last = _Last()
-                outcome = _TIMED_OUT
+                outcome, last = _TIMED_OUT, _Last()
             except Exception as error:
-                last = _Last(error=error)
-                outcome = self._outcome_of(error)
-            except BaseException:
-                call.next("ignored")
-                raise
+                outcome, last = self._outcome_of(error), _Last(error=error)
             finally:
                 CURRENT.reset(token)
 

@@ -90,9 +90,7 @@ class Mesh:
         always is. `expected`: answers, not failures (KeyError of a look-up, say). Errors of the mesh speak for
         themselves. `timeout` bounds the whole call in seconds, as the configuration does.
         """
-        return Guard(
-            self, name, retry_on=retry_on, expected=expected, idempotent=idempotent, timeout=timeout
-        )
+        return Guard(self, name, retry_on=retry_on, expected=expected, idempotent=idempotent, timeout=timeout)
 
     def serve(self, app: Any, listener: str = "inbound", **options: Unpack[ServeOptions]) -> None:
         """Serves a WSGI or ASGI application on the mesh's listener until Ctrl-C, SIGTERM or `close`."""
