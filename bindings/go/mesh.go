@@ -41,7 +41,7 @@ type Mesh struct {
 	queue     *queue             // made on first use, because it starts threads
 	servers   map[uint64]*Server // by tag
 	guards    map[string]*native.Guard
-	listeners uint64             // tags given out
+	listeners uint64 // tags given out
 	closed    bool
 }
 

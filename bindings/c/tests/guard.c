@@ -8,7 +8,8 @@ static const char CONFIG[] =
     "guards:\n"
     "  - { name: inventory, timeout: 30s, attempt_timeout: 2s, idempotent: true,\n"
     "      retry: { attempts: 2, base: 1ms, max: 1ms } }\n"
-    "  - { name: payment, retry: { attempts: 2, base: 1ms, max: 1ms } }\n"
+    "  - { name: payment, retry: { attempts: 2, base: 1ms, max: 1ms },\n"
+    "      circuit_breaker: { consecutive_failures: 0, min_requests: 0 } }\n"
     "  - { name: narrow, concurrency_limit: { max_requests: 1 } }\n";
 
 static mesh *open_mesh(const char *text) {

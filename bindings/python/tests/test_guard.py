@@ -22,7 +22,7 @@ version: 1
 guards:
   - { name: inventory, timeout: 30s, idempotent: true, retry: { attempts: 2, base: 1ms, max: 1ms } }
   - { name: payment, retry: { attempts: 2, base: 1ms, max: 1ms } }
-  - { name: cut, timeout: 30s, attempt_timeout: 20ms, idempotent: true, retry: { attempts: 1, base: 1ms, max: 1ms } }
+  - { name: cut, attempt_timeout: 20ms, idempotent: true, retry: { attempts: 1, base: 1ms, max: 1ms } }
   - { name: patient, timeout: 300s, idempotent: true, retry: { attempts: 5, base: 100s, max: 200s } }
   - { name: narrow, concurrency_limit: { max_requests: 1 } }
 """

@@ -55,7 +55,7 @@ def one(opened: mesh.Mesh, call: dict[str, Any]) -> dict[str, Any]:
         result = "success"
     except mesh.MeshError as error:
         result = "own" if error in ERRORS.values() else error.kind
-    except Exception:
+    except (LookupError, ValueError, OSError):
         result = "own"
     return {"attempts": function.attempts, "result": result}
 

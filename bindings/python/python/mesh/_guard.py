@@ -1,6 +1,6 @@
 """Plain functions under the mesh's policy: retry, budget, timeout, breaker and limit, by name.
 
-Decides: nothing; the engine says after each attempt what comes next, this module runs the function and sleeps.
+Decides: nothing; the engine says after each attempt what comes next, this runs the function and sleeps.
 Never: runs a function on another thread, or goes on after a cancellation or `KeyboardInterrupt`.
 Invariant: what the function raised last is what its caller sees, unless the guard itself refused or cut it.
 """
@@ -85,9 +85,7 @@ class Guard:
         try:
             return self._run(call, lambda: function(*args, **kwargs))
         except BaseException:
-            call.next(
-                "ignored"
-            )  # an interrupted call gives back what it holds; one that is over holds nothing
+            call.next("ignored")  # of no effect once the call is over
             raise
 
     async def acall(self, function: Callable[P, Awaitable[R]], /, *args: P.args, **kwargs: P.kwargs) -> R:

@@ -85,10 +85,10 @@ class Mesh:
     ) -> Guard:
         """The guard that the configuration calls `name`, a decorator for `def` and `async def`.
 
-        `retry_on`: failures that may not happen another time. After such a failure the function may have acted, so
-        it is repeated only if it is `idempotent`, by this argument or by the configuration; a refused connection
-        always is. `expected`: answers, not failures (KeyError of a look-up, say). Errors of the mesh speak for
-        themselves. `timeout` bounds the whole call in seconds, as the configuration does.
+        `retry_on`: failures that may not happen another time. After such a failure the function may have
+        acted, so it is repeated only if it is `idempotent`, by this argument or by the configuration; a
+        refused connection always is. `expected`: answers, not failures (KeyError of a look-up, say). Errors
+        of the mesh speak for themselves. `timeout` bounds the whole call, in seconds.
         """
         return Guard(self, name, retry_on=retry_on, expected=expected, idempotent=idempotent, timeout=timeout)
 
@@ -130,8 +130,8 @@ class Mesh:
     ) -> None:
         """Says how loaded this process is, until it is said anew; what is left out stays as it was.
 
-        `utilization`: 1.0 is all it can, by its own measure; balancers weigh by this. `metrics`: by names of your
-        own; None takes one back. Responses tell it to callers that ask (`listeners[].load_reports`).
+        `utilization`: 1.0 is all it can, by its own measure; balancers weigh by this. `metrics`: by names of
+        your own; None takes one back. Responses tell it to callers that ask (`listeners[].load_reports`).
         """
         said = {"utilization": utilization, "cpu": cpu, "memory": memory, "queue_depth": queue_depth}
         native = self._current()
