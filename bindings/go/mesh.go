@@ -40,7 +40,8 @@ type Mesh struct {
 	mu        sync.Mutex
 	queue     *queue             // made on first use, because it starts threads
 	servers   map[uint64]*Server // by tag
-	listeners uint64             // tags given out
+	guards    map[string]*native.Guard
+	listeners uint64 // tags given out
 	closed    bool
 }
 
@@ -64,7 +65,7 @@ func open(config *native.Config, failed *native.Failure) (*Mesh, error) {
 	if failed != nil {
 		return nil, fromNative(failed)
 	}
-	return &Mesh{native: handle, open: true, servers: map[uint64]*Server{}}, nil
+	return &Mesh{native: handle, open: true, servers: map[uint64]*Server{}, guards: map[string]*native.Guard{}}, nil
 }
 
 // Reload replaces the configuration by that of a file, all or nothing, and tells the new revision. After
@@ -173,6 +174,9 @@ func (m *Mesh) Close(ctx context.Context) error {
 		if server.listener != nil {
 			server.listener.Free()
 		}
+	}
+	for _, guard := range m.guards {
+		guard.Free()
 	}
 	if queue != nil {
 		queue.failLeftovers()

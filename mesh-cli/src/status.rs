@@ -73,7 +73,7 @@ fn page(address: &str, status: &Value, paint: Paint) -> String {
     }
     let _ = writeln!(out, "{}  {}", paint.strong("identity "), identity(&status["identity"], paint));
     let _ = writeln!(out, "{}  {}", paint.strong("listeners"), list(&status["listeners"]));
-    out + &clusters(&status["clusters"])
+    out + &clusters(&status["clusters"]) + &guards(&status["guards"])
 }
 
 fn identity(identity: &Value, paint: Paint) -> String {
@@ -111,6 +111,18 @@ fn clusters(clusters: &Value) -> String {
             let address = word(&endpoint["address"]);
             table.row([String::new(), address, health(endpoint), in_flight, connections, weight, tls, locality]);
         }
+    }
+    format!("\n{}", table.render(""))
+}
+
+fn guards(guards: &Value) -> String {
+    let Some(guards) = guards.as_object().filter(|guards| !guards.is_empty()) else { return String::new() };
+    let mut table = Table::new(["GUARD", "BREAKER", "IN FLIGHT", "ATTEMPTS", "RETRIES", "BUDGET"]);
+    for (name, guard) in guards {
+        let load = format!("{}/{}", word(&guard["in_flight"]), word(&guard["max_in_flight"]));
+        let breaker = word(&guard["circuit_breaker"]);
+        let [attempts, retries, budget] = ["attempts", "retries", "retry_budget"].map(|key| word(&guard[key]));
+        table.row([name.clone(), breaker, load, attempts, retries, budget]);
     }
     format!("\n{}", table.render(""))
 }

@@ -18,6 +18,7 @@ use crate::time::Clock;
 
 mod access;
 mod cluster;
+mod guard;
 pub(crate) mod problems;
 mod route;
 
@@ -50,6 +51,11 @@ pub fn compile(parsed: Parsed, context: &Context<'_>) -> Result<Snapshot, Vec<Di
         let cluster = problems.note(format!("clusters[{index}]"), cluster::compile(written, &document, context));
         clusters.extend(cluster.map(|cluster| (Arc::clone(&cluster.name), cluster)));
     }
+    let mut guards = BTreeMap::new();
+    for (index, written) in document.guards.iter().enumerate() {
+        let guard = problems.note(format!("guards[{index}]"), guard::compile(written, &document, context));
+        guards.extend(guard.map(|guard| (Arc::clone(&guard.terms.name), guard)));
+    }
     let routes = route::compile(&document, &clusters, &mut problems);
     let listeners = access::compile(&document, context, &mut problems);
     let retry = problems.note("defaults.retry", route::retry_policy(&document.defaults.retry));
@@ -67,6 +73,7 @@ pub fn compile(parsed: Parsed, context: &Context<'_>) -> Result<Snapshot, Vec<Di
         routes,
         clusters,
         listeners,
+        guards,
         defaults,
         sample_percent: document.telemetry.tracing.sample_percent.0,
         document: Arc::new(document),

@@ -20,6 +20,7 @@ use crate::drain::{Drain, Phase};
 use crate::endpoint::connect::{Connector, Dialer};
 use crate::error::{Error, ErrorKind};
 use crate::identity::source::IdentitySource;
+use crate::own_load::OwnLoad;
 use crate::runtime::{MeshRuntime, RuntimeOptions};
 use crate::snapshot::Snapshot;
 use crate::telemetry::reporting::Telemetry;
@@ -43,6 +44,7 @@ pub struct Core {
     /// Held while a document or endpoints are put in force: a cluster of the next document starts from what
     /// the last one has, and must not miss what is put in force meanwhile.
     membership: Mutex<()>,
+    pub(crate) load: OwnLoad,
     publisher: Mutex<Publisher>,
     connector: Arc<dyn Connector>,
     options: RuntimeOptions,
@@ -92,6 +94,7 @@ impl Core {
             sources: parts.sources,
             changed: Arc::default(),
             membership: Mutex::default(),
+            load: OwnLoad::default(),
             publisher: Mutex::new(parts.publisher),
             connector: parts.connector,
             options: parts.options,
@@ -116,10 +119,16 @@ impl Core {
                 "this mesh was started before fork(); open a new one in the child",
             ));
         }
+        self.check_open()?;
+        Ok(started)
+    }
+
+    /// Refuses what needs no thread, once the mesh was closed.
+    pub(crate) fn check_open(&self) -> Result<(), Error> {
         if self.is_closed.load(Ordering::Relaxed) {
             return Err(Error::new(ErrorKind::Closed, "this mesh was closed"));
         }
-        Ok(started)
+        Ok(())
     }
 
     fn start(self: &Arc<Self>) -> Result<&Started, Error> {
@@ -127,9 +136,7 @@ impl Core {
         if let Some(started) = self.started.get() {
             return Ok(started);
         }
-        if self.is_closed.load(Ordering::Relaxed) {
-            return Err(Error::new(ErrorKind::Closed, "this mesh was closed"));
-        }
+        self.check_open()?;
         let runtime = MeshRuntime::start(&self.options)?;
         let handle = runtime.handle()?.clone();
         let dialer = Arc::new(Dialer {
@@ -197,6 +204,8 @@ impl Core {
             "config": self.publisher().status(),
             "identity": self.identity.as_ref().map(identity_status),
             "clusters": snapshot.status(self.clock.now()),
+            "load": self.load.report(self.drain.requests(), self.clock.now()),
+            "guards": snapshot.guard_status(self.clock.now()),
             "checks": snapshot.check_status(),
             "listeners": snapshot.listeners.keys().collect::<Vec<_>>(),
         })
@@ -208,7 +217,7 @@ impl Core {
     }
 
     /// All metrics in Prometheus' text format.
-    pub(crate) fn metrics_text(&self) -> String {
+    pub(crate) fn metrics_text(self: &Arc<Self>) -> String {
         self.register_named_gauges();
         self.telemetry.registry.render()
     }

@@ -22,10 +22,12 @@ use crate::discovery::resolver::{Resolver, StandardResolver};
 use crate::discovery::source::EndpointSource;
 use crate::endpoint::connect::{Connector, TcpConnector};
 use crate::error::{BoxError, Error, ErrorKind};
+use crate::guard::Guard;
 use crate::inbound::forward::Forward;
 use crate::inbound::listener::{self, Listening};
 use crate::inbound::{Inbound, ServerLayer};
 use crate::outbound::ServiceClient;
+use crate::own_load::OwnLoad;
 use crate::runtime::{OnThreadStart, RuntimeOptions};
 use crate::time::{Clock, Randomness, SystemClock};
 
@@ -90,6 +92,16 @@ impl Mesh {
     /// A client for every service the configuration names.
     pub fn client(&self) -> ServiceClient {
         ServiceClient::new(Arc::clone(&self.core))
+    }
+
+    /// The guard called `name` in the configuration: retry, timeout, breaker and limit around plain functions.
+    pub fn guard(&self, name: &str) -> Result<Guard, Error> {
+        Guard::new(&self.core, name)
+    }
+
+    /// What the application says of its own load; responses tell it to callers that ask.
+    pub fn load(&self) -> &OwnLoad {
+        &self.core.load
     }
 
     /// The server side as a tower layer, for an application that keeps its own server.

@@ -14,6 +14,7 @@ use crate::access::check::RemoteCheck;
 use crate::access::rbac::Rules;
 use crate::cluster::group::Cluster;
 use crate::config::document::Document;
+use crate::policy::guard::Guarded;
 use crate::policy::retry::RetryPolicy;
 use crate::route::matcher::RequestMatch;
 use crate::route::rewrite::Rewrite;
@@ -34,6 +35,8 @@ pub struct Snapshot {
     pub clusters: BTreeMap<Arc<str>, Arc<Cluster>>,
     /// What each listener demands.
     pub listeners: BTreeMap<Arc<str>, Arc<ListenerPolicy>>,
+    /// Guards of plain functions by name.
+    pub guards: BTreeMap<Arc<str>, Arc<Guarded>>,
     /// Terms of a call that no rule governs.
     pub defaults: Defaults,
     /// Share of new traces that are sampled, in percent.
@@ -77,6 +80,17 @@ pub enum TlsMode {
     Plaintext,
 }
 
+/// When responses carry a load report.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LoadReports {
+    /// On every response.
+    Always,
+    /// When the request asks.
+    OnRequest,
+    /// Never.
+    Off,
+}
+
 /// A listener and the policy of the requests that arrive on it.
 pub struct ListenerPolicy {
     /// Its name.
@@ -85,6 +99,8 @@ pub struct ListenerPolicy {
     pub address: Option<String>,
     /// What it demands of a connection.
     pub tls: TlsMode,
+    /// When its responses tell how loaded this process is.
+    pub load_reports: LoadReports,
     /// Whether its requests are routed onward.
     pub is_forwarding: bool,
     /// Local rules.
@@ -109,6 +125,11 @@ impl Snapshot {
     pub fn status(&self, now: Instant) -> Value {
         let clusters = self.clusters.values().map(|cluster| (cluster.name.to_string(), cluster.status(now)));
         Value::Object(clusters.collect())
+    }
+
+    /// Guards, for the admin endpoint.
+    pub fn guard_status(&self, now: Instant) -> Value {
+        Value::Object(self.guards.iter().map(|(name, guard)| (name.to_string(), guard.status(now))).collect())
     }
 
     /// Remote checks and their caches, for the admin endpoint.

@@ -8,8 +8,8 @@ use std::path::{Path, PathBuf};
 
 /// From the bottom up. A module uses itself and the layers below.
 const LAYERS: &[&[&str]] = &[
-    &["error", "time"],
-    &["config", "telemetry", "body", "runtime", "drain"],
+    &["error", "load_report", "time"],
+    &["config", "telemetry", "body", "runtime", "drain", "own_load"],
     &["context", "policy", "route", "identity"],
     &["access", "endpoint"],
     &["cluster"],
@@ -18,7 +18,7 @@ const LAYERS: &[&[&str]] = &[
     &["discovery"],
     &["core"],
     &["outbound"],
-    &["inbound", "admin"],
+    &["inbound", "admin", "guard"],
     &["background"],
     &["mesh"],
     &["layer"],

@@ -31,6 +31,10 @@ pub const MESH_HANDLE_INBOUND: i32 = 8;
 pub const MESH_HANDLE_LISTENER: i32 = 9;
 /// `mesh_error`
 pub const MESH_HANDLE_ERROR: i32 = 10;
+/// `mesh_guard`
+pub const MESH_HANDLE_GUARD: i32 = 11;
+/// `mesh_guard_call`
+pub const MESH_HANDLE_GUARD_CALL: i32 = 12;
 
 /// A type that C holds by pointer.
 pub trait Handle {
@@ -102,4 +106,4 @@ fn counter(kind: i32) -> &'static AtomicUsize {
 }
 
 /// One counter per kind; index 0 is not used.
-static LIVE: [AtomicUsize; 11] = [const { AtomicUsize::new(0) }; 11];
+static LIVE: [AtomicUsize; 13] = [const { AtomicUsize::new(0) }; 13];

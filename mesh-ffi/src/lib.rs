@@ -47,6 +47,10 @@ mod answer;
 
 mod scope;
 
+mod guard;
+
+mod load;
+
 // What is behind it.
 mod engine;
 mod failure;

@@ -157,6 +157,13 @@ impl Driver {
         Ok(report)
     }
 
+    /// Gives a program that has a protocol of its own its job, and reads the JSON lines it answers.
+    pub fn tell(&self, job: &Value) -> Result<Vec<Value>, String> {
+        let output = self.talk(job.to_string().into_bytes())?;
+        let failed = |error, line| format!("the {} driver wrote {line:?}: {error}", self.name);
+        output.lines().map(|line| serde_json::from_str(line).map_err(|error| failed(error, line))).collect()
+    }
+
     fn talk(&self, job: Vec<u8>) -> Result<String, String> {
         let failed = |error: std::io::Error| format!("the {} driver {:?}: {error}", self.name, self.command);
         let (program, arguments) = self.command.split_first().ok_or("a driver needs a command")?;

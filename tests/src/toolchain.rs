@@ -25,6 +25,15 @@ pub fn driver(name: &str) -> Result<Driver, String> {
     }
 }
 
+/// The driver of the guard story in that language.
+pub fn guard_driver(language: &str) -> Result<Driver, String> {
+    match language {
+        "rust" => Ok(Driver::new(language, &[&cargo_binary("mesh-guard-driver")?])),
+        "python" => Ok(Driver::new(language, &[&python()?, &sources().join("python/guard.py")])),
+        _ => foreign(language, "guard"),
+    }
+}
+
 /// A server in that language: takes the path of a configuration and serves its listener `inbound`, answering
 /// every request with `hello ` and the peer's SPIFFE ID.
 pub fn server(language: &str) -> Result<Driver, String> {

@@ -3,7 +3,7 @@
 // The rules, for every function here:
 //
 //  1. Handles are opaque pointers, freed with their `*_free` exactly once. `*_free(NULL)` does nothing.
-//  2. mesh, mesh_cq, mesh_buf, mesh_config and mesh_error may be used by several threads at once. Every
+//  2. mesh, mesh_guard, mesh_cq, mesh_buf, mesh_config and mesh_error may be used by several threads at once. Every
 //     other handle may move between threads and is used by one at a time. `*_cancel` is for any thread.
 //  3. A fallible function returns a mesh_code (MESH_OK is 0) and takes a last parameter `mesh_error **err`,
 //     which may be NULL. `*err` is written only on failure, every other out-parameter only on MESH_OK.
@@ -204,6 +204,12 @@
 // `mesh_error`
 #define MESH_HANDLE_ERROR 10
 
+// `mesh_guard`
+#define MESH_HANDLE_GUARD 11
+
+// `mesh_guard_call`
+#define MESH_HANDLE_GUARD_CALL 12
+
 // The version of this interface. Library and header fit when they are equal.
 #define MESH_ABI_VERSION 1
 
@@ -276,6 +282,48 @@
 // Return value of a handler: it keeps the handle, answers later, and frees it.
 #define MESH_KEEP 1
 
+// Not an outcome: start an attempt, the first one or the one after a wait.
+#define MESH_GUARD_READY 0
+
+// It worked.
+#define MESH_GUARD_SUCCESS 1
+
+// It was answered "no" (not found, not valid): the caller's fault, the callee is well.
+#define MESH_GUARD_REJECTED 2
+
+// It failed, and would fail again.
+#define MESH_GUARD_FAILED 3
+
+// It failed, may work another time, and may have acted.
+#define MESH_GUARD_TRANSIENT 4
+
+// It failed, may work another time, and is known not to have acted.
+#define MESH_GUARD_UNPROCESSED 5
+
+// "Too many": not acted on, and no sign of ill health.
+#define MESH_GUARD_THROTTLED 6
+
+// It was given up at the limit of its attempt; it may have acted.
+#define MESH_GUARD_TIMED_OUT 7
+
+// Nothing was learned: the program gave it up, or refused it itself.
+#define MESH_GUARD_IGNORED 8
+
+// Run the function, and give it up after `time_ns` (-1: no limit); then tell its outcome.
+#define MESH_GUARD_PROCEED 1
+
+// Wait `time_ns`, then say `MESH_GUARD_READY`.
+#define MESH_GUARD_WAIT 2
+
+// The call is over; the outcome of the last attempt is its result.
+#define MESH_GUARD_STOP 3
+
+// For `mesh_guard_options.flags`: doing it twice does no harm, whatever the configuration says.
+#define MESH_GUARD_IDEMPOTENT 1
+
+// For `mesh_guard_options.flags`: doing it twice does harm, whatever the configuration says.
+#define MESH_GUARD_NOT_IDEMPOTENT 2
+
 // One service mesh engine. Thread-safe.
 typedef struct mesh mesh;
 
@@ -294,6 +342,12 @@ typedef struct mesh_cq mesh_cq;
 
 // Why a call failed. Free it with `mesh_error_free`.
 typedef struct mesh_error mesh_error;
+
+// A guard of the configuration. Thread-safe; a reload reaches it.
+typedef struct mesh_guard mesh_guard;
+
+// One call under a guard, of one thread at a time.
+typedef struct mesh_guard_call mesh_guard_call;
 
 // A request to be answered. One thread at a time.
 typedef struct mesh_inbound mesh_inbound;
@@ -430,6 +484,30 @@ typedef struct {
   // Given to the handler. Must stay valid until `mesh_close` returned.
   void *userdata;
 } mesh_listen_options;
+
+// What a program says about one call. Start from `MESH_INIT(mesh_guard_options)`.
+typedef struct {
+  // Size of this struct.
+  uint32_t struct_size;
+  // `MESH_GUARD_IDEMPOTENT`, `MESH_GUARD_NOT_IDEMPOTENT` or 0.
+  uint32_t flags;
+  // The program's own bound; 0: none.
+  int64_t timeout_ns;
+  // The request that is served by it; NULL: the one that is active on this thread.
+  const mesh_inbound *parent;
+} mesh_guard_options;
+
+// What to do next.
+typedef struct {
+  // `MESH_GUARD_PROCEED`, `MESH_GUARD_WAIT` or `MESH_GUARD_STOP`.
+  int32_t action;
+  // Attempts started so far.
+  uint32_t attempts;
+  // With PROCEED the time the attempt has (-1: no limit), with WAIT how long to wait, else 0.
+  int64_t time_ns;
+  // With STOP why there is no further attempt, as metrics name it. Borrowed from the call.
+  mesh_str reason;
+} mesh_guard_step;
 
 #ifdef __cplusplus
 extern "C" {
@@ -794,6 +872,44 @@ mesh_code mesh_inbound_activate(const mesh_inbound *inbound, mesh_error **err);
 
 // Ends what `mesh_inbound_activate` began, on the same thread.
 mesh_code mesh_inbound_deactivate(const mesh_inbound *inbound, mesh_error **err);
+
+// The guard that the configuration calls `name`.
+mesh_code mesh_guard_open(const mesh *mesh, mesh_str name, mesh_guard **guard, mesh_error **err);
+
+// Frees the guard; its calls go on. NULL is fine.
+void mesh_guard_free(mesh_guard *guard);
+
+// Begins a call: takes its place under the limit, or fails with `MESH_E_OVERLOADED`. Then alternate
+// `mesh_guard_next` and what it says. `options` may be NULL.
+mesh_code mesh_guard_begin(const mesh_guard *guard,
+                           const mesh_guard_options *options,
+                           mesh_guard_call **call,
+                           mesh_error **err);
+
+// Tells how the attempt ended (or `MESH_GUARD_READY` to start one) and what to do next. `retry_after_ns`
+// is the wait the callee asked for, -1 when it asked for none. Fails when the guard refuses an attempt
+// (`MESH_E_CIRCUIT_OPEN`, `MESH_E_TIMEOUT`) or was the one to end it (`MESH_E_ATTEMPT_TIMEOUT`): the call is
+// over then, and the error is its result.
+mesh_code mesh_guard_next(mesh_guard_call *call,
+                          int32_t outcome,
+                          int64_t retry_after_ns,
+                          mesh_guard_step *step,
+                          mesh_error **err);
+
+// What an error of the mesh that the function itself got means for its guard: a `MESH_GUARD_*` outcome.
+// `name` is the error's name, `flags` its flags.
+int32_t mesh_guard_outcome_of(mesh_str name, uint32_t flags);
+
+// Ends the call and frees it. Before its end it was given up. NULL is fine.
+void mesh_guard_end(mesh_guard_call *call);
+
+// Says one thing about the load of this process, until it is said anew: `utilization` (1.0: all it can; balancers
+// weigh by this), `cpu`, `memory`, `queue_depth`, or a name of your own. NaN takes it back. Responses tell it to
+// callers that ask (`listeners[].load_reports`), with the rates and requests in flight that the mesh counts.
+mesh_code mesh_load_report_set(const mesh *mesh,
+                               mesh_str name,
+                               double value,
+                               mesh_error **err);
 
 #ifdef __cplusplus
 }  // extern "C"

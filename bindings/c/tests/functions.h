@@ -41,6 +41,10 @@
   FALLIBLE(mesh_inbound_respond_stream, (NULL, 200, MESH_NONE, -1, NULL, &err))                   \
   FALLIBLE(mesh_inbound_activate, (NULL, &err))                                                   \
   FALLIBLE(mesh_inbound_deactivate, (NULL, &err))                                                 \
+  FALLIBLE(mesh_guard_open, (NULL, MESH_STR("a"), NULL, &err))                                    \
+  FALLIBLE(mesh_guard_begin, (NULL, NULL, NULL, &err))                                            \
+  FALLIBLE(mesh_guard_next, (NULL, 0, -1, NULL, &err))                                            \
+  FALLIBLE(mesh_load_report_set, (NULL, MESH_STR("utilization"), 0.5, &err))                       \
   PLAIN(mesh_strz, (NULL))                                                                        \
   PLAIN(mesh_live_handles, (0))                                                                   \
   PLAIN(mesh_error_code, (NULL))                                                                  \
@@ -87,4 +91,7 @@
   PLAIN(mesh_inbound_headers_packed, (NULL))                                                      \
   PLAIN(mesh_inbound_trailers_packed, (NULL))                                                     \
   PLAIN(mesh_inbound_free, (NULL))                                                                \
+  PLAIN(mesh_guard_free, (NULL))                                                                  \
+  PLAIN(mesh_guard_outcome_of, (MESH_STR("reset"), 0))                                            \
+  PLAIN(mesh_guard_end, (NULL))                                                                   \
   PLAIN(mesh_after_fork_child, ())

@@ -1,4 +1,6 @@
 // The server: handlers, queue events, what a request tells, and what is passed on to onward calls.
+#include <math.h>
+
 #include "world.h"
 
 static mesh_inbound *kept;
@@ -264,6 +266,29 @@ static void a_drain_ends_the_listener(world *w) {
   MUST(mesh_listener_wait(w->listener, &err));
 }
 
+// What the program says of its load reaches a caller that asks.
+static void a_caller_that_asks_is_told_the_load(world *w) {
+  MUST(mesh_load_report_set(w->mesh, MESH_STR("utilization"), 0.7, &err));
+  MUST(mesh_load_report_set(w->mesh, MESH_STR("queue_depth"), 4, &err));
+  MUST(mesh_load_report_set(w->mesh, MESH_STR("gpu"), 0.5, &err));
+  MUST(mesh_load_report_set(w->mesh, MESH_STR("gpu"), (double)NAN, &err));
+  MUST_FAIL(MESH_E_BAD_REQUEST, mesh_load_report_set(w->mesh, MESH_STR("cpu"), -1, &err));
+  for (int asks = 0; asks < 2; asks++) {
+    mesh_request *request = request_to(w, "GET", "http://echo/trace");
+    if (asks) MUST(mesh_request_header_add(request, MESH_STR("endpoint-load-metrics-format"), bytes_of("text"), &err));
+    mesh_response *response = NULL;
+    MUST(mesh_call(w->mesh, request, &response, &err));
+    mesh_bytes told = mesh_response_header(response, MESH_STR("endpoint-load-metrics"), 0);
+    char text[512] = "";
+    if (told.len < sizeof(text)) memcpy(text, told.ptr ? (const char *)told.ptr : "", told.len);
+    CHECK((strstr(text, "application_utilization=0.7") != NULL) == asks);
+    CHECK((strstr(text, "named_metrics.queue_depth=4") != NULL) == asks);
+    CHECK(strstr(text, "gpu") == NULL);
+    mesh_response_free(response);
+    mesh_request_free(request);
+  }
+}
+
 int main(void) {
   world w;
   world_open(&w, answer, &w, 3);
@@ -272,6 +297,7 @@ int main(void) {
   an_onward_call_continues_trace_and_deadline(&w);
   a_handler_may_keep_the_request_and_answer_later(&w);
   a_listener_must_be_of_the_configuration(&w);
+  a_caller_that_asks_is_told_the_load(&w);
   a_drain_ends_the_listener(&w);
   world_close(&w);
   requests_arrive_as_events_and_are_answered_by_ops();

@@ -10,6 +10,7 @@ mod context;
 mod errors;
 mod exchange;
 mod fork;
+mod guard;
 mod inbox;
 mod listening;
 mod mesh;
@@ -41,6 +42,8 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<body::BodyPipe>()?;
     module.add_class::<context::Context>()?;
     module.add_class::<exchange::Exchange>()?;
+    module.add_class::<guard::Guard>()?;
+    module.add_class::<guard::GuardCall>()?;
     module.add_class::<inbox::Inbox>()?;
     module.add_class::<listening::Listening>()?;
     module.add_class::<mesh::Mesh>()?;
@@ -48,5 +51,6 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<queue::Queue>()?;
     module.add_class::<request::Request>()?;
     module.add_class::<response::Response>()?;
+    module.add_function(wrap_pyfunction!(guard::outcome_of, module)?)?;
     module.add_function(wrap_pyfunction!(validate, module)?)
 }

@@ -14,6 +14,7 @@ use tokio::runtime::Handle;
 use crate::body::BodyPipe;
 use crate::errors::{config_to_python, guard, to_python};
 use crate::fork::Owned;
+use crate::guard::Guard;
 use crate::inbox::{Inbox, Intake};
 use crate::listening::Listening;
 use crate::op::{Op, submit};
@@ -93,6 +94,20 @@ impl Mesh {
             let listening = bound.map_err(|error| to_python(py, &error))?;
             Ok(Listening::new(listening, runtime))
         })
+    }
+
+    /// The guard called `name` in the configuration. Starts nothing.
+    fn guard(&self, py: Python<'_>, name: &str) -> PyResult<Guard> {
+        guard(py, || {
+            let found = self.parts(py)?.mesh.guard(name).map_err(|error| to_python(py, &error))?;
+            Ok(Guard::new(found))
+        })
+    }
+
+    /// Says one thing about the load of this process; None takes it back.
+    #[pyo3(signature = (name, value))]
+    fn report_load(&self, py: Python<'_>, name: &str, value: Option<f64>) -> PyResult<()> {
+        guard(py, || self.parts(py)?.mesh.load().set(name, value).map_err(|error| to_python(py, &error)))
     }
 
     /// Puts a new document in force, all or nothing.

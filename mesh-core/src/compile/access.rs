@@ -12,10 +12,10 @@ use crate::access::fact::Fact;
 use crate::access::rbac::{Effect, HeaderCondition, Pattern, Rule, Rules};
 use crate::config::access::{AccessRule, Action};
 use crate::config::document::Document;
-use crate::config::listener::{Listener, ListenerTls};
+use crate::config::listener::{Listener, ListenerTls, LoadReports as WrittenReports};
 use crate::config::policy::{Check, FailureMode as WrittenFailure};
 use crate::config::value::{Name, TextPattern};
-use crate::snapshot::{CheckPolicy, ListenerPolicy, TlsMode};
+use crate::snapshot::{CheckPolicy, ListenerPolicy, LoadReports, TlsMode};
 
 pub(super) fn compile(
     document: &Document,
@@ -38,6 +38,7 @@ pub(super) fn compile(
         let policy = ListenerPolicy {
             address: listener.address.as_ref().map(|address| address.as_str().to_owned()),
             tls: tls_mode(listener, document),
+            load_reports: load_reports(listener),
             is_forwarding: listener.forward,
             rules: compile_rules(document, problems),
             checks: mine.map(|(_, check)| check.clone()).collect(),
@@ -50,6 +51,17 @@ pub(super) fn compile(
 
 fn is_for(listeners: Option<&[Name]>, name: &str) -> bool {
     listeners.is_none_or(|listeners| listeners.iter().any(|listener| listener.as_str() == name))
+}
+
+/// An ingress answers for others: their reports pass, its own would be taken for theirs.
+fn load_reports(listener: &Listener) -> LoadReports {
+    match listener.load_reports {
+        Some(WrittenReports::Always) => LoadReports::Always,
+        Some(WrittenReports::OnRequest) => LoadReports::OnRequest,
+        Some(WrittenReports::Off) => LoadReports::Off,
+        None if listener.forward => LoadReports::Off,
+        None => LoadReports::OnRequest,
+    }
 }
 
 fn tls_mode(listener: &Listener, document: &Document) -> TlsMode {

@@ -10,7 +10,7 @@ use crate::cluster::outlier::OutlierConfig;
 use crate::cluster::picker::BalancerKind;
 use crate::config::cluster::{self as written, Balancer, TlsMode};
 use crate::config::document::Document;
-use crate::config::policy::{CircuitBreaker, Outlier};
+use crate::config::policy::{CircuitBreaker, Outlier, RetryBudget};
 use crate::endpoint::connect::{Protocol, Transport};
 use crate::endpoint::pool::PoolLimits;
 use crate::identity::spiffe_id::SpiffeId;
@@ -115,8 +115,7 @@ fn settings(cluster: &written::Cluster, document: &Document, context: &Context<'
         breaker: breaker_config(&breaker)?,
         outlier: outlier_config(&outlier),
         max_requests: limit.max_requests,
-        budget: BudgetConfig::new(budget.percent.fraction(), budget.min_per_second, budget.window.0)
-            .map_err(|error| error.to_string())?,
+        budget: budget_config(&budget)?,
         locality: document.node.locality.clone(),
         source,
         name,
@@ -136,7 +135,12 @@ fn source(cluster: &written::Cluster, context: &Context<'_>) -> Result<Source, S
     }
 }
 
-fn breaker_config(written: &CircuitBreaker) -> Result<BreakerConfig, String> {
+pub(super) fn budget_config(written: &RetryBudget) -> Result<BudgetConfig, String> {
+    BudgetConfig::new(written.percent.fraction(), written.min_per_second, written.window.0)
+        .map_err(|error| error.to_string())
+}
+
+pub(super) fn breaker_config(written: &CircuitBreaker) -> Result<BreakerConfig, String> {
     let backoff = Backoff::new(written.open.0, written.max_open.0).and_then(|wait| wait.with_jitter(Jitter::Equal));
     let rate = match (written.min_success_percent.fraction(), written.min_requests) {
         (share, requests) if share <= 0.0 || requests == 0 => None,

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::cluster::{Balancer, Cluster, Locality};
 use super::duration::TimeSpan;
+use super::guard::Guard;
 use super::identity::Identity;
 use super::listener::Listener;
 use super::policy::{CircuitBreaker, ConcurrencyLimit, Outlier, Policy, Retry, RetryBudget};
@@ -34,6 +35,9 @@ pub struct Document {
     pub routes: Vec<Route>,
     /// The inbound side: what this process listens on, and how.
     pub listeners: Vec<Listener>,
+    /// Plain functions that are called through a guard: retry, timeout, breaker and limit by name.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub guards: Vec<Guard>,
     /// Who may call: local access rules and remote checks.
     pub policy: Policy,
     /// What is logged, counted and traced, and where the admin page is.
@@ -50,6 +54,7 @@ impl Default for Document {
             clusters: Vec::new(),
             routes: Vec::new(),
             listeners: Vec::new(),
+            guards: Vec::new(),
             policy: Policy::default(),
             telemetry: Telemetry::default(),
         }

@@ -22,6 +22,22 @@ pub struct Listener {
     /// Whether requests are routed onward by `routes` (an ingress) instead of served here. Default: false.
     #[serde(default)]
     pub forward: bool,
+    /// When responses tell how loaded this process is (ORCA). Default: on_request, with `forward` off (ours; gRPC
+    /// and Envoy servers tell always once they are told to).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub load_reports: Option<LoadReports>,
+}
+
+/// When responses carry a load report: `endpoint-load-metrics`, for gRPC the trailer `endpoint-load-metrics-bin`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum LoadReports {
+    /// On every response.
+    Always,
+    /// When the request asks by `endpoint-load-metrics-format: TEXT`, `JSON` or `BIN`.
+    OnRequest,
+    /// Never.
+    Off,
 }
 
 /// Who may connect (Istio's PeerAuthentication modes).

@@ -11,6 +11,7 @@ pub mod diagnostic;
 pub mod dns;
 pub mod document;
 pub mod duration;
+pub mod guard;
 pub mod identity;
 pub mod listener;
 pub mod parse;

@@ -8,6 +8,8 @@ use std::time::Instant;
 use super::Core;
 use crate::access::check::RemoteCheck;
 use crate::cluster::group::Cluster;
+use crate::policy::circuit_breaker::State;
+use crate::policy::guard::{Counts, End, Guarded, RETRY_REFUSALS};
 use crate::telemetry::names::{label, metric};
 
 impl Core {
@@ -56,10 +58,13 @@ impl Core {
     }
 
     /// Registers what the present configuration names; series of what it no longer names end by themselves.
-    pub(super) fn register_named_gauges(&self) {
+    pub(super) fn register_named_gauges(self: &Arc<Self>) {
         let snapshot = self.snapshot.load();
         for cluster in snapshot.clusters.values() {
             self.register_cluster(cluster);
+        }
+        for name in snapshot.guards.keys() {
+            self.register_guard(name);
         }
         for policy in snapshot.listeners.values().flat_map(|listener| &listener.checks) {
             self.register_check(&policy.check);
@@ -86,6 +91,34 @@ impl Core {
         registry.gauge_fn(&metric::IN_FLIGHT, &outbound, of(|cluster, _| cluster.limit.in_flight() as usize));
     }
 
+    /// By name: a guard that changed is another value with the same counts.
+    fn register_guard(self: &Arc<Self>, name: &Arc<str>) {
+        let registry = &self.telemetry.registry;
+        let labels = [(label::GUARD, &**name)];
+        let of = |ask: fn(&Guarded, Instant) -> f64| {
+            let (core, name) = (Arc::downgrade(self), Arc::clone(name));
+            move || core.upgrade().and_then(|core| Some(ask(core.snapshot.load().guards.get(&name)?, core.clock.now())))
+        };
+        let count = |ask: Box<dyn Fn(&Counts) -> u64 + Send + Sync>| {
+            let (core, name) = (Arc::downgrade(self), Arc::clone(name));
+            move || core.upgrade().and_then(|core| Some(ask(core.snapshot.load().guards.get(&name)?.counts())))
+        };
+        registry.gauge_fn(&metric::GUARD_IN_FLIGHT, &labels, of(|guard, _| f64::from(guard.in_flight())));
+        registry.gauge_fn(&metric::GUARD_BUDGET, &labels, of(|guard, now| guard.budget_balance(now) as f64));
+        registry.gauge_fn(&metric::GUARD_BREAKER, &labels, of(|guard, now| breaker_number(guard.breaker_state(now))));
+        registry.counter_fn(&metric::GUARD_ATTEMPTS, &labels, count(Box::new(Counts::attempts)));
+        registry.counter_fn(&metric::GUARD_RETRIES, &labels, count(Box::new(Counts::retries)));
+        for end in End::ALL {
+            let labels = [(label::GUARD, &**name), (label::OUTCOME, end.as_str())];
+            registry.counter_fn(&metric::GUARD_CALLS, &labels, count(Box::new(move |counts| counts.calls(end))));
+        }
+        for reason in RETRY_REFUSALS {
+            let labels = [(label::GUARD, &**name), (label::REASON, reason)];
+            let ask = move |counts: &Counts| counts.refused().find(|(known, _)| *known == reason).map_or(0, |(_, n)| n);
+            registry.counter_fn(&metric::GUARD_RETRIES_REFUSED, &labels, count(Box::new(ask)));
+        }
+    }
+
     fn register_check(&self, check: &Arc<RemoteCheck>) {
         let registry = &self.telemetry.registry;
         let labels = [(label::CHECK, check.config().name.as_str())];
@@ -96,5 +129,14 @@ impl Core {
         registry.counter_fn(&metric::CHECK_CACHE_HITS, &labels, of(|check| check.stats().hits));
         registry.counter_fn(&metric::CHECK_CACHE_MISSES, &labels, of(|check| check.stats().misses));
         registry.counter_fn(&metric::CHECK_CALLS, &labels, of(|check| check.stats().calls));
+    }
+}
+
+/// As the metric's help says.
+const fn breaker_number(state: State) -> f64 {
+    match state {
+        State::Closed => 0.0,
+        State::HalfOpen => 1.0,
+        State::Open => 2.0,
     }
 }

@@ -8,6 +8,7 @@ use std::task::{Context, Poll};
 use bytes::Bytes;
 use http_body::{Body as HttpBody, Frame, SizeHint};
 
+use super::load::Reporting;
 use crate::body::Body;
 use crate::drain::RequestGuard;
 use crate::error::{BoxError, ErrorKind};
@@ -19,12 +20,12 @@ pub(super) fn counted(body: Body, counter: &Arc<AtomicU64>) -> Body {
 }
 
 /// A response body whose end closes the record and the drain's count.
-pub(super) fn recorded(body: Body, record: Record, guard: RequestGuard) -> Body {
+pub(super) fn recorded(body: Body, open: (Record, RequestGuard), reporting: Reporting) -> Body {
     if body.is_end_stream() {
-        record.end();
+        open.0.end();
         return body;
     }
-    Body::new(Recorded { inner: body, open: Some((record, guard)) })
+    Body::new(Recorded { inner: body, open: Some(open), reporting })
 }
 
 struct Counted {
@@ -35,6 +36,7 @@ struct Counted {
 struct Recorded {
     inner: Body,
     open: Option<(Record, RequestGuard)>,
+    reporting: Reporting,
 }
 
 impl HttpBody for Counted {
@@ -73,9 +75,12 @@ impl HttpBody for Recorded {
 
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         let this = self.get_mut();
-        let polled = Pin::new(&mut this.inner).poll_frame(cx);
-        match &polled {
+        let mut polled = Pin::new(&mut this.inner).poll_frame(cx);
+        match &mut polled {
             Poll::Ready(Some(Ok(frame))) => {
+                if let Some(trailers) = frame.trailers_mut() {
+                    this.reporting.trailers(trailers);
+                }
                 if let Some((record, _)) = this.open.as_mut() {
                     record.add_response_bytes(frame.data_ref().map_or(0, Bytes::len));
                     if let Some(trailers) = frame.trailers_ref() {

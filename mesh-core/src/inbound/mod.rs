@@ -26,6 +26,7 @@ use crate::telemetry::names::{label, metric};
 mod body;
 pub mod forward;
 pub mod listener;
+mod load;
 pub(crate) mod serve;
 
 /// The two ends of the connection a request arrived on; a request extension.

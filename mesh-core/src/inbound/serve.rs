@@ -15,6 +15,7 @@ use tower_service::Service;
 
 use super::body::{counted, recorded};
 use super::forward::{check_reply, local_reply};
+use super::load::Reporting;
 use super::{ConnectionAddress, Inbound};
 use crate::access::attributes::Attributes;
 use crate::access::check::CheckOutcome;
@@ -56,6 +57,7 @@ where
     let claimed = request.headers_mut().remove(PEER);
     let mut record = begin(inbound, &snapshot, &origin, (&request, claimed.as_ref()));
     let (version, grpc) = (request.version(), is_grpc(request.headers()));
+    let reporting = Reporting::of(core, policy.load_reports, request.headers(), grpc);
 
     let mut rng = core.randomness.generator();
     let trace = TraceContext::join(request.headers(), &mut rng, snapshot.sample_percent);
@@ -80,13 +82,14 @@ where
     };
 
     record.answered(response.status().as_u16(), response.headers());
+    reporting.head(response.status().as_u16(), response.headers_mut());
     if claimed.is_some() && core.telemetry.exchanges_peers {
         response.headers_mut().insert(PEER, core.telemetry.node.to_header());
     }
     if core.drain.phase() != Phase::Serving && version < Version::HTTP_2 {
         response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
-    response.map(|body| recorded(body, record, in_flight))
+    response.map(|body| recorded(body, (record, in_flight), reporting))
 }
 
 /// Why a request goes no further.

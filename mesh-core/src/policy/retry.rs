@@ -195,8 +195,34 @@ impl RetryState {
             return Err(StopReason::AttemptsExhausted);
         }
         let wait = self.wait(outcome, facts.wall, rng)?;
+        self.pay(wait, facts.deadline, now)
+    }
+
+    /// One more try of an operation that is not HTTP, which its guard found worth it and safe. `hint` is the
+    /// wait that the other side asked for.
+    pub(super) fn grant(
+        &mut self,
+        hint: Option<Duration>,
+        deadline: Option<Instant>,
+        now: Instant,
+        rng: &mut fastrand::Rng,
+    ) -> Result<Duration, StopReason> {
+        if self.used >= self.policy.retries {
+            return Err(StopReason::AttemptsExhausted);
+        }
+        let next_step = self.step + 1;
+        let length = match hint {
+            Some(hint) if hint > self.policy.hint_cap => return Err(StopReason::NoTime),
+            Some(hint) => hint,
+            None => self.policy.backoff.delay(next_step, rng),
+        };
+        self.pay(Wait { length, next_step }, deadline, now)
+    }
+
+    /// The questions that depend on time and on other requests.
+    fn pay(&mut self, wait: Wait, deadline: Option<Instant>, now: Instant) -> Result<Duration, StopReason> {
         // Nothing would be left for the attempt: answer now instead of sleeping into the deadline.
-        if facts.deadline.is_some_and(|deadline| wait.length >= deadline.saturating_duration_since(now)) {
+        if deadline.is_some_and(|deadline| wait.length >= deadline.saturating_duration_since(now)) {
             return Err(StopReason::NoTime);
         }
         self.budget.withdraw(now).map_err(|_| StopReason::BudgetEmpty)?;

@@ -97,6 +97,28 @@ pub mod metric {
     /// Panic mode.
     pub const PANIC: Metric =
         Metric::new("libmesh_panic", "1 while too few endpoints are healthy and health is ignored.");
+    /// Guarded calls.
+    pub const GUARD_CALLS: Metric = Metric::new("libmesh_guard_calls_total", "Guarded calls that ended, by outcome.");
+    /// Attempts of guarded calls.
+    pub const GUARD_ATTEMPTS: Metric =
+        Metric::new("libmesh_guard_attempts_total", "Attempts of guarded calls, the first of each included.");
+    /// Retries of guarded calls.
+    pub const GUARD_RETRIES: Metric = Metric::new("libmesh_guard_retries_total", "Retries of guarded calls.");
+    /// Retries of guarded calls not made.
+    pub const GUARD_RETRIES_REFUSED: Metric = Metric::new(
+        "libmesh_guard_retries_refused_total",
+        "Retries of guarded calls that were wanted and not made, by what forbade them.",
+    );
+    /// Guarded calls in flight.
+    pub const GUARD_IN_FLIGHT: Metric = Metric::new("libmesh_guard_calls_in_flight", "Guarded calls in flight.");
+    /// Retry budget of a guard.
+    pub const GUARD_BUDGET: Metric =
+        Metric::new("libmesh_guard_retry_budget_balance", "Retries the budget of a guard still allows.");
+    /// Circuit breaker of a guard.
+    pub const GUARD_BREAKER: Metric = Metric::new(
+        "libmesh_guard_circuit_breaker_state",
+        "Circuit breaker of a guard: 0 closed, 1 half open, 2 open.",
+    );
     /// Open connections.
     pub const POOL_CONNECTIONS: Metric =
         Metric::new("libmesh_pool_connections", "Open connections of a cluster, by state.");
@@ -187,6 +209,8 @@ pub mod label {
     pub const ENDPOINT: &str = "endpoint";
     /// Name of a listener.
     pub const LISTENER: &str = "listener";
+    /// Name of a guard.
+    pub const GUARD: &str = "guard";
     /// Name of a check.
     pub const CHECK: &str = "check";
     /// Name of a metric.

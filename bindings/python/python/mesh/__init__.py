@@ -40,6 +40,7 @@ from mesh._errors import (
     TransportError,
     UsageError,
 )
+from mesh._guard import Guard
 from mesh._headers import Headers
 from mesh._mesh import Mesh
 from mesh._native import Context, __version__, validate
@@ -65,6 +66,7 @@ __all__ = [
     "Denied",
     "Diagnostic",
     "ForkedError",
+    "Guard",
     "Headers",
     "InternalError",
     "Mesh",

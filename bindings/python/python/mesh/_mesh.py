@@ -10,7 +10,7 @@ import asyncio
 import atexit
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 from weakref import WeakSet
@@ -18,6 +18,7 @@ from weakref import WeakSet
 from mesh import _native, _wait
 from mesh._client import AsyncClient, Client
 from mesh._errors import ClosedError, ConfigError
+from mesh._guard import Guard
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -73,6 +74,24 @@ class Mesh:
         """A client for asyncio."""
         return AsyncClient(self)
 
+    def guard(
+        self,
+        name: str,
+        *,
+        retry_on: tuple[type[Exception], ...] = (ConnectionError, TimeoutError),
+        expected: tuple[type[Exception], ...] = (),
+        idempotent: bool | None = None,
+        timeout: float | None = None,
+    ) -> Guard:
+        """The guard that the configuration calls `name`, a decorator for `def` and `async def`.
+
+        `retry_on`: failures that may not happen another time. After such a failure the function may have
+        acted, so it is repeated only if it is `idempotent`, by this argument or by the configuration; a
+        refused connection always is. `expected`: answers, not failures (KeyError of a look-up, say). Errors
+        of the mesh speak for themselves. `timeout` bounds the whole call, in seconds.
+        """
+        return Guard(self, name, retry_on=retry_on, expected=expected, idempotent=idempotent, timeout=timeout)
+
     def serve(self, app: Any, listener: str = "inbound", **options: Unpack[ServeOptions]) -> None:
         """Serves a WSGI or ASGI application on the mesh's listener until Ctrl-C, SIGTERM or `close`."""
         from mesh._serve import serve_blocking
@@ -99,6 +118,28 @@ class Mesh:
         """What a support engineer asks for."""
         status: dict[str, Any] = json.loads(self._current().status())
         return status
+
+    def report_load(
+        self,
+        *,
+        utilization: float | None = None,
+        cpu: float | None = None,
+        memory: float | None = None,
+        queue_depth: float | None = None,
+        metrics: Mapping[str, float | None] | None = None,
+    ) -> None:
+        """Says how loaded this process is, until it is said anew; what is left out stays as it was.
+
+        `utilization`: 1.0 is all it can, by its own measure; balancers weigh by this. `metrics`: by names of
+        your own; None takes one back. Responses tell it to callers that ask (`listeners[].load_reports`).
+        """
+        said = {"utilization": utilization, "cpu": cpu, "memory": memory, "queue_depth": queue_depth}
+        native = self._current()
+        for name, value in said.items():
+            if value is not None:
+                native.report_load(name, value)
+        for name, value in (metrics or {}).items():
+            native.report_load(name, value)
 
     def metrics_text(self) -> str:
         """All metrics in Prometheus' text format."""

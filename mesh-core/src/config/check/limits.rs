@@ -5,6 +5,7 @@ use crate::config::cluster::Cluster;
 use crate::config::diagnostic::Path;
 use crate::config::document::{Defaults, Document};
 use crate::config::duration::TimeSpan;
+use crate::config::guard::{Guard, GuardRetry};
 use crate::config::policy::{Check, CircuitBreaker, Outlier, Retry, RetryBudget};
 use crate::config::route::Rule;
 
@@ -22,6 +23,10 @@ pub(super) fn check(document: &Document, report: &mut Report<'_>) {
     let clusters = Path::ROOT.field("clusters");
     for (index, cluster) in document.clusters.iter().enumerate() {
         check_cluster(cluster, defaults, &clusters.index(index), report);
+    }
+    let guards = Path::ROOT.field("guards");
+    for (index, guard) in document.guards.iter().enumerate() {
+        check_guard(guard, defaults, &guards.index(index), report);
     }
     let policy = Path::ROOT.field("policy");
     let checks = policy.field("checks");
@@ -66,6 +71,22 @@ fn check_cluster(cluster: &Cluster, defaults: &Defaults, path: &Path<'_>, report
     }
 }
 
+fn check_guard(guard: &Guard, defaults: &Defaults, path: &Path<'_>, report: &mut Report<'_>) {
+    if guard.timeout.is_some() || guard.attempt_timeout.is_some() {
+        let timeout = guard.timeout.unwrap_or(defaults.timeout);
+        check_attempt(timeout, guard.attempt_timeout.unwrap_or(defaults.attempt_timeout), path, report);
+    }
+    if guard.retry != GuardRetry::default() {
+        check_waits(&guard.retry.over(&defaults.retry), &path.field("retry"), report);
+    }
+    if let Some(budget) = &guard.retry_budget {
+        check_budget(&budget.over(&defaults.retry_budget), &path.field("retry_budget"), report);
+    }
+    if let Some(breaker) = &guard.circuit_breaker {
+        check_breaker(&breaker.over(&defaults.circuit_breaker), &path.field("circuit_breaker"), report);
+    }
+}
+
 fn check_check(check: &Check, path: &Path<'_>, report: &mut Report<'_>) {
     not_zero(check.timeout, &path.field("timeout"), report);
     let Some(cache) = &check.cache else { return };
@@ -89,6 +110,10 @@ fn check_retry(retry: &Retry, path: &Path<'_>, report: &mut Report<'_>) {
             "write `attempts: 0` to switch them off",
         );
     }
+    check_waits(retry, path, report);
+}
+
+fn check_waits(retry: &Retry, path: &Path<'_>, report: &mut Report<'_>) {
     not_zero(retry.base, &path.field("base"), report);
     ordered(("base", retry.base), ("max", retry.max), path, report);
 }

@@ -14,6 +14,7 @@ pub(super) fn check(document: &Document, report: &mut Report<'_>) {
     once("cluster", &root.field("clusters"), document.clusters.iter().map(|cluster| Some(&cluster.name)), report);
     once("listener", &root.field("listeners"), document.listeners.iter().map(|listener| Some(&listener.name)), report);
     once("route", &root.field("routes"), document.routes.iter().map(|route| route.name.as_ref()), report);
+    once("guard", &root.field("guards"), document.guards.iter().map(|guard| Some(&guard.name)), report);
     check_hosts(document, report);
     let policy = root.field("policy");
     let listeners: Vec<&str> = document.listeners.iter().map(|listener| listener.name.as_str()).collect();

@@ -1,0 +1,41 @@
+//! Guards: defaults are filled in, live state is carried over by name.
+
+use std::sync::Arc;
+
+use super::Context;
+use super::cluster::{breaker_config, budget_config};
+use super::route::retry_policy;
+use crate::config::document::Document;
+use crate::config::guard as written;
+use crate::policy::guard::{Guarded, Terms};
+
+/// Compiles one guard; the same text as before gives the same guard.
+pub(super) fn compile(
+    guard: &written::Guard,
+    document: &Document,
+    context: &Context<'_>,
+) -> Result<Arc<Guarded>, String> {
+    let terms = terms(guard, document)?;
+    let previous = context.previous.and_then(|previous| previous.guards.get(guard.name.as_str()));
+    match previous {
+        Some(previous) if previous.terms == terms => Ok(Arc::clone(previous)),
+        _ => Ok(Arc::new(Guarded::new(terms, previous.map(|previous| &**previous), context.clock.now()))),
+    }
+}
+
+fn terms(guard: &written::Guard, document: &Document) -> Result<Terms, String> {
+    let defaults = &document.defaults;
+    let limit = guard.concurrency_limit.clone().unwrap_or_default().over(&defaults.concurrency_limit);
+    let breaker = guard.circuit_breaker.clone().unwrap_or_default().over(&defaults.circuit_breaker);
+    let budget = guard.retry_budget.clone().unwrap_or_default().over(&defaults.retry_budget);
+    Ok(Terms {
+        name: guard.name.as_str().into(),
+        timeout: guard.timeout.unwrap_or(defaults.timeout).nonzero(),
+        attempt_timeout: guard.attempt_timeout.unwrap_or(defaults.attempt_timeout).nonzero(),
+        retry: Arc::new(retry_policy(&guard.retry.over(&defaults.retry))?),
+        breaker: breaker_config(&breaker)?,
+        max_in_flight: limit.max_requests,
+        budget: budget_config(&budget)?,
+        idempotent: guard.idempotent,
+    })
+}

@@ -1,0 +1,80 @@
+//! Load reports on responses.
+//!
+//! Decides: whether a response carries one, and in which form. A request asks by the header
+//! `endpoint-load-metrics-format` (TEXT, JSON or BIN), as ORCA servers such as vLLM and Triton know it; gRPC's
+//! and Envoy's own servers always tell once told to, which is `load_reports: always`.
+//! Never: replaces a report that the application wrote itself. Invariant: a gRPC call is told in its trailers
+//! (gRFC A51), everything else in the head.
+
+use std::sync::Arc;
+
+use http::header::{Entry, HeaderName};
+use http::{HeaderMap, HeaderValue};
+
+use crate::core::Core;
+use crate::load_report::{Form, HEADER, TRAILER};
+use crate::policy::verdict::Verdict;
+use crate::snapshot::LoadReports;
+
+/// What is said on one response.
+pub(super) struct Reporting {
+    core: Arc<Core>,
+    form: Option<Form>,
+    is_grpc: bool,
+}
+
+impl Reporting {
+    /// What a request gets to know.
+    pub(super) fn of(core: &Arc<Core>, mode: LoadReports, request: &HeaderMap, is_grpc: bool) -> Self {
+        let asked = request.get(FORMAT).and_then(|format| format.to_str().ok()).and_then(Form::named);
+        let form = match mode {
+            LoadReports::Off => None,
+            LoadReports::OnRequest => asked,
+            LoadReports::Always => asked.or(Some(Form::Text)),
+        };
+        Self { core: Arc::clone(core), form, is_grpc }
+    }
+
+    /// Counts the answer, and reports in its head unless that is for the trailers.
+    pub(super) fn head(&self, status: u16, headers: &mut HeaderMap) {
+        let over = grpc_status(headers).filter(|_| self.is_grpc);
+        self.core.load.served(is_error(status, over), self.core.clock.now());
+        match self.form {
+            // A trailers-only response has no other trailers.
+            Some(_) if self.is_grpc && over.is_some() => self.put(headers, TRAILER, Form::Binary),
+            Some(form) if !self.is_grpc => self.put(headers, HEADER, form),
+            _ => {}
+        }
+    }
+
+    /// Counts a late failure, and reports in the trailers of a gRPC call.
+    pub(super) fn trailers(&self, trailers: &mut HeaderMap) {
+        if !self.is_grpc {
+            return;
+        }
+        if is_error(200, grpc_status(trailers)) {
+            self.core.load.failed_late(self.core.clock.now());
+        }
+        if self.form.is_some() {
+            self.put(trailers, TRAILER, Form::Binary);
+        }
+    }
+
+    fn put(&self, headers: &mut HeaderMap, name: &'static str, form: Form) {
+        let Entry::Vacant(place) = headers.entry(HeaderName::from_static(name)) else { return };
+        let report = self.core.load.report(self.core.drain.requests(), self.core.clock.now());
+        let value = if name == TRAILER { report.to_trailer() } else { report.to_header_as(form) };
+        place.insert(value);
+    }
+}
+
+fn is_error(status: u16, grpc_status: Option<u16>) -> bool {
+    matches!(Verdict::of_response(status, grpc_status), Verdict::ServerError | Verdict::GatewayError)
+}
+
+fn grpc_status(headers: &HeaderMap) -> Option<u16> {
+    headers.get("grpc-status").and_then(|value: &HeaderValue| value.to_str().ok()).and_then(|text| text.parse().ok())
+}
+
+/// Asks for a report and says in which form.
+const FORMAT: HeaderName = HeaderName::from_static("endpoint-load-metrics-format");
