@@ -6,6 +6,7 @@
 //! Invariant: whatever is not clearly an approval is a denial, unless a rule was written to fail open.
 
 pub mod attributes;
+pub mod authorization;
 pub mod cache;
 pub mod check;
 pub mod fact;

@@ -339,6 +339,10 @@ impl<'a> Facts<'a> {
             source_address: address.map(|address| address.remote),
             destination_address: address.map(|address| address.local),
             request_id: &self.request_id,
+            remote_address: None,
+            sni: None,
+            claims: None,
+            is_tcp: false,
             time: self.time,
         }
     }

@@ -1,0 +1,165 @@
+//! AuthorizationPolicy as Istio's users write it (`security.istio.io`, v1 and v1beta1).
+//!
+//! Decides: nothing. Never: ignores a field it does not know inside `spec`: what it would have demanded
+//! must not be lost silently. `metadata` may hold what Kubernetes puts there.
+
+use std::collections::BTreeMap;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// One document.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub struct AuthorizationPolicy {
+    /// `security.istio.io/v1` or `security.istio.io/v1beta1`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub api_version: Option<String>,
+    /// `AuthorizationPolicy`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kind: Option<String>,
+    /// Name, namespace, annotations.
+    pub metadata: Metadata,
+    /// What it demands.
+    #[serde(default)]
+    pub spec: Spec,
+}
+
+/// The part of the metadata that counts.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+pub struct Metadata {
+    /// The policy's name.
+    pub name: String,
+    /// Its namespace. Default: ours.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub namespace: Option<String>,
+    /// `istio.io/dry-run: "true"` only reports.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub annotations: BTreeMap<String, String>,
+}
+
+/// What a policy demands.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Spec {
+    /// The workloads it holds for. Default: all of its namespace.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub selector: Option<Selector>,
+    /// What a match does. Default: ALLOW (Istio).
+    pub action: Action,
+    /// Who decides, for CUSTOM.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub provider: Option<Provider>,
+    /// One of them has to match. None: the policy never matches.
+    pub rules: Vec<Rule>,
+}
+
+/// Labels a workload must have.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields, rename_all = "camelCase")]
+pub struct Selector {
+    /// All of them.
+    pub match_labels: BTreeMap<String, String>,
+}
+
+/// What a match does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "UPPERCASE")]
+pub enum Action {
+    /// Lets in.
+    #[default]
+    Allow,
+    /// Refuses.
+    Deny,
+    /// Marks.
+    Audit,
+    /// Asks the provider.
+    Custom,
+}
+
+/// Who decides.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Provider {
+    /// The name of a check of this configuration.
+    pub name: String,
+}
+
+/// One rule: one `from`, one `to` and all `when`.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Rule {
+    /// Who; one of them. None: anybody.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub from: Vec<From>,
+    /// What; one of them. None: anything.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub to: Vec<To>,
+    /// Further conditions; all of them.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub when: Vec<When>,
+}
+
+/// A source.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct From {
+    /// Who.
+    pub source: Source,
+}
+
+/// An operation.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct To {
+    /// What.
+    pub operation: Operation,
+}
+
+/// Who sends: all fields that are there, one value of each.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields, rename_all = "camelCase")]
+#[allow(missing_docs)]
+pub struct Source {
+    pub principals: Vec<String>,
+    pub not_principals: Vec<String>,
+    pub request_principals: Vec<String>,
+    pub not_request_principals: Vec<String>,
+    pub namespaces: Vec<String>,
+    pub not_namespaces: Vec<String>,
+    pub service_accounts: Vec<String>,
+    pub not_service_accounts: Vec<String>,
+    pub trust_domains: Vec<String>,
+    pub not_trust_domains: Vec<String>,
+    pub ip_blocks: Vec<String>,
+    pub not_ip_blocks: Vec<String>,
+    pub remote_ip_blocks: Vec<String>,
+    pub not_remote_ip_blocks: Vec<String>,
+}
+
+/// What is asked for: all fields that are there, one value of each.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields, rename_all = "camelCase")]
+#[allow(missing_docs)]
+pub struct Operation {
+    pub hosts: Vec<String>,
+    pub not_hosts: Vec<String>,
+    pub ports: Vec<String>,
+    pub not_ports: Vec<String>,
+    pub methods: Vec<String>,
+    pub not_methods: Vec<String>,
+    pub paths: Vec<String>,
+    pub not_paths: Vec<String>,
+}
+
+/// A further condition.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields, rename_all = "camelCase")]
+pub struct When {
+    /// What it looks at, as `request.headers[x-token]`.
+    pub key: String,
+    /// One of them fits.
+    pub values: Vec<String>,
+    /// None of them fits.
+    pub not_values: Vec<String>,
+}
