@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
+use crate::access::authorization::Policies;
 use crate::access::check::RemoteCheck;
 use crate::access::rbac::Rules;
 use crate::cluster::group::Cluster;
@@ -89,6 +90,8 @@ pub struct ListenerPolicy {
     pub is_forwarding: bool,
     /// Local rules.
     pub rules: Rules,
+    /// Istio's authorization policies.
+    pub authorization: Arc<Policies>,
     /// Remote checks, in the order they are asked.
     pub checks: Vec<CheckPolicy>,
 }
@@ -100,6 +103,8 @@ pub struct CheckPolicy {
     pub check: Arc<RemoteCheck>,
     /// Empty: every request.
     pub matches: Vec<RequestMatch>,
+    /// Whether it is asked only where an authorization policy names it.
+    pub is_provider_only: bool,
     /// The cluster of the policy server.
     pub cluster: Arc<str>,
 }

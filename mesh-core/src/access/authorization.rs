@@ -11,7 +11,6 @@
 
 mod cidr;
 mod condition;
-pub mod document;
 mod field;
 mod path_template;
 mod read;

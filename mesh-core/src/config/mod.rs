@@ -5,6 +5,7 @@
 //! Invariant: a [`Document`] that left [`parse`] has no dangling reference and no malformed value.
 
 pub mod access;
+pub mod authorization;
 pub mod check;
 pub mod cluster;
 pub mod diagnostic;
@@ -21,6 +22,7 @@ pub mod tree;
 pub mod value;
 
 pub use access::{Access, AccessRule, Action};
+pub use authorization::{Authorization, AuthorizationPolicy};
 pub use cluster::{Balancer, Cluster, ClusterTls, Endpoint, Locality, Protocol, ServiceNames, TlsMode, Workload};
 pub use diagnostic::{Diagnostic, Path, Severity};
 pub use document::{Defaults, Document, Node};

@@ -9,6 +9,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::access::Access;
+use super::authorization::Authorization;
 use super::duration::TimeSpan;
 use super::route::Matches;
 use super::value::{HeaderName, Name, Percent, TextValue, ValueError, text_serde};
@@ -19,6 +20,8 @@ use super::value::{HeaderName, Name, Percent, TextValue, ValueError, text_serde}
 pub struct Policy {
     /// Local access rules.
     pub access: Access,
+    /// Istio's authorization policies.
+    pub authorization: Authorization,
     /// Remote decisions, asked in this order after the local rules allowed.
     pub checks: Vec<Check>,
 }
@@ -179,6 +182,9 @@ pub struct Check {
     /// The requests it guards. Default: all.
     #[serde(default, rename = "match", skip_serializing_if = "Matches::is_any")]
     pub matches: Matches,
+    /// Whether it is asked only where an authorization policy of action CUSTOM names it. Default: false.
+    #[serde(default)]
+    pub provider_only: bool,
     /// Time for an answer. Default: 200ms (Envoy).
     #[serde(default = "default_check_timeout")]
     pub timeout: TimeSpan,

@@ -17,6 +17,7 @@ use super::body::{counted, recorded};
 use super::forward::{check_reply, local_reply};
 use super::{ConnectionAddress, Inbound};
 use crate::access::attributes::Attributes;
+use crate::access::authorization::Ruling;
 use crate::access::check::CheckOutcome;
 use crate::access::rbac::Decision;
 use crate::access::verdict::{Verdict, apply_to_response};
@@ -109,19 +110,13 @@ async fn admit(
         return Err(refused(ErrorKind::Timeout, "the caller's deadline had passed on arrival".to_owned()));
     }
     let facts = Facts::of(inbound, origin, request, context)?;
-    if let Decision::Deny { rule, reason } = policy.rules.decide(&facts.attributes(request.headers())) {
-        inbound.decisions.denied.inc();
-        return Err(refused(
-            ErrorKind::Denied,
-            format!("access rule {}: {}", rule.unwrap_or("default"), reason.as_str()),
-        ));
-    }
+    judge(policy, &facts.attributes(request.headers())).inspect_err(|_| inbound.decisions.denied.inc())?;
     let mut verdicts = Vec::new();
-    for policy in &policy.checks {
-        let head = RequestHead::new(&facts.method, request.uri(), request.headers());
-        if !policy.matches.is_empty() && first_match(&policy.matches, head).is_none() {
+    for check in &policy.checks {
+        if !is_asked(check, policy, (&facts, request)) {
             continue;
         }
+        let policy = check;
         let outcome = ask(inbound, policy, &facts.attributes(request.headers()), (origin, context)).await;
         if !outcome.is_allowed() {
             inbound.decisions.check_denied.inc();
@@ -132,6 +127,35 @@ async fn admit(
     }
     inbound.decisions.allowed.inc();
     Ok(verdicts)
+}
+
+/// Local rules and Istio's policies: both have to let the request pass.
+fn judge(policy: &ListenerPolicy, attributes: &Attributes<'_>) -> Result<(), Refused> {
+    if let Decision::Deny { rule, reason } = policy.rules.decide(attributes) {
+        let why = format!("access rule {}: {}", rule.unwrap_or("default"), reason.as_str());
+        return Err(refused(ErrorKind::Denied, why));
+    }
+    for reported in policy.authorization.reported(attributes) {
+        tracing::info!(policy = %reported.name, action = ?reported.action, dry_run = reported.is_dry_run, "policy matches");
+    }
+    match policy.authorization.rule(attributes) {
+        Ruling::Allow(_) => Ok(()),
+        Ruling::Deny(by) => {
+            let why = by.map_or_else(|| "no ALLOW policy matches".to_owned(), |name| format!("DENY policy {name}"));
+            Err(refused(ErrorKind::Denied, format!("authorization: {why}")))
+        }
+    }
+}
+
+/// A check asks about the requests it matches, or those an authorization policy hands to it.
+fn is_asked(check: &CheckPolicy, policy: &ListenerPolicy, about: (&Facts<'_>, &Request<Body>)) -> bool {
+    let (facts, request) = about;
+    if check.is_provider_only {
+        let name = &check.check.config().name;
+        return policy.authorization.providers(&facts.attributes(request.headers())).any(|(asked, _)| asked == name);
+    }
+    let head = RequestHead::new(&facts.method, request.uri(), request.headers());
+    check.matches.is_empty() || first_match(&check.matches, head).is_some()
 }
 
 /// The policy server is a cluster like any other: balanced, retried, with breakers and telemetry.

@@ -7,11 +7,11 @@ use std::sync::Arc;
 
 use super::cidr::Cidr;
 use super::condition::{Condition, Test};
-use super::document as written;
 use super::field::Field;
 use super::path_template::PathTemplate;
 use super::{Action, MeshNames, Policies, Policy, Rule, Workload};
 use crate::access::rbac::Pattern;
+use crate::config::authorization as written;
 
 /// Something wrong with a document: where, and what to do.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 
 use serde_json::Value;
 
-use super::document::AuthorizationPolicy;
 use super::*;
 use crate::access::AttributesBuf;
+use crate::config::authorization::AuthorizationPolicy;
 use crate::policy::vectors::{cases, text};
 
 const VECTORS: &str = include_str!("../../../../tests/vectors/authorization_policy.json");

@@ -8,6 +8,24 @@ use std::collections::BTreeMap;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+/// Istio's authorization policies, besides the local access rules: a request has to pass both.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Authorization {
+    /// The documents, as `kubectl` would take them. Those of other namespaces and workloads are read and left alone.
+    pub policies: Vec<AuthorizationPolicy>,
+    /// Policies of this namespace hold for every namespace. Default: istio-system (Istio).
+    pub root_namespace: String,
+    /// Further trust domains that count as ours in a policy's principals. Ours is the identity's.
+    pub trust_domain_aliases: Vec<String>,
+}
+
+impl Default for Authorization {
+    fn default() -> Self {
+        Self { policies: Vec::new(), root_namespace: "istio-system".to_owned(), trust_domain_aliases: Vec::new() }
+    }
+}
+
 /// One document.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
