@@ -18,6 +18,7 @@ use crate::time::Clock;
 
 mod access;
 mod cluster;
+mod limit;
 pub(crate) mod problems;
 mod route;
 

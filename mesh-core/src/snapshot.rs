@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 
 use crate::access::authorization::Policies;
 use crate::access::check::RemoteCheck;
+use crate::access::limit::LocalLimit;
 use crate::access::rbac::Rules;
 use crate::cluster::group::Cluster;
 use crate::config::document::Document;
@@ -92,6 +93,8 @@ pub struct ListenerPolicy {
     pub rules: Rules,
     /// Istio's authorization policies.
     pub authorization: Arc<Policies>,
+    /// Local rate limits; each has to have a token.
+    pub limits: Vec<Arc<LocalLimit>>,
     /// Remote checks, in the order they are asked.
     pub checks: Vec<CheckPolicy>,
 }

@@ -10,6 +10,7 @@ pub mod authorization;
 pub mod cache;
 pub mod check;
 pub mod fact;
+pub mod limit;
 pub mod rbac;
 pub mod verdict;
 

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::Context;
+use super::limit;
 use super::problems::Problems;
 use super::route::{compile_header, compile_matches};
 use crate::access::authorization::{self, MeshNames, Policies, Workload};
@@ -28,6 +29,7 @@ pub(super) fn compile(
     for (index, written) in document.policy.checks.iter().enumerate() {
         checks.extend(problems.note(format!("policy.checks[{index}]"), compile_check(written, document, context)));
     }
+    let limits = limit::compile(document, context, problems);
     let authorization = compile_authorization(document, problems);
     let mut listeners = BTreeMap::new();
     for listener in &document.listeners {
@@ -44,6 +46,11 @@ pub(super) fn compile(
             is_forwarding: listener.forward,
             rules: compile_rules(document, problems),
             authorization: Arc::clone(&authorization),
+            limits: limits
+                .iter()
+                .filter(|(listeners, _)| is_for(listeners.as_deref(), &name))
+                .map(|(_, limit)| Arc::clone(limit))
+                .collect(),
             checks: mine.map(|(_, check)| check.clone()).collect(),
             name: Arc::clone(&name),
         };

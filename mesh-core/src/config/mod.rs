@@ -15,6 +15,7 @@ pub mod identity;
 pub mod listener;
 pub mod parse;
 pub mod policy;
+pub mod rate_limit;
 pub mod route;
 pub mod schema;
 pub mod telemetry;
@@ -35,6 +36,7 @@ pub use policy::{
     ConcurrencyLimitOverride, FailureMode, Outlier, OutlierOverride, Policy, Retry, RetryBudget, RetryBudgetOverride,
     RetryCondition, RetryOverride,
 };
+pub use rate_limit::RateLimit;
 pub use route::{Backend, HeaderMatch, Matches, PathMatch, QueryMatch, RequestMatch, Rewrite, Route, Rule, Test};
 pub use schema::json_schema;
 pub use telemetry::{AccessLog, Admin, LogTarget, Metrics, Telemetry, Tracing};

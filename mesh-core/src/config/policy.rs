@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use super::access::Access;
 use super::authorization::Authorization;
 use super::duration::TimeSpan;
+use super::rate_limit::RateLimit;
 use super::route::Matches;
 use super::value::{HeaderName, Name, Percent, TextValue, ValueError, text_serde};
 
@@ -22,6 +23,8 @@ pub struct Policy {
     pub access: Access,
     /// Istio's authorization policies.
     pub authorization: Authorization,
+    /// How many requests may come in, in a span of time.
+    pub rate_limits: Vec<RateLimit>,
     /// Remote decisions, asked in this order after the local rules allowed.
     pub checks: Vec<Check>,
 }
@@ -243,6 +246,8 @@ pub enum CacheAttribute {
     Query,
     /// The caller's SPIFFE ID.
     Principal,
+    /// The peer's IP address.
+    SourceIp,
     /// The listener's name.
     Listener,
     /// The value of one header.
@@ -251,7 +256,7 @@ pub enum CacheAttribute {
 
 impl TextValue for CacheAttribute {
     const FORMAT: &'static str = "cache-attribute";
-    const EXPECTED: &'static str = "one of method, path, host, query, principal, listener, header:NAME";
+    const EXPECTED: &'static str = "one of method, path, host, query, principal, source.ip, listener, header:NAME";
 
     fn parse(text: &str) -> Result<Self, ValueError> {
         Ok(match text {
@@ -260,6 +265,7 @@ impl TextValue for CacheAttribute {
             "host" => Self::Host,
             "query" => Self::Query,
             "principal" => Self::Principal,
+            "source.ip" => Self::SourceIp,
             "listener" => Self::Listener,
             other => match other.strip_prefix("header:") {
                 Some(name) => Self::Header(HeaderName::parse(name)?),
@@ -277,6 +283,7 @@ impl fmt::Display for CacheAttribute {
             Self::Host => f.write_str("host"),
             Self::Query => f.write_str("query"),
             Self::Principal => f.write_str("principal"),
+            Self::SourceIp => f.write_str("source.ip"),
             Self::Listener => f.write_str("listener"),
             Self::Header(name) => write!(f, "header:{name}"),
         }

@@ -110,6 +110,7 @@ async fn admit(
         return Err(refused(ErrorKind::Timeout, "the caller's deadline had passed on arrival".to_owned()));
     }
     let facts = Facts::of(inbound, origin, request, context)?;
+    limit(inbound, policy, (&facts, request))?;
     judge(policy, &facts.attributes(request.headers())).inspect_err(|_| inbound.decisions.denied.inc())?;
     let mut verdicts = Vec::new();
     for check in &policy.checks {
@@ -127,6 +128,27 @@ async fn admit(
     }
     inbound.decisions.allowed.inc();
     Ok(verdicts)
+}
+
+/// Every limit that counts the request takes a token, also after one had none left: each counts for itself.
+fn limit(inbound: &Inbound, policy: &ListenerPolicy, about: (&Facts<'_>, &Request<Body>)) -> Result<(), Refused> {
+    let (facts, request) = about;
+    if policy.limits.is_empty() {
+        return Ok(());
+    }
+    let attributes = facts.attributes(request.headers());
+    let (now, mut rng) = (inbound.core.clock.now(), inbound.core.randomness.generator());
+    let mut refused = None;
+    for limit in &policy.limits {
+        let head = RequestHead::new(&facts.method, request.uri(), request.headers());
+        let Err(over) = limit.take(&attributes, head, (now, &mut rng)) else { continue };
+        inbound.over_limit(&over.name, over.is_enforced);
+        refused = refused.or(Some(over).filter(|over| over.is_enforced));
+    }
+    let Some(over) = refused else { return Ok(()) };
+    let mut error = refusal(ErrorKind::RateLimited, format!("rate limit {}", over.name));
+    error.place_mut().retry_after = Some(over.retry_after);
+    Err(Refused { error, verdict: Some(over.reply) })
 }
 
 /// Local rules and Istio's policies: both have to let the request pass.
@@ -197,10 +219,16 @@ fn refusal(kind: ErrorKind, message: String) -> Error {
 fn refuse(refused: Refused, record: &mut Record, grpc: bool) -> Response<Body> {
     record.failed(&refused.error, Some(refused.error.message().to_owned()));
     record.facts.response_code = 0;
-    match refused.verdict {
+    let mut reply = match refused.verdict {
         Some(verdict) if !grpc => check_reply(&verdict),
         _ => local_reply(&refused.error, grpc),
+    };
+    if let Some(wait) = refused.error.place().retry_after {
+        // Rounded up: who comes back earlier is refused again.
+        let seconds = wait.as_secs() + u64::from(wait.subsec_nanos() > 0);
+        reply.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds.max(1)));
     }
+    reply
 }
 
 async fn answer<S>(

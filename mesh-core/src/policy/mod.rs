@@ -9,6 +9,7 @@ pub mod backoff;
 pub mod budget;
 pub mod circuit_breaker;
 pub mod concurrency;
+pub mod rate_limit;
 pub mod retry;
 pub mod retry_after;
 pub mod timeout;
