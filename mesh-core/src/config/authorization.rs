@@ -137,36 +137,56 @@ pub struct To {
 /// Who sends: all fields that are there, one value of each.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields, rename_all = "camelCase")]
-#[allow(missing_docs)]
 pub struct Source {
+    /// Identities without `spiffe://`: exact, `prefix*`, `*suffix`, or `*` for any proven one.
     pub principals: Vec<String>,
+    /// None of these.
     pub not_principals: Vec<String>,
+    /// `issuer/subject` of a validated token.
     pub request_principals: Vec<String>,
+    /// None of these.
     pub not_request_principals: Vec<String>,
+    /// Namespaces of proven identities.
     pub namespaces: Vec<String>,
+    /// None of these.
     pub not_namespaces: Vec<String>,
+    /// `namespace/name`, or a name in the policy's namespace; no wildcards.
     pub service_accounts: Vec<String>,
+    /// None of these.
     pub not_service_accounts: Vec<String>,
+    /// Trust domains of proven identities.
     pub trust_domains: Vec<String>,
+    /// None of these.
     pub not_trust_domains: Vec<String>,
+    /// Addresses of the peer: CIDR or one address.
     pub ip_blocks: Vec<String>,
+    /// None of these.
     pub not_ip_blocks: Vec<String>,
+    /// Addresses of the original client: CIDR or one address.
     pub remote_ip_blocks: Vec<String>,
+    /// None of these.
     pub not_remote_ip_blocks: Vec<String>,
 }
 
 /// What is asked for: all fields that are there, one value of each.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields, rename_all = "camelCase")]
-#[allow(missing_docs)]
 pub struct Operation {
+    /// Authorities as written, port included; case does not matter.
     pub hosts: Vec<String>,
+    /// None of these.
     pub not_hosts: Vec<String>,
+    /// Local ports.
     pub ports: Vec<String>,
+    /// None of these.
     pub not_ports: Vec<String>,
+    /// Methods; gRPC is POST.
     pub methods: Vec<String>,
+    /// None of these.
     pub not_methods: Vec<String>,
+    /// Normalised paths: exact, `prefix*`, `*suffix`, or a template with `{*}` and `{**}`.
     pub paths: Vec<String>,
+    /// None of these.
     pub not_paths: Vec<String>,
 }
 

@@ -56,6 +56,9 @@ struct Reader<'a> {
     problems: Vec<Problem>,
 }
 
+/// A field as it is written: its name, what it looks at, values and excluded values, how they are read.
+type Written<'a> = (&'static str, Field, (&'a [String], &'a [String]), Reading);
+
 /// How the values of a field are read.
 #[derive(Debug, Clone, Copy)]
 enum Reading {
@@ -127,7 +130,7 @@ impl Reader<'_> {
         if names_accounts && others.iter().any(|list| !list.is_empty()) {
             self.problem("serviceAccounts cannot be combined with principals or namespaces");
         }
-        let fields: [(&str, Field, (&[String], &[String]), Reading); 7] = [
+        let fields: [Written<'_>; 7] = [
             ("principals", Field::Principal, (&source.principals, &source.not_principals), Reading::Principal),
             (
                 "requestPrincipals",
@@ -150,7 +153,7 @@ impl Reader<'_> {
     }
 
     fn operation(&mut self, operation: &written::Operation) -> Vec<Condition> {
-        let fields: [(&str, Field, (&[String], &[String]), Reading); 4] = [
+        let fields: [Written<'_>; 4] = [
             ("hosts", Field::Host, (&operation.hosts, &operation.not_hosts), Reading::Host),
             ("ports", Field::DestinationPort, (&operation.ports, &operation.not_ports), Reading::Port),
             ("methods", Field::Method, (&operation.methods, &operation.not_methods), Reading::Text),
@@ -160,10 +163,7 @@ impl Reader<'_> {
     }
 
     /// A condition for each field that is there; at least one has to be.
-    fn conditions<const N: usize>(
-        &mut self,
-        fields: [(&str, Field, (&[String], &[String]), Reading); N],
-    ) -> Vec<Condition> {
+    fn conditions<const N: usize>(&mut self, fields: [Written<'_>; N]) -> Vec<Condition> {
         let root = self.at.clone();
         let mut conditions = Vec::new();
         for (name, field, (values, not_values), reading) in fields {

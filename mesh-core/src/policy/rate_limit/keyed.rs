@@ -17,10 +17,12 @@ use super::{Limited, RateLimit, TokenBucket};
 pub struct KeyedBuckets {
     limit: RateLimit,
     hasher: RandomState,
-    shards: Box<[Mutex<HashMap<Box<[u8]>, Arc<TokenBucket>>>]>,
+    shards: Box<[Mutex<Buckets>]>,
     room: usize,
     evicted: AtomicU64,
 }
+
+type Buckets = HashMap<Box<[u8]>, Arc<TokenBucket>>;
 
 impl KeyedBuckets {
     /// Room for about `max_keys` keys.
@@ -65,7 +67,7 @@ impl KeyedBuckets {
     }
 
     /// Full buckets go first. If there is none, half of the keys go, whichever: rare, and then cheap for long.
-    fn make_room(&self, buckets: &mut HashMap<Box<[u8]>, Arc<TokenBucket>>, now: Instant) {
+    fn make_room(&self, buckets: &mut Buckets, now: Instant) {
         buckets.retain(|_, bucket| !bucket.is_full(now));
         if buckets.len() < self.room {
             return;
