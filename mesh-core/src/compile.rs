@@ -19,6 +19,7 @@ use crate::time::Clock;
 mod access;
 mod cluster;
 mod guard;
+mod limit;
 pub(crate) mod problems;
 mod route;
 

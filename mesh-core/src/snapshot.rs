@@ -10,7 +10,9 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
+use crate::access::authorization::Policies;
 use crate::access::check::RemoteCheck;
+use crate::access::limit::LocalLimit;
 use crate::access::rbac::Rules;
 use crate::cluster::group::Cluster;
 use crate::config::document::Document;
@@ -105,6 +107,10 @@ pub struct ListenerPolicy {
     pub is_forwarding: bool,
     /// Local rules.
     pub rules: Rules,
+    /// Istio's authorization policies.
+    pub authorization: Arc<Policies>,
+    /// Local rate limits; each has to have a token.
+    pub limits: Vec<Arc<LocalLimit>>,
     /// Remote checks, in the order they are asked.
     pub checks: Vec<CheckPolicy>,
 }
@@ -116,6 +122,8 @@ pub struct CheckPolicy {
     pub check: Arc<RemoteCheck>,
     /// Empty: every request.
     pub matches: Vec<RequestMatch>,
+    /// Whether it is asked only where an authorization policy names it.
+    pub is_provider_only: bool,
     /// The cluster of the policy server.
     pub cluster: Arc<str>,
 }

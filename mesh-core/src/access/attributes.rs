@@ -6,7 +6,8 @@
 //! Invariant: `principal` is a proven identity or `None`; it is never taken from a header.
 
 use std::fmt;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 use std::time::SystemTime;
 
 use http::HeaderMap;
@@ -44,7 +45,18 @@ pub struct Attributes<'a> {
     pub request_id: &'a str,
     /// When the first byte arrived.
     pub time: SystemTime,
+    /// The original client, where proxies that are trusted say so; else nobody knows better than `source_address`.
+    pub remote_address: Option<IpAddr>,
+    /// The server name the TLS client asked for.
+    pub sni: Option<&'a str>,
+    /// Claims of a validated token of the end user.
+    pub claims: Option<&'a Arc<Claims>>,
+    /// Whether this is a bare connection: method, path, host and headers mean nothing.
+    pub is_tcp: bool,
 }
+
+/// Claims of a validated token.
+pub type Claims = serde_json::Map<String, serde_json::Value>;
 
 impl Attributes<'_> {
     /// Path and query as the caller wrote them.
@@ -73,6 +85,10 @@ impl Attributes<'_> {
             destination_address: self.destination_address,
             request_id: self.request_id.to_owned(),
             time: self.time,
+            remote_address: self.remote_address,
+            sni: self.sni.map(str::to_owned),
+            claims: self.claims.cloned(),
+            is_tcp: self.is_tcp,
         }
     }
 }
@@ -129,6 +145,14 @@ pub struct AttributesBuf {
     pub request_id: String,
     /// See [`Attributes::time`].
     pub time: SystemTime,
+    /// See [`Attributes::remote_address`].
+    pub remote_address: Option<IpAddr>,
+    /// See [`Attributes::sni`].
+    pub sni: Option<String>,
+    /// See [`Attributes::claims`].
+    pub claims: Option<Arc<Claims>>,
+    /// See [`Attributes::is_tcp`].
+    pub is_tcp: bool,
 }
 
 impl AttributesBuf {
@@ -150,6 +174,10 @@ impl AttributesBuf {
             destination_address: self.destination_address,
             request_id: &self.request_id,
             time: self.time,
+            remote_address: self.remote_address,
+            sni: self.sni.as_deref(),
+            claims: self.claims.as_ref(),
+            is_tcp: self.is_tcp,
         }
     }
 }
@@ -174,6 +202,10 @@ impl Default for AttributesBuf {
             destination_address: None,
             request_id: String::new(),
             time: SystemTime::UNIX_EPOCH,
+            remote_address: None,
+            sni: None,
+            claims: None,
+            is_tcp: false,
         }
     }
 }

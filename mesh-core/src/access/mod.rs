@@ -6,9 +6,11 @@
 //! Invariant: whatever is not clearly an approval is a denial, unless a rule was written to fail open.
 
 pub mod attributes;
+pub mod authorization;
 pub mod cache;
 pub mod check;
 pub mod fact;
+pub mod limit;
 pub mod rbac;
 pub mod verdict;
 

@@ -182,6 +182,11 @@ pub enum HeaderAction {
 }
 
 impl HeaderChange {
+    /// Takes the place of what is there. `None`: not a header's name or value.
+    pub fn set(name: &str, value: &str) -> Option<Self> {
+        Some(Self { name: name.parse().ok()?, value: value.parse().ok()?, action: HeaderAction::Replace })
+    }
+
     fn apply(&self, headers: &mut HeaderMap) {
         let is_present = headers.contains_key(&self.name);
         match self.action {

@@ -4,8 +4,10 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::Context;
+use super::limit;
 use super::problems::Problems;
 use super::route::{compile_header, compile_matches};
+use crate::access::authorization::{self, MeshNames, Policies, Workload};
 use crate::access::cache::CacheConfig;
 use crate::access::check::{CheckConfig, FailureMode, RemoteCheck};
 use crate::access::fact::Fact;
@@ -16,6 +18,8 @@ use crate::config::listener::{Listener, ListenerTls, LoadReports as WrittenRepor
 use crate::config::policy::{Check, FailureMode as WrittenFailure};
 use crate::config::value::{Name, TextPattern};
 use crate::snapshot::{CheckPolicy, ListenerPolicy, LoadReports, TlsMode};
+use crate::identity::spiffe_id::{SpiffeId, TrustDomain};
+use crate::snapshot::{CheckPolicy, ListenerPolicy, TlsMode};
 
 pub(super) fn compile(
     document: &Document,
@@ -26,6 +30,8 @@ pub(super) fn compile(
     for (index, written) in document.policy.checks.iter().enumerate() {
         checks.extend(problems.note(format!("policy.checks[{index}]"), compile_check(written, document, context)));
     }
+    let limits = limit::compile(document, context, problems);
+    let authorization = compile_authorization(document, problems);
     let mut listeners = BTreeMap::new();
     for listener in &document.listeners {
         let name: Arc<str> = listener.name.as_str().into();
@@ -41,6 +47,12 @@ pub(super) fn compile(
             load_reports: load_reports(listener),
             is_forwarding: listener.forward,
             rules: compile_rules(document, problems),
+            authorization: Arc::clone(&authorization),
+            limits: limits
+                .iter()
+                .filter(|(listeners, _)| is_for(listeners.as_deref(), &name))
+                .map(|(_, limit)| Arc::clone(limit))
+                .collect(),
             checks: mine.map(|(_, check)| check.clone()).collect(),
             name: Arc::clone(&name),
         };
@@ -81,6 +93,37 @@ fn compile_rules(document: &Document, problems: &mut Problems) -> Rules {
         rules.extend(problems.note(format!("policy.access.rules[{index}]"), compile_rule(written)));
     }
     Rules::new(effect(access.default), rules)
+}
+
+/// Istio's policies that are this workload's own. A provider has to be a check of this document.
+fn compile_authorization(document: &Document, problems: &mut Problems) -> Arc<Policies> {
+    let written = &document.policy.authorization;
+    let node = &document.node;
+    let workload = Workload { namespace: node.namespace_name().to_owned(), labels: node.labels.clone() };
+    let identity = document.identity.as_ref().and_then(|identity| SpiffeId::parse(identity.spiffe_id.as_str()).ok());
+    let names = MeshNames {
+        trust_domain: identity
+            .map_or_else(|| "cluster.local".to_owned(), |id| TrustDomain::of(&id).as_str().to_owned()),
+        trust_domain_aliases: written.trust_domain_aliases.clone(),
+        root_namespace: written.root_namespace.clone(),
+    };
+    let path = "policy.authorization.policies";
+    for (index, policy) in written.policies.iter().enumerate() {
+        let Some(provider) = &policy.spec.provider else { continue };
+        if !document.policy.checks.iter().any(|check| check.name.as_str() == provider.name) {
+            let unknown = Err::<(), _>(format!("no check is called {:?}", provider.name));
+            problems.note(format!("{path}[{index}].spec.provider.name"), unknown);
+        }
+    }
+    match authorization::read(&written.policies, &workload, &names) {
+        Ok(policies) => Arc::new(policies),
+        Err(found) => {
+            for problem in found {
+                problems.note(format!("{path}{}", problem.at), Err::<(), _>(problem.what));
+            }
+            Arc::default()
+        }
+    }
 }
 
 fn compile_rule(written: &AccessRule) -> Result<Rule, String> {
@@ -129,7 +172,8 @@ fn compile_check(written: &Check, document: &Document, context: &Context<'_>) ->
     let matches = compile_matches(&written.matches).map_err(|reason| format!("match: {reason}"))?;
     let cluster = document.clusters.iter().find(|cluster| cluster.name == written.cluster);
     let cluster = cluster.ok_or_else(|| format!("unknown cluster {:?}", written.cluster.as_str()))?;
-    Ok(CheckPolicy { check, matches, cluster: cluster.name.as_str().into() })
+    let is_provider_only = written.provider_only;
+    Ok(CheckPolicy { check, matches, is_provider_only, cluster: cluster.name.as_str().into() })
 }
 
 fn check_config(written: &Check) -> Result<CheckConfig, String> {

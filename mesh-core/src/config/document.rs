@@ -3,6 +3,8 @@
 //! Decides: which sections exist and what is meant when one is absent.
 //! Never: resolves a reference or an override; that is compilation. Invariant: holds no secret, only paths.
 
+use std::collections::BTreeMap;
+
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -83,6 +85,9 @@ pub struct Node {
     /// The mesh cluster this process runs in (not a cluster of this file). Default: `unknown`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cluster: Option<String>,
+    /// Labels of the workload; selectors of authorization policies ask for them. Default: none.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub labels: BTreeMap<String, String>,
     /// Where this process runs. Endpoints of the same zone are preferred. Default: unknown.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub locality: Option<Locality>,

@@ -5,6 +5,7 @@
 //! Invariant: a [`Document`] that left [`parse`] has no dangling reference and no malformed value.
 
 pub mod access;
+pub mod authorization;
 pub mod check;
 pub mod cluster;
 pub mod diagnostic;
@@ -16,6 +17,7 @@ pub mod identity;
 pub mod listener;
 pub mod parse;
 pub mod policy;
+pub mod rate_limit;
 pub mod route;
 pub mod schema;
 pub mod telemetry;
@@ -23,6 +25,7 @@ pub mod tree;
 pub mod value;
 
 pub use access::{Access, AccessRule, Action};
+pub use authorization::{Authorization, AuthorizationPolicy};
 pub use cluster::{Balancer, Cluster, ClusterTls, Endpoint, Locality, Protocol, ServiceNames, TlsMode, Workload};
 pub use diagnostic::{Diagnostic, Path, Severity};
 pub use dns::{Dns, DnsFamily, DnsMode, DnsRecords, OnEmpty};
@@ -36,6 +39,7 @@ pub use policy::{
     ConcurrencyLimitOverride, FailureMode, Outlier, OutlierOverride, Policy, Retry, RetryBudget, RetryBudgetOverride,
     RetryCondition, RetryOverride,
 };
+pub use rate_limit::RateLimit;
 pub use route::{Backend, HeaderMatch, Matches, PathMatch, QueryMatch, RequestMatch, Rewrite, Route, Rule, Test};
 pub use schema::json_schema;
 pub use telemetry::{AccessLog, Admin, LogTarget, Metrics, Telemetry, Tracing};

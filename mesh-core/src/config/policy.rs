@@ -9,7 +9,9 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::access::Access;
+use super::authorization::Authorization;
 use super::duration::TimeSpan;
+use super::rate_limit::RateLimit;
 use super::route::Matches;
 use super::value::{HeaderName, Name, Percent, TextValue, ValueError, text_serde};
 
@@ -19,6 +21,10 @@ use super::value::{HeaderName, Name, Percent, TextValue, ValueError, text_serde}
 pub struct Policy {
     /// Local access rules.
     pub access: Access,
+    /// Istio's authorization policies.
+    pub authorization: Authorization,
+    /// How many requests may come in, in a span of time.
+    pub rate_limits: Vec<RateLimit>,
     /// Remote decisions, asked in this order after the local rules allowed.
     pub checks: Vec<Check>,
 }
@@ -179,6 +185,9 @@ pub struct Check {
     /// The requests it guards. Default: all.
     #[serde(default, rename = "match", skip_serializing_if = "Matches::is_any")]
     pub matches: Matches,
+    /// Whether it is asked only where an authorization policy of action CUSTOM names it. Default: false.
+    #[serde(default)]
+    pub provider_only: bool,
     /// Time for an answer. Default: 200ms (Envoy).
     #[serde(default = "default_check_timeout")]
     pub timeout: TimeSpan,
@@ -237,6 +246,8 @@ pub enum CacheAttribute {
     Query,
     /// The caller's SPIFFE ID.
     Principal,
+    /// The peer's IP address.
+    SourceIp,
     /// The listener's name.
     Listener,
     /// The value of one header.
@@ -245,7 +256,7 @@ pub enum CacheAttribute {
 
 impl TextValue for CacheAttribute {
     const FORMAT: &'static str = "cache-attribute";
-    const EXPECTED: &'static str = "one of method, path, host, query, principal, listener, header:NAME";
+    const EXPECTED: &'static str = "one of method, path, host, query, principal, source.ip, listener, header:NAME";
 
     fn parse(text: &str) -> Result<Self, ValueError> {
         Ok(match text {
@@ -254,6 +265,7 @@ impl TextValue for CacheAttribute {
             "host" => Self::Host,
             "query" => Self::Query,
             "principal" => Self::Principal,
+            "source.ip" => Self::SourceIp,
             "listener" => Self::Listener,
             other => match other.strip_prefix("header:") {
                 Some(name) => Self::Header(HeaderName::parse(name)?),
@@ -271,6 +283,7 @@ impl fmt::Display for CacheAttribute {
             Self::Host => f.write_str("host"),
             Self::Query => f.write_str("query"),
             Self::Principal => f.write_str("principal"),
+            Self::SourceIp => f.write_str("source.ip"),
             Self::Listener => f.write_str("listener"),
             Self::Header(name) => write!(f, "header:{name}"),
         }

@@ -103,6 +103,13 @@ impl Inbound {
         self.policy(&self.core.snapshot.load()).tls
     }
 
+    /// A request was over a rate limit.
+    pub(crate) fn over_limit(&self, limit: &str, is_enforced: bool) {
+        let outcome = if is_enforced { "refused" } else { "passed" };
+        let labels = [(label::LISTENER, &*self.name), (label::LIMIT, limit), (label::OUTCOME, outcome)];
+        self.core.telemetry.registry.counter(&metric::RATE_LIMITED, &labels).inc();
+    }
+
     pub(crate) fn address(&self) -> Option<String> {
         self.last.load().address.clone()
     }

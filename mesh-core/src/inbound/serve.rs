@@ -18,6 +18,7 @@ use super::forward::{check_reply, local_reply};
 use super::load::Reporting;
 use super::{ConnectionAddress, Inbound};
 use crate::access::attributes::Attributes;
+use crate::access::authorization::Ruling;
 use crate::access::check::CheckOutcome;
 use crate::access::rbac::Decision;
 use crate::access::verdict::{Verdict, apply_to_response};
@@ -112,19 +113,14 @@ async fn admit(
         return Err(refused(ErrorKind::Timeout, "the caller's deadline had passed on arrival".to_owned()));
     }
     let facts = Facts::of(inbound, origin, request, context)?;
-    if let Decision::Deny { rule, reason } = policy.rules.decide(&facts.attributes(request.headers())) {
-        inbound.decisions.denied.inc();
-        return Err(refused(
-            ErrorKind::Denied,
-            format!("access rule {}: {}", rule.unwrap_or("default"), reason.as_str()),
-        ));
-    }
+    limit(inbound, policy, (&facts, request))?;
+    judge(policy, &facts.attributes(request.headers())).inspect_err(|_| inbound.decisions.denied.inc())?;
     let mut verdicts = Vec::new();
-    for policy in &policy.checks {
-        let head = RequestHead::new(&facts.method, request.uri(), request.headers());
-        if !policy.matches.is_empty() && first_match(&policy.matches, head).is_none() {
+    for check in &policy.checks {
+        if !is_asked(check, policy, (&facts, request)) {
             continue;
         }
+        let policy = check;
         let outcome = ask(inbound, policy, &facts.attributes(request.headers()), (origin, context)).await;
         if !outcome.is_allowed() {
             inbound.decisions.check_denied.inc();
@@ -135,6 +131,56 @@ async fn admit(
     }
     inbound.decisions.allowed.inc();
     Ok(verdicts)
+}
+
+/// Every limit that counts the request takes a token, also after one had none left: each counts for itself.
+fn limit(inbound: &Inbound, policy: &ListenerPolicy, about: (&Facts<'_>, &Request<Body>)) -> Result<(), Refused> {
+    let (facts, request) = about;
+    if policy.limits.is_empty() {
+        return Ok(());
+    }
+    let attributes = facts.attributes(request.headers());
+    let (now, mut rng) = (inbound.core.clock.now(), inbound.core.randomness.generator());
+    let mut refused = None;
+    for limit in &policy.limits {
+        let head = RequestHead::new(&facts.method, request.uri(), request.headers());
+        let Err(over) = limit.take(&attributes, head, (now, &mut rng)) else { continue };
+        inbound.over_limit(&over.name, over.is_enforced);
+        refused = refused.or(Some(over).filter(|over| over.is_enforced));
+    }
+    let Some(over) = refused else { return Ok(()) };
+    let mut error = refusal(ErrorKind::RateLimited, format!("rate limit {}", over.name));
+    error.place_mut().retry_after = Some(over.retry_after);
+    Err(Refused { error, verdict: Some(over.reply) })
+}
+
+/// Local rules and Istio's policies: both have to let the request pass.
+fn judge(policy: &ListenerPolicy, attributes: &Attributes<'_>) -> Result<(), Refused> {
+    if let Decision::Deny { rule, reason } = policy.rules.decide(attributes) {
+        let why = format!("access rule {}: {}", rule.unwrap_or("default"), reason.as_str());
+        return Err(refused(ErrorKind::Denied, why));
+    }
+    for reported in policy.authorization.reported(attributes) {
+        tracing::info!(policy = %reported.name, action = ?reported.action, dry_run = reported.is_dry_run, "policy matches");
+    }
+    match policy.authorization.rule(attributes) {
+        Ruling::Allow(_) => Ok(()),
+        Ruling::Deny(by) => {
+            let why = by.map_or_else(|| "no ALLOW policy matches".to_owned(), |name| format!("DENY policy {name}"));
+            Err(refused(ErrorKind::Denied, format!("authorization: {why}")))
+        }
+    }
+}
+
+/// A check asks about the requests it matches, or those an authorization policy hands to it.
+fn is_asked(check: &CheckPolicy, policy: &ListenerPolicy, about: (&Facts<'_>, &Request<Body>)) -> bool {
+    let (facts, request) = about;
+    if check.is_provider_only {
+        let name = &check.check.config().name;
+        return policy.authorization.providers(&facts.attributes(request.headers())).any(|(asked, _)| asked == name);
+    }
+    let head = RequestHead::new(&facts.method, request.uri(), request.headers());
+    check.matches.is_empty() || first_match(&check.matches, head).is_some()
 }
 
 /// The policy server is a cluster like any other: balanced, retried, with breakers and telemetry.
@@ -176,10 +222,16 @@ fn refusal(kind: ErrorKind, message: String) -> Error {
 fn refuse(refused: Refused, record: &mut Record, grpc: bool) -> Response<Body> {
     record.failed(&refused.error, Some(refused.error.message().to_owned()));
     record.facts.response_code = 0;
-    match refused.verdict {
+    let mut reply = match refused.verdict {
         Some(verdict) if !grpc => check_reply(&verdict),
         _ => local_reply(&refused.error, grpc),
+    };
+    if let Some(wait) = refused.error.place().retry_after {
+        // Rounded up: who comes back earlier is refused again.
+        let seconds = wait.as_secs() + u64::from(wait.subsec_nanos() > 0);
+        reply.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds.max(1)));
     }
+    reply
 }
 
 async fn answer<S>(
@@ -342,6 +394,10 @@ impl<'a> Facts<'a> {
             source_address: address.map(|address| address.remote),
             destination_address: address.map(|address| address.local),
             request_id: &self.request_id,
+            remote_address: None,
+            sni: None,
+            claims: None,
+            is_tcp: false,
             time: self.time,
         }
     }

@@ -99,6 +99,10 @@ pub(super) fn attributes<'a>(request: &'a Request<Body>, listener: &'a str) -> A
         headers: request.headers(),
         source_address: address.map(|address| address.remote),
         destination_address: address.map(|address| address.local),
+        remote_address: None,
+        sni: None,
+        claims: None,
+        is_tcp: false,
         request_id: request.headers().get("x-request-id").and_then(|id| id.to_str().ok()).unwrap_or_default(),
         time: SystemTime::now(),
     }

@@ -10,6 +10,7 @@ pub mod budget;
 pub mod circuit_breaker;
 pub mod concurrency;
 pub mod guard;
+pub mod rate_limit;
 pub mod retry;
 pub mod retry_after;
 pub mod timeout;

@@ -147,6 +147,9 @@ pub mod metric {
         Metric::new("libmesh_svid_failures_total", "Attempts to obtain or load a certificate that failed.");
     /// Access decisions.
     pub const ACCESS_DECISIONS: Metric = Metric::new("libmesh_access_decisions_total", "Access decisions, by outcome.");
+    /// Requests over a rate limit.
+    pub const RATE_LIMITED: Metric =
+        Metric::new("libmesh_rate_limited_total", "Requests over a rate limit: refused, or passed and only counted.");
     /// Check lookups answered from the cache.
     pub const CHECK_CACHE_HITS: Metric =
         Metric::new("libmesh_check_cache_hits_total", "Checks answered from the cache.");
@@ -219,6 +222,8 @@ pub mod label {
     pub const ERROR_TYPE: &str = "error_type";
     /// Why something was done.
     pub const REASON: &str = "reason";
+    /// The name of a rate limit.
+    pub const LIMIT: &str = "limit";
     /// How something ended.
     pub const OUTCOME: &str = "outcome";
     /// A state by name.

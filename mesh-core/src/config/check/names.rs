@@ -20,6 +20,11 @@ pub(super) fn check(document: &Document, report: &mut Report<'_>) {
     let listeners: Vec<&str> = document.listeners.iter().map(|listener| listener.name.as_str()).collect();
     check_access(&document.policy.access, &policy.field("access"), &listeners, report);
     check_checks(document, &policy.field("checks"), &listeners, report);
+    let limits = policy.field("rate_limits");
+    once("rate limit", &limits, document.policy.rate_limits.iter().map(|limit| Some(&limit.name)), report);
+    for (index, limit) in document.policy.rate_limits.iter().enumerate() {
+        refer_listeners(limit.listeners.as_deref(), &limits.index(index), &listeners, report);
+    }
 }
 
 /// Each name at most once; the second one is the mistake.

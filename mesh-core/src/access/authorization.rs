@@ -1,0 +1,175 @@
+//! Istio's AuthorizationPolicy, decided in the process that serves.
+//!
+//! Decides: CUSTOM policies first (their provider is asked), then DENY, then ALLOW; no ALLOW policy for
+//! this workload means allow. Every ruling names the policies that made it.
+//! Never: asks a provider itself, decodes or normalizes a path (the listener did), authenticates.
+//! Invariant: a policy in dry run, and one of action AUDIT, changes no verdict, not even by being there.
+//!
+//! A rule needs one of its sources, one of its operations and all of its conditions; an empty list asks
+//! for nothing; a policy without rules matches nothing. On a TCP connection a rule with fields that only
+//! HTTP has never allows, and denies as if those fields matched: a deny may grow there, never shrink.
+
+mod cidr;
+mod condition;
+mod field;
+mod path_template;
+mod read;
+#[cfg(test)]
+mod vectors;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use self::condition::Condition;
+pub use self::read::{Problem, read};
+use super::attributes::Attributes;
+
+/// Where a process stands: which policies are its own.
+#[derive(Debug, Clone, Default)]
+pub struct Workload {
+    /// Its namespace.
+    pub namespace: String,
+    /// Its labels, which selectors ask for.
+    pub labels: BTreeMap<String, String>,
+}
+
+/// What is the same for all policies of a mesh.
+#[derive(Debug, Clone)]
+pub struct MeshNames {
+    /// Our trust domain.
+    pub trust_domain: String,
+    /// Former names of it, and others that count as ours.
+    pub trust_domain_aliases: Vec<String>,
+    /// Policies of this namespace hold for every namespace. Default: istio-system (Istio).
+    pub root_namespace: String,
+}
+
+impl Default for MeshNames {
+    fn default() -> Self {
+        Self {
+            trust_domain: "cluster.local".to_owned(),
+            trust_domain_aliases: Vec::new(),
+            root_namespace: "istio-system".to_owned(),
+        }
+    }
+}
+
+/// What a policy does with requests it matches.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Action {
+    /// Lets them in; with one such policy in force, others are refused.
+    Allow,
+    /// Refuses them.
+    Deny,
+    /// Marks them.
+    Audit,
+    /// Asks this provider.
+    Custom(Arc<str>),
+}
+
+/// A policy, ready to be asked.
+#[derive(Debug, Clone)]
+pub struct Policy {
+    /// `namespace/name`.
+    pub name: Arc<str>,
+    /// What a match does.
+    pub action: Action,
+    /// Whether it is only reported.
+    pub is_dry_run: bool,
+    rules: Vec<Rule>,
+}
+
+/// Alternatives of conditions; an empty list asks for nothing.
+#[derive(Debug, Clone, Default)]
+struct Rule {
+    from: Vec<Vec<Condition>>,
+    to: Vec<Vec<Condition>>,
+    when: Vec<Condition>,
+}
+
+/// All policies of a workload.
+#[derive(Debug, Clone, Default)]
+pub struct Policies(Vec<Policy>);
+
+/// A verdict, and who made it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Ruling<'a> {
+    /// Let in by an ALLOW policy, or (`None`) because none applies to this workload.
+    Allow(Option<&'a str>),
+    /// Refused by a DENY policy, or (`None`) because there are ALLOW policies and none matched.
+    Deny(Option<&'a str>),
+}
+
+impl Policies {
+    /// Those of `policies` that are in force for a workload were chosen by [`read`].
+    pub fn new(policies: Vec<Policy>) -> Self {
+        Self(policies)
+    }
+
+    /// Whether there is nothing to decide.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// The providers to ask about a request, with the policy that demands it, in the order written. One
+    /// refusal is a refusal; only then [`Policies::rule`] is asked.
+    pub fn providers<'a>(&'a self, attributes: &Attributes<'_>) -> impl Iterator<Item = (&'a str, &'a str)> {
+        self.matching(attributes).filter_map(|policy| match &policy.action {
+            Action::Custom(provider) => Some((&**provider, &*policy.name)),
+            _ => None,
+        })
+    }
+
+    /// The verdict of DENY and ALLOW policies.
+    pub fn rule(&self, attributes: &Attributes<'_>) -> Ruling<'_> {
+        let first = |action: &Action| self.matching(attributes).find(|policy| policy.action == *action);
+        if let Some(policy) = first(&Action::Deny) {
+            return Ruling::Deny(Some(&policy.name));
+        }
+        if let Some(policy) = first(&Action::Allow) {
+            return Ruling::Allow(Some(&policy.name));
+        }
+        let demands_allow = self.enforced().any(|policy| policy.action == Action::Allow);
+        if demands_allow { Ruling::Deny(None) } else { Ruling::Allow(None) }
+    }
+
+    /// Policies that match and are only reported: in dry run, or of action AUDIT.
+    pub fn reported<'a>(&'a self, attributes: &Attributes<'_>) -> impl Iterator<Item = &'a Policy> {
+        let reported = self.0.iter().filter(|policy| policy.is_dry_run || policy.action == Action::Audit);
+        reported.filter(|policy| policy.matches(attributes))
+    }
+
+    fn enforced(&self) -> impl Iterator<Item = &Policy> {
+        self.0.iter().filter(|policy| !policy.is_dry_run)
+    }
+
+    fn matching<'a>(&'a self, attributes: &Attributes<'_>) -> impl Iterator<Item = &'a Policy> {
+        self.enforced().filter(|policy| policy.matches(attributes))
+    }
+}
+
+impl Policy {
+    /// Whether one of its rules matches.
+    pub fn matches(&self, attributes: &Attributes<'_>) -> bool {
+        let widens = self.action == Action::Deny;
+        self.rules.iter().any(|rule| rule.matches(attributes, widens))
+    }
+}
+
+impl Rule {
+    fn matches(&self, attributes: &Attributes<'_>, widens: bool) -> bool {
+        if attributes.is_tcp && !widens && self.conditions().any(Condition::is_http_only) {
+            return false;
+        }
+        let holds =
+            |condition: &Condition| (attributes.is_tcp && condition.is_http_only()) || condition.holds(attributes);
+        let one_of = |alternatives: &[Vec<Condition>]| {
+            alternatives.is_empty() || alternatives.iter().any(|all| all.iter().all(holds))
+        };
+        one_of(&self.from) && one_of(&self.to) && self.when.iter().all(holds)
+    }
+
+    fn conditions(&self) -> impl Iterator<Item = &Condition> {
+        self.from.iter().chain(&self.to).flatten().chain(&self.when)
+    }
+}

@@ -1,0 +1,51 @@
+//! One condition: a field, values of which one must fit, and values of which none may.
+
+use super::cidr::Cidr;
+use super::field::{Field, Value};
+use super::path_template::PathTemplate;
+use crate::access::attributes::Attributes;
+use crate::access::rbac::Pattern;
+
+/// A field and what is asked of it. An empty list asks for nothing.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Condition {
+    pub(super) field: Field,
+    pub(super) values: Vec<Test>,
+    pub(super) not_values: Vec<Test>,
+}
+
+/// What a value is compared with.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Test {
+    Text(Pattern),
+    /// The pattern is in lower case.
+    AnyCase(Pattern),
+    Template(PathTemplate),
+    Block(Cidr),
+    Port(u16),
+}
+
+impl Condition {
+    pub(super) fn is_http_only(&self) -> bool {
+        self.field.is_http_only()
+    }
+
+    pub(super) fn holds(&self, attributes: &Attributes<'_>) -> bool {
+        let one_fits = |tests: &[Test]| self.field.any(attributes, &|value| tests.iter().any(|test| test.fits(&value)));
+        (self.values.is_empty() || one_fits(&self.values))
+            && (self.not_values.is_empty() || !one_fits(&self.not_values))
+    }
+}
+
+impl Test {
+    fn fits(&self, value: &Value<'_>) -> bool {
+        match (self, value) {
+            (Self::Text(pattern), Value::Text(text)) => pattern.matches(text),
+            (Self::AnyCase(pattern), Value::Text(text)) => pattern.matches(&text.to_ascii_lowercase()),
+            (Self::Template(template), Value::Text(text)) => template.matches(text),
+            (Self::Block(block), Value::Ip(address)) => block.contains(*address),
+            (Self::Port(port), Value::Port(actual)) => port == actual,
+            _ => false,
+        }
+    }
+}

@@ -1,0 +1,287 @@
+//! From Istio's documents to policies that can be asked.
+//!
+//! Decides: which policies are a workload's own, and whether every value has a meaning. Never: guesses; a
+//! value that would silently mean something else is refused with its place.
+
+use std::sync::Arc;
+
+use super::cidr::Cidr;
+use super::condition::{Condition, Test};
+use super::field::Field;
+use super::path_template::PathTemplate;
+use super::{Action, MeshNames, Policies, Policy, Rule, Workload};
+use crate::access::rbac::Pattern;
+use crate::config::authorization as written;
+
+/// Something wrong with a document: where, and what to do.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{at}: {what}")]
+pub struct Problem {
+    /// The field, from the document's root.
+    pub at: String,
+    /// What is wrong.
+    pub what: String,
+}
+
+/// The policies that hold for `workload`. All problems of all documents, if there are any.
+pub fn read(
+    documents: &[written::AuthorizationPolicy],
+    workload: &Workload,
+    mesh: &MeshNames,
+) -> Result<Policies, Vec<Problem>> {
+    let (mut policies, mut problems) = (Vec::new(), Vec::new());
+    for (index, document) in documents.iter().enumerate() {
+        let namespace = document.metadata.namespace.as_deref().unwrap_or(&workload.namespace);
+        let mut reader = Reader { mesh, namespace, at: format!("[{index}]"), problems: Vec::new() };
+        let policy = reader.policy(document);
+        problems.append(&mut reader.problems);
+        let is_ours = namespace == workload.namespace || namespace == mesh.root_namespace;
+        if is_ours && selects(document, workload) {
+            policies.push(policy);
+        }
+    }
+    if problems.is_empty() { Ok(Policies::new(policies)) } else { Err(problems) }
+}
+
+fn selects(document: &written::AuthorizationPolicy, workload: &Workload) -> bool {
+    let wanted = document.spec.selector.iter().flat_map(|selector| &selector.match_labels);
+    wanted.into_iter().all(|(name, value)| workload.labels.get(name) == Some(value))
+}
+
+struct Reader<'a> {
+    mesh: &'a MeshNames,
+    /// Of the policy; a service account without one is in it.
+    namespace: &'a str,
+    at: String,
+    problems: Vec<Problem>,
+}
+
+/// A field as it is written: its name, what it looks at, values and excluded values, how they are read.
+type Written<'a> = (&'static str, Field, (&'a [String], &'a [String]), Reading);
+
+/// How the values of a field are read.
+#[derive(Debug, Clone, Copy)]
+enum Reading {
+    Text,
+    Host,
+    Path,
+    Block,
+    Port,
+    Account,
+    Principal,
+}
+
+impl Reader<'_> {
+    fn policy(&mut self, document: &written::AuthorizationPolicy) -> Policy {
+        let spec = &document.spec;
+        let root = self.at.clone();
+        self.at = format!("{root}.kind");
+        if document.kind.as_deref().is_some_and(|kind| kind != "AuthorizationPolicy") {
+            self.problem("only AuthorizationPolicy documents are read here");
+        }
+        self.at = format!("{root}.spec");
+        let action = self.action(spec);
+        let rules = spec.rules.iter().enumerate().map(|(index, rule)| {
+            self.at = format!("{root}.spec.rules[{index}]");
+            self.rule(rule)
+        });
+        let rules = rules.collect();
+        let is_dry_run = document.metadata.annotations.get("istio.io/dry-run").is_some_and(|value| value == "true");
+        Policy { name: format!("{}/{}", self.namespace, document.metadata.name).into(), action, is_dry_run, rules }
+    }
+
+    fn action(&mut self, spec: &written::Spec) -> Action {
+        match (spec.action, &spec.provider) {
+            (written::Action::Custom, Some(provider)) => return Action::Custom(provider.name.as_str().into()),
+            (written::Action::Custom, None) => self.problem("action CUSTOM needs `provider`"),
+            (_, Some(_)) => self.problem("`provider` is only for action CUSTOM"),
+            _ => {}
+        }
+        match spec.action {
+            written::Action::Allow => Action::Allow,
+            written::Action::Deny => Action::Deny,
+            written::Action::Audit => Action::Audit,
+            written::Action::Custom => Action::Custom(Arc::default()),
+        }
+    }
+
+    fn rule(&mut self, rule: &written::Rule) -> Rule {
+        let root = self.at.clone();
+        let mut read = Rule::default();
+        for (index, from) in rule.from.iter().enumerate() {
+            self.at = format!("{root}.from[{index}].source");
+            read.from.push(self.source(&from.source));
+        }
+        for (index, to) in rule.to.iter().enumerate() {
+            self.at = format!("{root}.to[{index}].operation");
+            read.to.push(self.operation(&to.operation));
+        }
+        for (index, when) in rule.when.iter().enumerate() {
+            self.at = format!("{root}.when[{index}]");
+            read.when.extend(self.when(when));
+        }
+        read
+    }
+
+    fn source(&mut self, source: &written::Source) -> Vec<Condition> {
+        let accounts = (&source.service_accounts, &source.not_service_accounts);
+        let names_accounts = !accounts.0.is_empty() || !accounts.1.is_empty();
+        let others = [&source.principals, &source.not_principals, &source.namespaces, &source.not_namespaces];
+        if names_accounts && others.iter().any(|list| !list.is_empty()) {
+            self.problem("serviceAccounts cannot be combined with principals or namespaces");
+        }
+        let fields: [Written<'_>; 7] = [
+            ("principals", Field::Principal, (&source.principals, &source.not_principals), Reading::Principal),
+            (
+                "requestPrincipals",
+                Field::RequestPrincipal,
+                (&source.request_principals, &source.not_request_principals),
+                Reading::Text,
+            ),
+            ("namespaces", Field::Namespace, (&source.namespaces, &source.not_namespaces), Reading::Text),
+            ("serviceAccounts", Field::ServiceAccount, (accounts.0, accounts.1), Reading::Account),
+            ("trustDomains", Field::TrustDomain, (&source.trust_domains, &source.not_trust_domains), Reading::Text),
+            ("ipBlocks", Field::SourceIp, (&source.ip_blocks, &source.not_ip_blocks), Reading::Block),
+            (
+                "remoteIpBlocks",
+                Field::RemoteIp,
+                (&source.remote_ip_blocks, &source.not_remote_ip_blocks),
+                Reading::Block,
+            ),
+        ];
+        self.conditions(fields)
+    }
+
+    fn operation(&mut self, operation: &written::Operation) -> Vec<Condition> {
+        let fields: [Written<'_>; 4] = [
+            ("hosts", Field::Host, (&operation.hosts, &operation.not_hosts), Reading::Host),
+            ("ports", Field::DestinationPort, (&operation.ports, &operation.not_ports), Reading::Port),
+            ("methods", Field::Method, (&operation.methods, &operation.not_methods), Reading::Text),
+            ("paths", Field::Path, (&operation.paths, &operation.not_paths), Reading::Path),
+        ];
+        self.conditions(fields)
+    }
+
+    /// A condition for each field that is there; at least one has to be.
+    fn conditions<const N: usize>(&mut self, fields: [Written<'_>; N]) -> Vec<Condition> {
+        let root = self.at.clone();
+        let mut conditions = Vec::new();
+        for (name, field, (values, not_values), reading) in fields {
+            if values.is_empty() && not_values.is_empty() {
+                continue;
+            }
+            self.at = format!("{root}.{name}");
+            let values = self.tests(values, reading);
+            let not_values = self.tests(not_values, reading);
+            conditions.push(Condition { field, values, not_values });
+        }
+        self.at = root;
+        if conditions.is_empty() {
+            self.problem("it says nothing: name at least one field, or leave it out to mean anything");
+        }
+        conditions
+    }
+
+    fn tests(&mut self, values: &[String], reading: Reading) -> Vec<Test> {
+        let mut tests = Vec::new();
+        for value in values {
+            match self.read_value(reading, value) {
+                _ if value.is_empty() => self.problem("an empty value matches nothing"),
+                Ok(read) => tests.extend(read),
+                Err(what) => self.problem(&format!("{value:?}: {what}")),
+            }
+        }
+        tests
+    }
+
+    fn when(&mut self, when: &written::When) -> Option<Condition> {
+        let Some((field, reading)) = condition_key(&when.key) else {
+            self.problem(&format!("unknown key {:?}", when.key));
+            return None;
+        };
+        if when.values.is_empty() && when.not_values.is_empty() {
+            self.problem("`values` or `notValues` is needed");
+        }
+        let values = self.tests(&when.values, reading);
+        let not_values = self.tests(&when.not_values, reading);
+        Some(Condition { field, values, not_values })
+    }
+
+    fn problem(&mut self, what: &str) {
+        self.problems.push(Problem { at: self.at.clone(), what: what.to_owned() });
+    }
+
+    fn read_value(&self, reading: Reading, value: &str) -> Result<Vec<Test>, String> {
+        let one = match reading {
+            Reading::Principal => return self.principal(value),
+            Reading::Path if PathTemplate::is_template(value) => Test::Template(PathTemplate::parse(value)?),
+            Reading::Text | Reading::Path => Test::Text(pattern(value)?),
+            Reading::Host => Test::AnyCase(pattern(&value.to_ascii_lowercase())?),
+            Reading::Block => Test::Block(Cidr::parse(value).ok_or("not an IP address or CIDR block")?),
+            Reading::Port => {
+                let port = value.parse::<u16>().ok().filter(|port| *port > 0);
+                Test::Port(port.ok_or("not a port number (1 to 65535)")?)
+            }
+            Reading::Account if value.contains('*') => return Err("service accounts have no wildcards".to_owned()),
+            Reading::Account if value.contains('/') => Test::Text(Pattern::Exact(value.to_owned())),
+            Reading::Account => Test::Text(Pattern::Exact(format!("{}/{value}", self.namespace))),
+        };
+        Ok(vec![one])
+    }
+
+    /// A full identity in one of our trust domains holds in all of them; `cluster.local` is Istio's word for ours.
+    fn principal(&self, value: &str) -> Result<Vec<Test>, String> {
+        let pattern = pattern(value)?;
+        let ours = || std::iter::once(&self.mesh.trust_domain).chain(&self.mesh.trust_domain_aliases);
+        let parts: Vec<&str> = value.split('/').collect();
+        let (Pattern::Exact(_), [domain, "ns", _, "sa", _]) = (&pattern, parts.as_slice()) else {
+            return Ok(vec![Test::Text(pattern)]);
+        };
+        if *domain != LOCAL && !ours().any(|ours| ours == domain) {
+            return Ok(vec![Test::Text(pattern)]);
+        }
+        let rest = parts[1..].join("/");
+        Ok(ours().map(|domain| Test::Text(Pattern::Exact(format!("{domain}/{rest}")))).collect())
+    }
+}
+
+/// `text`, `prefix*`, `*suffix`, or `*` for anything that is there.
+fn pattern(value: &str) -> Result<Pattern, String> {
+    let inner = match (value.strip_suffix('*'), value.strip_prefix('*')) {
+        (Some(inner), _) | (None, Some(inner)) => inner,
+        (None, None) => value,
+    };
+    if inner.contains('*') {
+        return Err("`*` stands only at the beginning or at the end".to_owned());
+    }
+    Ok(Pattern::parse(value))
+}
+
+/// Istio's pointer to the local trust domain.
+const LOCAL: &str = "cluster.local";
+
+fn condition_key(key: &str) -> Option<(Field, Reading)> {
+    if let Some(name) = key.strip_prefix("request.headers[").and_then(|rest| rest.strip_suffix(']')) {
+        let name = name.to_ascii_lowercase();
+        return (!name.is_empty()).then_some((Field::Header(name), Reading::Text));
+    }
+    if let Some(path) = key.strip_prefix("request.auth.claims[").and_then(|rest| rest.strip_suffix(']')) {
+        let path: Vec<String> = path.split("][").map(str::to_owned).collect();
+        return path.iter().all(|name| !name.is_empty()).then_some((Field::Claim(path), Reading::Text));
+    }
+    Some(match key {
+        "source.ip" => (Field::SourceIp, Reading::Block),
+        "remote.ip" => (Field::RemoteIp, Reading::Block),
+        "source.namespace" => (Field::Namespace, Reading::Text),
+        "source.principal" => (Field::Principal, Reading::Principal),
+        "source.serviceAccount" => (Field::ServiceAccount, Reading::Account),
+        "source.trustDomain" => (Field::TrustDomain, Reading::Text),
+        "request.auth.principal" => (Field::RequestPrincipal, Reading::Text),
+        "request.auth.audiences" => (Field::Audiences, Reading::Text),
+        "request.auth.presenter" => (Field::Presenter, Reading::Text),
+        "destination.ip" => (Field::DestinationIp, Reading::Block),
+        "destination.port" => (Field::DestinationPort, Reading::Port),
+        "connection.sni" => (Field::Sni, Reading::Text),
+        _ => return None,
+    })
+}

@@ -1,0 +1,64 @@
+//! Rate limits: a limit whose numbers did not change keeps its tokens.
+
+use std::sync::Arc;
+
+use super::Context;
+use super::problems::Problems;
+use super::route::compile_matches;
+use crate::access::fact::Fact;
+use crate::access::limit::LocalLimit;
+use crate::access::verdict::{HeaderChange, Verdict};
+use crate::config::document::Document;
+use crate::config::rate_limit::RateLimit as Written;
+use crate::config::value::Name;
+use crate::policy::rate_limit::{KeyedBuckets, RateLimit};
+
+/// Each limit with the listeners it is for; `None`: all.
+pub(super) fn compile(
+    document: &Document,
+    context: &Context<'_>,
+    problems: &mut Problems,
+) -> Vec<(Option<Vec<Name>>, Arc<LocalLimit>)> {
+    let mut limits = Vec::new();
+    for (index, written) in document.policy.rate_limits.iter().enumerate() {
+        let limit = problems.note(format!("policy.rate_limits[{index}]"), compile_limit(written, context));
+        limits.extend(limit.map(|limit| (written.listeners.clone(), Arc::new(limit))));
+    }
+    limits
+}
+
+fn compile_limit(written: &Written, context: &Context<'_>) -> Result<LocalLimit, String> {
+    let tokens_per_fill = written.tokens_per_fill.unwrap_or(written.max_tokens);
+    let limit = RateLimit::new(written.max_tokens, tokens_per_fill, written.fill_interval.0)
+        .map_err(|error| error.to_string())?;
+    let by = written.by.iter().map(|fact| Fact::parse(&fact.to_string()).map_err(|unknown| unknown.to_string()));
+    let response_headers = written.response_headers.iter().map(|(name, value)| {
+        HeaderChange::set(name.as_str(), value)
+            .ok_or_else(|| format!("response_headers.{}: not a value", name.as_str()))
+    });
+    let reply =
+        Verdict { response_headers: response_headers.collect::<Result<_, _>>()?, ..Verdict::deny(written.status) };
+    Ok(LocalLimit {
+        name: written.name.as_str().into(),
+        matches: compile_matches(&written.matches).map_err(|reason| format!("match: {reason}"))?,
+        by: by.collect::<Result<_, _>>()?,
+        reply: Arc::new(reply),
+        enforced: written.enforce_percent.fraction(),
+        buckets: kept(written, context)
+            .unwrap_or_else(|| Arc::new(KeyedBuckets::new(limit, written.max_keys as usize))),
+    })
+}
+
+/// What a bucket holds depends on these fields alone.
+fn kept(written: &Written, context: &Context<'_>) -> Option<Arc<KeyedBuckets>> {
+    let previous = context.previous?;
+    let same = |before: &&Written| {
+        before.name == written.name
+            && (before.max_tokens, before.tokens_per_fill, before.fill_interval, before.max_keys)
+                == (written.max_tokens, written.tokens_per_fill, written.fill_interval, written.max_keys)
+            && before.by == written.by
+    };
+    previous.document.policy.rate_limits.iter().find(same)?;
+    let mut limits = previous.listeners.values().flat_map(|listener| &listener.limits);
+    limits.find(|limit| *limit.name == *written.name.as_str()).map(|limit| Arc::clone(&limit.buckets))
+}

@@ -1,0 +1,99 @@
+//! Local rate limits over real sockets: who shares tokens, what a refusal looks like, what a reload keeps.
+
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+use http::{HeaderMap, Request, Response};
+use mesh_core::error::BoxError;
+use mesh_core::{Body, Mesh};
+
+/// A service behind `rate_limits`, asked through its server layer.
+async fn ask(mesh: &Mesh, path: &str, client: Option<&str>) -> (u16, HeaderMap) {
+    use tower::{Layer, ServiceExt};
+    let answer = tower::service_fn(|_: Request<Body>| async { Ok::<_, BoxError>(Response::new(Body::empty())) });
+    let service = mesh.server_layer("in").unwrap().layer(answer);
+    let mut request = Request::get(format!("http://shop{path}")).body(Body::empty()).unwrap();
+    if let Some(client) = client {
+        request.headers_mut().insert("client", client.parse().unwrap());
+    }
+    let response = service.oneshot(request).await.unwrap();
+    (response.status().as_u16(), response.headers().clone())
+}
+
+fn document(limits: &str) -> String {
+    format!("listeners: [{{name: in}}]\npolicy: {{rate_limits: [{limits}]}}\n")
+}
+
+fn mesh(limits: &str) -> Mesh {
+    Mesh::from_yaml(&document(limits), "limits.yaml").unwrap()
+}
+
+/// Intervals of an hour: no token comes back while a test runs.
+#[tokio::test]
+async fn requests_pass_while_there_are_tokens_and_are_told_when_to_come_back() {
+    for (extra, expected) in [
+        ("", [200, 200, 200, 429, 429]),
+        (", status: 503", [200, 200, 200, 503, 503]),
+        (", enforce_percent: 0", [200, 200, 200, 200, 200]),
+        (", response_headers: {x-local-rate-limit: \"true\"}", [200, 200, 200, 429, 429]),
+    ] {
+        let mesh = mesh(&format!("{{name: all, max_tokens: 3, fill_interval: 1h{extra}}}"));
+        let mut statuses = Vec::new();
+        for _ in 0..5 {
+            let (status, headers) = ask(&mesh, "/", None).await;
+            statuses.push(status);
+            if status != 200 {
+                let wait: u64 = headers["retry-after"].to_str().unwrap().parse().unwrap();
+                assert!((3000..=3600).contains(&wait), "{wait}");
+                assert_eq!(headers.contains_key("x-local-rate-limit"), extra.contains("x-local"));
+            }
+        }
+        assert_eq!(statuses, expected, "{extra}");
+        let outcome = if extra.contains("enforce") { "passed" } else { "refused" };
+        let line = format!("libmesh_rate_limited_total{{limit=\"all\",listener=\"in\",outcome=\"{outcome}\"}} 2");
+        assert!(mesh.metrics_text().contains(&line), "{}", mesh.metrics_text());
+    }
+    let refused = Mesh::from_yaml(&document("{name: a, max_tokens: 1, status: 200}"), "limits.yaml").err().unwrap();
+    assert!(refused.to_string().contains("policy.rate_limits[0].status"), "{refused}");
+}
+
+/// Envoy's question of one default and one special bucket, asked as two limits; every one that matches counts.
+#[tokio::test]
+async fn o43_a_request_needs_a_token_of_every_limit_that_matches_it() {
+    let special = "{name: a, match: {headers: [{name: client, exact: a}]}, max_tokens: 2, fill_interval: 1h}";
+    let all = "{name: all, max_tokens: 3, fill_interval: 1h}";
+    let others = "{name: rest, match: {headers: [{name: client, exact: b}]}, max_tokens: 3, fill_interval: 1h}";
+    for (limits, clients, expected) in [
+        (format!("{special}, {all}"), "aaaa", vec![200, 200, 429, 429]),
+        (format!("{special}, {all}"), "aabbb", vec![200, 200, 200, 429, 429]),
+        (format!("{special}, {all}"), "bbbb", vec![200, 200, 200, 429]),
+        (format!("{special}, {others}"), "aabbbb", vec![200, 200, 200, 200, 200, 429]),
+    ] {
+        let mesh = mesh(&limits);
+        let mut statuses = Vec::new();
+        for client in clients.chars() {
+            statuses.push(ask(&mesh, "/", Some(&client.to_string())).await.0);
+        }
+        assert_eq!(statuses, expected, "{clients} under {limits}");
+    }
+}
+
+#[tokio::test]
+async fn each_value_has_its_own_tokens_and_a_reload_keeps_what_is_left() {
+    let limit = "{name: each, by: [\"header:client\", path], max_tokens: 1, fill_interval: 1h}";
+    let mesh = mesh(limit);
+    for (path, client, expected) in [
+        ("/", Some("a"), 200),
+        ("/", Some("a"), 429),
+        ("/", Some("b"), 200),
+        ("/x", Some("a"), 200),
+        ("/", None, 200),
+        ("/", None, 429),
+        ("/", Some(""), 200),
+    ] {
+        assert_eq!(ask(&mesh, path, client).await.0, expected, "{path} {client:?}");
+    }
+    mesh.reload(&document(&limit.replace("1h", "1h, status: 430")), "limits.yaml").unwrap();
+    assert_eq!(ask(&mesh, "/", Some("a")).await.0, 430, "the tokens stay spent");
+    mesh.reload(&document(&limit.replace("max_tokens: 1", "max_tokens: 2")), "limits.yaml").unwrap();
+    assert_eq!(ask(&mesh, "/", Some("a")).await.0, 200, "other numbers, other buckets");
+}
