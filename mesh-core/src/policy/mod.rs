@@ -5,6 +5,7 @@
 //! Invariant: every refusal is a typed value that says why, and whatever was admitted is given back
 //! when its permit is dropped.
 
+pub mod adaptive;
 pub mod backoff;
 pub mod budget;
 pub mod circuit_breaker;
