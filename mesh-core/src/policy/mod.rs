@@ -10,10 +10,12 @@ pub mod backoff;
 pub mod budget;
 pub mod circuit_breaker;
 pub mod concurrency;
+pub mod criticality;
 pub mod retry;
 pub mod retry_after;
 pub mod timeout;
 pub mod verdict;
+pub mod waiting;
 
 use std::fmt;
 
