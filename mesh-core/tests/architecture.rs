@@ -10,8 +10,8 @@ use std::path::{Path, PathBuf};
 const LAYERS: &[&[&str]] = &[
     &["error", "time"],
     &["config", "telemetry", "body", "runtime", "drain"],
-    &["context", "policy", "route", "identity"],
-    &["access", "endpoint"],
+    &["policy", "route", "identity"],
+    &["context", "access", "endpoint"],
     &["cluster"],
     &["snapshot"],
     &["compile"],

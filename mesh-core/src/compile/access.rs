@@ -27,7 +27,7 @@ pub(super) fn compile(
         checks.extend(problems.note(format!("policy.checks[{index}]"), compile_check(written, document, context)));
     }
     let mut listeners = BTreeMap::new();
-    for listener in &document.listeners {
+    for (index, listener) in document.listeners.iter().enumerate() {
         let name: Arc<str> = listener.name.as_str().into();
         let mine = document
             .policy
@@ -35,10 +35,14 @@ pub(super) fn compile(
             .iter()
             .zip(&checks)
             .filter(|(written, _)| is_for(written.listeners.as_deref(), &name));
+        let intake = listener.concurrency.as_ref().map(super::admission::intake).transpose();
+        let intake = problems.note(format!("listeners[{index}].concurrency"), intake);
         let policy = ListenerPolicy {
             address: listener.address.as_ref().map(|address| address.as_str().to_owned()),
             tls: tls_mode(listener, document),
             is_forwarding: listener.forward,
+            intake: intake.flatten(),
+            max_criticality: super::admission::criticality(listener.max_criticality),
             rules: compile_rules(document, problems),
             checks: mine.map(|(_, check)| check.clone()).collect(),
             name: Arc::clone(&name),

@@ -97,7 +97,7 @@ fn settings(cluster: &written::Cluster, document: &Document, context: &Context<'
         },
         breaker: breaker_config(&breaker)?,
         outlier: outlier_config(&outlier),
-        max_requests: limit.max_requests,
+        concurrency: super::admission::terms(&limit)?,
         budget: BudgetConfig::new(budget.percent.fraction(), budget.min_per_second, budget.window.0)
             .map_err(|error| error.to_string())?,
         locality: document.node.locality.clone(),

@@ -3,6 +3,7 @@
 //! Decides: which well-formed documents are mistakes. Never: reads text or looks outside the document.
 //! Invariant: every finding of a document is reported, not only the first.
 
+mod admission;
 mod limits;
 mod names;
 mod routes;

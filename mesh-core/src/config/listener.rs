@@ -5,10 +5,11 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::admission::{Criticality, ListenerConcurrency};
 use super::value::{AddressText, Name};
 
 /// One inbound side.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Listener {
     /// The name that rules and checks refer to. Unique.
@@ -22,6 +23,12 @@ pub struct Listener {
     /// Whether requests are routed onward by `routes` (an ingress) instead of served here. Default: false.
     #[serde(default)]
     pub forward: bool,
+    /// How many requests are taken on at once, and who waits. Default: no limit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub concurrency: Option<ListenerConcurrency>,
+    /// The highest class that is believed of callers who prove no identity. Default: critical (ours).
+    #[serde(default)]
+    pub max_criticality: Criticality,
 }
 
 /// Who may connect (Istio's PeerAuthentication modes).

@@ -9,6 +9,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::access::Access;
+use super::admission::{AdaptiveLimit, ClassShares};
 use super::duration::TimeSpan;
 use super::route::Matches;
 use super::value::{HeaderName, Name, Percent, TextValue, ValueError, text_serde};
@@ -129,6 +130,10 @@ setting! {
         /// Requests in flight, retries included. Default: 1024 (Envoy).
         #[schemars(range(min = 1))]
         max_requests: u32 = 1024,
+        /// Finds the limit by measuring, up to `max_requests`. Default: off.
+        adaptive: AdaptiveLimit = AdaptiveLimit::default(),
+        /// What each class of requests may use of the limit.
+        shares: ClassShares = ClassShares::default(),
     }
 }
 

@@ -11,7 +11,11 @@ use http_body::{Body as HttpBody, Frame, SizeHint};
 use crate::body::Body;
 use crate::drain::RequestGuard;
 use crate::error::{BoxError, ErrorKind};
+use crate::inbound::gate::Inside;
 use crate::telemetry::record::Record;
+
+/// What a request holds until its response has ended: its place in the drain's count and behind the gate.
+pub(super) type Guards = (RequestGuard, Option<Inside>);
 
 /// A request body whose bytes are counted as the application reads them.
 pub(super) fn counted(body: Body, counter: &Arc<AtomicU64>) -> Body {
@@ -19,7 +23,7 @@ pub(super) fn counted(body: Body, counter: &Arc<AtomicU64>) -> Body {
 }
 
 /// A response body whose end closes the record and the drain's count.
-pub(super) fn recorded(body: Body, record: Record, guard: RequestGuard) -> Body {
+pub(super) fn recorded(body: Body, record: Record, guard: Guards) -> Body {
     if body.is_end_stream() {
         record.end();
         return body;
@@ -34,7 +38,7 @@ struct Counted {
 
 struct Recorded {
     inner: Body,
-    open: Option<(Record, RequestGuard)>,
+    open: Option<(Record, Guards)>,
 }
 
 impl HttpBody for Counted {

@@ -25,6 +25,7 @@ use crate::telemetry::names::{label, metric};
 
 mod body;
 pub mod forward;
+pub mod gate;
 pub mod listener;
 pub(crate) mod serve;
 
@@ -43,6 +44,7 @@ pub(crate) struct Inbound {
     pub(crate) name: Arc<str>,
     pub(crate) tls: Option<Arc<rustls::ServerConfig>>,
     last: ArcSwap<ListenerPolicy>,
+    pub(crate) gate: gate::Gate,
     refused: Counter,
     pub(crate) decisions: Decisions,
 }
@@ -69,6 +71,8 @@ impl Inbound {
             ),
             None => None,
         };
+        let gate = gate::Gate::new(Arc::clone(&core.clock));
+        gate.retune(policy.intake);
         let registry = &core.telemetry.registry;
         let labels = [(label::LISTENER, name), (label::REASON, "connection")];
         let decided = |outcome| {
@@ -79,6 +83,7 @@ impl Inbound {
             name: Arc::clone(&policy.name),
             tls,
             last: ArcSwap::from(Arc::clone(policy)),
+            gate,
             refused: registry.counter(&metric::REFUSED, &labels),
             decisions: Decisions {
                 allowed: decided("allowed"),
@@ -93,6 +98,7 @@ impl Inbound {
         let Some(policy) = snapshot.listeners.get(&*self.name) else { return self.last.load_full() };
         if !Arc::ptr_eq(policy, &*self.last.load()) {
             self.last.store(Arc::clone(policy));
+            self.gate.retune(policy.intake);
         }
         Arc::clone(policy)
     }

@@ -62,6 +62,19 @@ impl AdaptiveConfig {
     }
 }
 
+/// Between 3 [Envoy `min_concurrency`] and 1024 [the default ceiling], starting at 20 [concurrency-limits].
+impl Default for AdaptiveConfig {
+    fn default() -> Self {
+        Self {
+            min: 3,
+            max: 1024,
+            initial: 20,
+            tolerance: DEFAULT_TOLERANCE,
+            probe_interval: DEFAULT_PROBE_INTERVAL,
+        }
+    }
+}
+
 /// One request that ended.
 #[derive(Debug, Clone, Copy)]
 pub struct Sample {
@@ -115,6 +128,11 @@ impl Adaptive {
             pause: FIRST_PROBE_PAUSE,
         };
         Self { config, in_force: AtomicU32::new(config.initial), state: Mutex::new(state) }
+    }
+
+    /// With other numbers, on reload: goes on from where it stands.
+    pub fn retuned(&self, config: AdaptiveConfig) -> Self {
+        Self::new(AdaptiveConfig { initial: self.limit().clamp(config.min, config.max), ..config })
     }
 
     /// The limit in force now.

@@ -67,6 +67,11 @@ impl<T> WaitingRoom<T> {
         self.classes.iter().map(VecDeque::len).sum()
     }
 
+    /// Whether there is no room for one more.
+    pub fn is_full(&self) -> bool {
+        self.len() >= self.max
+    }
+
     /// Whether nobody waits.
     pub fn is_empty(&self) -> bool {
         self.classes.iter().all(VecDeque::is_empty)
@@ -81,8 +86,8 @@ impl<T> WaitingRoom<T> {
     pub fn enter(&mut self, arrival: Arrival, ticket: T, now: Instant) -> Entered<T> {
         let longest = crate::time::after(now, self.max_wait);
         let until = arrival.deadline.map_or(longest, |deadline| deadline.min(longest));
-        let displaced = if self.len() < self.max { None } else { self.displace(arrival.class) };
-        if self.len() >= self.max {
+        let displaced = if self.is_full() { self.displace(arrival.class) } else { None };
+        if self.is_full() {
             return Entered::Full(ticket);
         }
         self.classes[arrival.class.index()].push_back(Waiting { ticket, since: now, until });
