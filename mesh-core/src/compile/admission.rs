@@ -31,8 +31,7 @@ pub(super) fn criticality(written: Written) -> Criticality {
 
 fn compile(max: u32, adaptive: &AdaptiveLimit, shares: &ClassShares) -> Result<Terms, String> {
     let percent = |share: Percent| share.0.round() as u8;
-    let shares =
-        Shares::new(percent(shares.sheddable), percent(shares.sheddable_plus), percent(shares.critical));
+    let shares = Shares::new(percent(shares.sheddable), percent(shares.sheddable_plus), percent(shares.critical));
     let shares = shares.map_err(|error| error.to_string())?;
     let adaptive = adaptive.enabled.then(|| {
         AdaptiveConfig::new(adaptive.min_requests, max, adaptive.initial_requests)

@@ -28,7 +28,7 @@ struct Open {
 
 struct State {
     limit: Arc<ConcurrencyLimit>,
-    room: Mutex<WaitingRoom<oneshot::Sender<Permit>>>,
+    room: Mutex<WaitingRoom<oneshot::Sender<Inside>>>,
     clock: Arc<dyn Clock>,
 }
 
@@ -44,7 +44,8 @@ pub struct TurnedAway {
 /// A request inside. Dropped, its place goes to the next.
 pub struct Inside {
     permit: Option<Permit>,
-    state: Arc<State>,
+    /// Taken: nobody is called.
+    state: Option<Arc<State>>,
     started: Instant,
 }
 
@@ -89,7 +90,7 @@ impl Gate {
         tokio::select! {
             biased;
             place = place => match place {
-                Ok(permit) => Ok(Some(Inside::new(permit, state, self.clock.now()))),
+                Ok(inside) => Ok(Some(inside)),
                 Err(_) => Err(away(true)),
             },
             () = self.clock.sleep_until(until) => Err(away(true)),
@@ -113,12 +114,12 @@ impl State {
         })
     }
 
-    fn room(&self) -> MutexGuard<'_, WaitingRoom<oneshot::Sender<Permit>>> {
+    fn room(&self) -> MutexGuard<'_, WaitingRoom<oneshot::Sender<Inside>>> {
         self.room.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Until when the arrival waits; `None` when there is no room.
-    fn wait(&self, arrival: Arrival, ticket: oneshot::Sender<Permit>, now: Instant) -> Option<Instant> {
+    fn wait(&self, arrival: Arrival, ticket: oneshot::Sender<Inside>, now: Instant) -> Option<Instant> {
         let mut room = self.room();
         if room.is_full() {
             room.retain(|ticket| !ticket.is_closed());
@@ -141,17 +142,22 @@ impl State {
                 return;
             }
             let Ok(permit) = self.limit.admit_class(class) else { return };
-            let next = room.next(self.clock.now());
+            let now = self.clock.now();
+            let next = room.next(now);
             drop(room);
-            // A ticket whose owner has left gives the permit back, and the next one is called.
-            drop(next.map(|ticket| ticket.send(permit)));
+            // Who has left gives the place back at once, and the next is called; who leaves later, when it
+            // is dropped.
+            let left = next.and_then(|ticket| ticket.send(Inside::new(permit, self, now)).err());
+            if let Some(mut left) = left {
+                left.state = None;
+            }
         }
     }
 }
 
 impl Inside {
     fn new(permit: Permit, state: &Arc<State>, started: Instant) -> Self {
-        Self { permit: Some(permit), state: Arc::clone(state), started }
+        Self { permit: Some(permit), state: Some(Arc::clone(state)), started }
     }
 
     /// The application has answered; a limit that adapts learns how long it took.
@@ -160,13 +166,14 @@ impl Inside {
             permit.record(self.started, false, now);
         }
     }
-
 }
 
 impl Drop for Inside {
     fn drop(&mut self) {
         drop(self.permit.take());
-        self.state.call_next();
+        if let Some(state) = self.state.take() {
+            state.call_next();
+        }
     }
 }
 

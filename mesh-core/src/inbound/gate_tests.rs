@@ -90,3 +90,18 @@ async fn other_terms_keep_who_is_inside_and_none_lets_everything_pass() {
     gate.retune(None);
     assert!(gate.enter(arrival(CRITICAL)).await.unwrap().is_none());
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_place_given_to_who_has_just_left_goes_to_the_next() {
+    let gate = gate(1, 4);
+    let inside = gate.enter(arrival(CRITICAL)).await.unwrap();
+    let mut leaving = Box::pin(gate.enter(arrival(CRITICAL)));
+    assert!(futures_util::poll!(&mut leaving).is_pending());
+    let staying = gate.enter(arrival(CRITICAL));
+    tokio::pin!(staying);
+    assert!(futures_util::poll!(&mut staying).is_pending());
+    // The place is on its way to the first, who goes before he sees it.
+    drop(inside);
+    drop(leaving);
+    assert!(matches!(futures_util::poll!(&mut staying), std::task::Poll::Ready(Ok(Some(_)))));
+}

@@ -78,7 +78,7 @@ impl Inbound {
         let decided = |outcome| {
             registry.counter(&metric::ACCESS_DECISIONS, &[(label::LISTENER, name), (label::OUTCOME, outcome)])
         };
-        Ok(Arc::new(Self {
+        let inbound = Arc::new(Self {
             core: Arc::clone(core),
             name: Arc::clone(&policy.name),
             tls,
@@ -90,7 +90,20 @@ impl Inbound {
                 denied: decided("denied"),
                 check_denied: decided("check_denied"),
             },
-        }))
+        });
+        inbound.register_gauges();
+        Ok(inbound)
+    }
+
+    fn register_gauges(self: &Arc<Self>) {
+        let registry = &self.core.telemetry.registry;
+        let labels = [(label::LISTENER, &*self.name)];
+        let of = |ask: fn((usize, u32, u32)) -> f64| {
+            let inbound = Arc::downgrade(self);
+            move || inbound.upgrade().and_then(|inbound| inbound.gate.counts()).map(ask)
+        };
+        registry.gauge_fn(&metric::WAITING, &labels, of(|(waiting, ..)| waiting as f64));
+        registry.gauge_fn(&metric::LIMIT, &labels, of(|(.., limit)| f64::from(limit)));
     }
 
     /// The policy in force: the snapshot's, else the last this listener had.

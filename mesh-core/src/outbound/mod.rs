@@ -107,6 +107,7 @@ pub(crate) async fn attempt_once(
         until.0,
     )
     .await;
+    let result = overload::unless_turned_away(result);
     taken.judge(&call::outcome(&result), core.clock.now(), &mut core.randomness.generator());
     let attempt::Answer { response, held } = result?;
     let (head, body) = response.into_parts();

@@ -21,11 +21,7 @@ use crate::telemetry::names::header::{CRITICALITY, REFUSED};
 pub(crate) const OVERLOADED: &str = "overloaded";
 
 /// The class of a request, written into its headers unless it is the one everybody assumes.
-pub(super) fn classify(
-    headers: &mut HeaderMap,
-    options: &CallOptions,
-    context: Option<&CallContext>,
-) -> Criticality {
+pub(crate) fn classify(headers: &mut HeaderMap, options: &CallOptions, context: Option<&CallContext>) -> Criticality {
     let written = headers.remove(CRITICALITY);
     let written = written.as_ref().and_then(|value| value.to_str().ok()).and_then(Criticality::named);
     let cause = context.and_then(|context| context.criticality);
@@ -57,15 +53,8 @@ pub(super) fn measure(admitted: Option<&Permit>, result: &Result<Answer, Error>,
     match result {
         Ok(answer) if answer.response.status().is_server_error() => {}
         Ok(_) => permit.record(started, false, now),
-        Err(error) => {
-            let is_drop = matches!(
-                error.kind(),
-                ErrorKind::Overloaded | ErrorKind::AttemptTimeout | ErrorKind::Timeout | ErrorKind::ConnectTimeout
-            );
-            if is_drop {
-                permit.record(started, true, now);
-            }
-        }
+        Err(error) if error.kind().is_overload() => permit.record(started, true, now),
+        Err(_) => {}
     }
 }
 

@@ -65,13 +65,7 @@ impl AdaptiveConfig {
 /// Between 3 [Envoy `min_concurrency`] and 1024 [the default ceiling], starting at 20 [concurrency-limits].
 impl Default for AdaptiveConfig {
     fn default() -> Self {
-        Self {
-            min: 3,
-            max: 1024,
-            initial: 20,
-            tolerance: DEFAULT_TOLERANCE,
-            probe_interval: DEFAULT_PROBE_INTERVAL,
-        }
+        Self { min: 3, max: 1024, initial: 20, tolerance: DEFAULT_TOLERANCE, probe_interval: DEFAULT_PROBE_INTERVAL }
     }
 }
 
@@ -180,7 +174,11 @@ impl Adaptive {
 impl State {
     fn close_window(&mut self, now: Instant, config: &AdaptiveConfig) {
         let mut window = std::mem::take(&mut self.window);
-        let median = window.median();
+        let Some(median) = window.median() else {
+            // Nothing but drops: the limit shrinks, the base stays.
+            self.limit = (self.limit * BACK_OFF).clamp(f64::from(config.min), f64::from(config.max));
+            return self.end_probe(now, config);
+        };
         if self.probe.is_some() {
             let found_new = self.base <= 0.0 || (median / self.base - 1.0).abs() > NOTHING_NEW;
             self.base = median;
@@ -201,7 +199,8 @@ impl State {
         }
         let dropping = window.dropped * 10 > window.count;
         let gradient = if dropping { ratio.min(BACK_OFF) } else { ratio };
-        let next = self.limit * gradient.clamp(0.5, 1.5) + self.limit.sqrt();
+        let headroom = if dropping { 0.0 } else { self.limit.sqrt() };
+        let next = self.limit * gradient.clamp(0.5, 1.5) + headroom;
         let ceiling = (f64::from(window.peak) * 2.0).max(self.limit);
         self.limit += (next.min(ceiling) - self.limit) * SMOOTHING;
         self.limit = self.limit.clamp(f64::from(config.min), f64::from(config.max));
@@ -223,7 +222,11 @@ impl Window {
         self.began.get_or_insert(now);
         self.count += 1;
         self.peak = self.peak.max(sample.in_flight);
-        self.dropped += usize::from(sample.dropped);
+        if sample.dropped {
+            // How long a refusal or a timeout took says nothing about a request that is answered.
+            self.dropped += 1;
+            return;
+        }
         let seconds = now.saturating_duration_since(sample.started).as_secs_f32();
         if self.seconds.len() < MOST_SAMPLES {
             self.seconds.push(seconds);
@@ -238,10 +241,13 @@ impl Window {
         (age >= WINDOW && self.count >= ENOUGH_SAMPLES) || (age >= LONGEST_WINDOW && self.count >= FEWEST_SAMPLES)
     }
 
-    fn median(&mut self) -> f64 {
+    fn median(&mut self) -> Option<f64> {
         let middle = self.seconds.len() / 2;
+        if self.seconds.is_empty() {
+            return None;
+        }
         let (_, median, _) = self.seconds.select_nth_unstable_by(middle, f32::total_cmp);
-        f64::from(*median).max(1e-6)
+        Some(f64::from(*median).max(1e-6))
     }
 }
 
@@ -273,3 +279,115 @@ const FOLLOW_UP: f64 = 0.1;
 const SMOOTHING: f64 = 0.5;
 /// What a window with many drops leaves of the limit [AIMD: 0.9].
 const BACK_OFF: f64 = 0.8;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Ends requests one by one, each `millis` long, with `in_flight` at once, for `windows` windows.
+    struct Feed {
+        adaptive: Adaptive,
+        now: Instant,
+    }
+
+    impl Feed {
+        fn new(config: AdaptiveConfig) -> Self {
+            Self { adaptive: Adaptive::new(config), now: Instant::now() }
+        }
+
+        fn windows(
+            &mut self,
+            windows: u32,
+            in_flight: impl Fn(u32) -> u32,
+            millis: impl Fn(u32) -> f64,
+            dropped: bool,
+        ) {
+            for _ in 0..windows * 60 {
+                self.now += Duration::from_millis(2);
+                let in_flight = in_flight(self.adaptive.limit());
+                let took = Duration::from_secs_f64(millis(in_flight) / 1000.0);
+                self.adaptive.record(Sample { started: self.now - took, in_flight, dropped }, self.now);
+            }
+        }
+    }
+
+    fn config() -> AdaptiveConfig {
+        AdaptiveConfig::new(3, 200, 20).unwrap()
+    }
+
+    /// Ten workers of 10 ms: more in flight take longer.
+    fn queueing(in_flight: u32) -> f64 {
+        10.0 * f64::from(in_flight.max(10)) / 10.0
+    }
+
+    #[test]
+    fn a_used_limit_grows_while_requests_take_no_longer() {
+        let mut feed = Feed::new(config());
+        feed.windows(40, |limit| limit, |_| 10.0, false);
+        assert_eq!(feed.adaptive.limit(), 200);
+    }
+
+    #[test]
+    fn an_unused_limit_stays_where_it_is() {
+        let mut feed = Feed::new(config());
+        feed.windows(100, |_| 5, |_| 10.0, false);
+        assert_eq!(feed.adaptive.limit(), 20);
+    }
+
+    #[test]
+    fn growth_stops_at_twice_what_is_used() {
+        let mut feed = Feed::new(config());
+        feed.windows(100, |_| 15, |_| 10.0, false);
+        assert_eq!(feed.adaptive.limit(), 30);
+    }
+
+    #[test]
+    fn a_full_limit_settles_a_little_above_what_the_server_can_do() {
+        let mut feed = Feed::new(config());
+        feed.windows(300, |limit| limit, queueing, false);
+        let limit = feed.adaptive.limit();
+        assert!((10..=30).contains(&limit), "{limit}");
+    }
+
+    #[test]
+    fn a_service_that_becomes_slower_on_its_own_is_not_throttled_for_long() {
+        let mut feed = Feed::new(config());
+        feed.windows(50, |limit| limit.min(60), |_| 10.0, false);
+        let before = feed.adaptive.limit();
+        feed.windows(50, |limit| limit, |_| 40.0, false);
+        assert!(feed.adaptive.limit() >= before, "{} before, {} after", before, feed.adaptive.limit());
+        assert!(feed.adaptive.base().unwrap() > Duration::from_millis(35));
+    }
+
+    #[test]
+    fn drops_lower_the_limit_and_bounds_hold() {
+        let mut feed = Feed::new(config());
+        feed.windows(5, |limit| limit, |_| 10.0, false);
+        let base = feed.adaptive.base();
+        feed.windows(100, |limit| limit, |_| 1.0, true);
+        assert_eq!((feed.adaptive.limit(), feed.adaptive.base()), (3, base), "refusals are quick, and no base");
+    }
+
+    #[test]
+    fn a_probe_without_an_answer_ends_by_itself() {
+        let mut feed = Feed::new(config());
+        feed.windows(40, |limit| limit.min(50), |_| 10.0, false);
+        let full = feed.adaptive.limit();
+        while feed.adaptive.limit() >= full {
+            feed.windows(1, |limit| limit, |_| 100.0, false);
+        }
+        // Only requests from before the probe still end.
+        let old = feed.now - Duration::from_secs(1);
+        let late = feed.now + LONGEST_PROBE + Duration::from_secs(1);
+        feed.adaptive.record(Sample { started: old, in_flight: 1, dropped: false }, late);
+        assert_eq!(feed.adaptive.limit(), full);
+    }
+
+    #[test]
+    fn impossible_numbers_are_refused() {
+        assert!(AdaptiveConfig::new(0, 10, 5).is_err());
+        assert!(AdaptiveConfig::new(11, 10, 5).is_err());
+        assert!(config().with_tolerance(0.9).is_err());
+        assert!(config().with_probe_interval(Duration::from_millis(999)).is_err());
+    }
+}

@@ -79,7 +79,8 @@ pub mod metric {
     pub const LIMIT: Metric =
         Metric::new("libmesh_concurrency_limit", "Requests that may be in flight now, by what is limited.");
     /// Requests that wait for a place.
-    pub const WAITING: Metric = Metric::new("libmesh_requests_waiting", "Requests that wait at a listener for a place.");
+    pub const WAITING: Metric =
+        Metric::new("libmesh_requests_waiting", "Requests that wait at a listener for a place.");
     /// Circuit breaker state.
     pub const BREAKER_STATE: Metric =
         Metric::new("libmesh_circuit_breaker_state", "Circuit breaker: 0 closed, 1 half open, 2 open.");

@@ -149,7 +149,8 @@ fn with_one_of_ten_endpoints_ten_times_slower_the_default_halves_the_p99_of_roun
 #[test]
 fn the_same_seed_gives_the_same_run() {
     let run = || {
-        let run = Run { kind: BalancerKind::PeakEwma, rate: 500.0, workers: 4, service: Service::Exponential(5.0), seed: 3 };
+        let run =
+            Run { kind: BalancerKind::PeakEwma, rate: 500.0, workers: 4, service: Service::Exponential(5.0), seed: 3 };
         let seen = run.play();
         (seen.count(), seen.percentile(99.0).to_bits())
     };

@@ -128,7 +128,8 @@ impl World {
     }
 }
 
-const OFF: &str = ", circuit_breaker: { consecutive_failures: 0, min_success_percent: 0 }, outlier: { consecutive_5xx: 0 }";
+const OFF: &str =
+    ", circuit_breaker: { consecutive_failures: 0, min_success_percent: 0 }, outlier: { consecutive_5xx: 0 }";
 /// Neither retries nor anything else hides the fault.
 const BARE: &str = ", balancer: round_robin, circuit_breaker: { consecutive_failures: 0, min_success_percent: 0 }, outlier: { consecutive_5xx: 0 }, retry_budget: { percent: 0, min_per_second: 0 }";
 

@@ -7,7 +7,7 @@ mod scenario;
 use crate::curve::Table;
 
 pub use queue::queue_disciplines;
-pub use scenario::{SCENARIOS, Scenario};
+use scenario::SCENARIOS;
 
 /// A limiter under test. `ours` is the engine of the library; the others are what it was chosen against.
 pub fn adaptive_limits() -> Table {
@@ -17,6 +17,19 @@ pub fn adaptive_limits() -> Table {
         for name in peers::NAMES {
             let seen = scenario.play(peers::limiter(name), 11);
             table.row(scenario.name, name, &seen.row());
+        }
+    }
+    table
+}
+
+/// The limit second by second: what a limiter makes of a change.
+pub fn limit_over_time(scenario: &str) -> Table {
+    let scenario = SCENARIOS.iter().find(|known| known.name == scenario).expect("a scenario of that name");
+    let mut table = Table::new("limit_over_time", &["limiter", "second", "limit"]);
+    for name in peers::NAMES.into_iter().filter(|name| *name != "none") {
+        let seen = scenario.play(peers::limiter(name), 11);
+        for (tenth, limit) in seen.limits.iter().enumerate().step_by(5) {
+            table.row(name, tenth as f64 / 10.0, &[f64::from(*limit)]);
         }
     }
     table

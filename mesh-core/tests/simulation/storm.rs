@@ -69,7 +69,8 @@ impl Chain {
     /// One request of the caller of service `hop`, with all its attempts. `now` moves with its waits.
     fn call(&mut self, hop: usize, now: &mut f64) -> Answer {
         let at = |seconds: f64, base: Instant| base + Duration::from_secs_f64(seconds);
-        let mut retry = RetryState::start(Arc::clone(&self.policy), Arc::clone(&self.budgets[hop]), at(*now, self.base));
+        let mut retry =
+            RetryState::start(Arc::clone(&self.policy), Arc::clone(&self.budgets[hop]), at(*now, self.base));
         let facts = RequestFacts {
             idempotent: true,
             body_replayable: true,
@@ -119,8 +120,7 @@ fn amplification(guard: Guard) -> [f64; HOPS] {
 
 pub fn chain() -> Table {
     let mut table = Table::new("retry_storm", &["guard", "requests_per_second", "hop_1", "hop_2", "hop_3", "hop_4"]);
-    let guards =
-        [("none", Guard::None), ("budget", Guard::Budget), ("budget_and_pushback", Guard::BudgetAndPushback)];
+    let guards = [("none", Guard::None), ("budget", Guard::Budget), ("budget_and_pushback", Guard::BudgetAndPushback)];
     for (name, guard) in guards {
         table.row(name, RATE, &amplification(guard));
     }

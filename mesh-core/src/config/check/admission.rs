@@ -36,7 +36,8 @@ fn check_adaptive((adaptive, max): (&AdaptiveLimit, u32), path: &Path<'_>, repor
 }
 
 fn check_shares(shares: &ClassShares, path: &Path<'_>, report: &mut Report<'_>) {
-    let [sheddable, plus, critical] = [&shares.sheddable, &shares.sheddable_plus, &shares.critical].map(|share| share.0);
+    let [sheddable, plus, critical] =
+        [&shares.sheddable, &shares.sheddable_plus, &shares.critical].map(|share| share.0);
     if sheddable > plus || plus > critical {
         let message = format!("a lower class has the greater share ({sheddable}, {plus}, {critical} percent)");
         report.error(path, message);

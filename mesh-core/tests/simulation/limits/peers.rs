@@ -6,7 +6,8 @@ use mesh_core::policy::adaptive::{Adaptive, AdaptiveConfig, Sample};
 
 use super::scenario::{Limiter, Seen};
 
-pub const NAMES: [&str; 7] = ["none", "aimd", "vegas", "gradient2", "failsafe", "envoy", "ours"];
+pub const NAMES: [&str; 9] =
+    ["none", "aimd", "vegas", "vegas_1s", "gradient2", "gradient2_1s", "failsafe", "envoy", "ours"];
 
 pub fn limiter(name: &str) -> Box<dyn Limiter> {
     match name {
@@ -14,9 +15,11 @@ pub fn limiter(name: &str) -> Box<dyn Limiter> {
         "aimd" => Box::new(Aimd(20.0)),
         "vegas" => Box::new(Vegas { limit: 20.0, no_load: 0.0, probes: 0.0, rng: fastrand::Rng::with_seed(5) }),
         "gradient2" => Box::new(Gradient2 { limit: 20.0, long: Average::new(600.0) }),
+        "vegas_1s" => Box::new(Windowed::over("vegas")),
+        "gradient2_1s" => Box::new(Windowed::over("gradient2")),
         "failsafe" => Box::new(Failsafe::new()),
         "envoy" => Box::new(Envoy::new()),
-        "ours" => Box::new(Ours(Adaptive::new(AdaptiveConfig::new(1, 1024, 20).unwrap()))),
+        "ours" => Box::new(Ours(Adaptive::new(AdaptiveConfig::default()))),
         other => panic!("no limiter is called {other}"),
     }
 }
@@ -155,6 +158,33 @@ impl Samples {
     fn quantile(&mut self, share: f64) -> f64 {
         self.seconds.sort_by(f64::total_cmp);
         self.seconds[((self.seconds.len() as f64 * share) as usize).min(self.seconds.len() - 1)]
+    }
+}
+
+/// Netflix WindowedLimit: the mean of a second, at least ten samples, as one sample.
+struct Windowed {
+    inner: Box<dyn Limiter>,
+    samples: Samples,
+}
+
+impl Windowed {
+    fn over(name: &str) -> Self {
+        Self { inner: limiter(name), samples: Samples::default() }
+    }
+}
+
+impl Limiter for Windowed {
+    fn limit(&self) -> u32 {
+        self.inner.limit()
+    }
+    fn record(&mut self, seen: Seen, now: Instant) {
+        let age = self.samples.add(seen, now);
+        if age < Duration::from_secs(1) || self.samples.seconds.len() < 10 {
+            return;
+        }
+        let window = std::mem::take(&mut self.samples);
+        let mean = window.seconds.iter().sum::<f64>() / window.seconds.len() as f64;
+        self.inner.record(Seen { rtt: Duration::from_secs_f64(mean), in_flight: window.peak, ..seen }, now);
     }
 }
 

@@ -40,8 +40,22 @@ pub struct Scenario {
 const PATIENCE: Duration = Duration::from_millis(250);
 
 pub const SCENARIOS: &[Scenario] = &[
-    Scenario { name: "half load", service: Service::Exponential(10.0), workers: 20, rate: 1000.0, changes: &[], seconds: 30.0 },
-    Scenario { name: "overload 1.5x", service: Service::Exponential(10.0), workers: 20, rate: 3000.0, changes: &[], seconds: 60.0 },
+    Scenario {
+        name: "half load",
+        service: Service::Exponential(10.0),
+        workers: 20,
+        rate: 1000.0,
+        changes: &[],
+        seconds: 30.0,
+    },
+    Scenario {
+        name: "overload 1.5x",
+        service: Service::Exponential(10.0),
+        workers: 20,
+        rate: 3000.0,
+        changes: &[],
+        seconds: 60.0,
+    },
     Scenario {
         name: "capacity falls to a quarter and returns",
         service: Service::Exponential(10.0),
@@ -58,8 +72,22 @@ pub const SCENARIOS: &[Scenario] = &[
         changes: &[(20.0, Change::Slowness(4.0))],
         seconds: 60.0,
     },
-    Scenario { name: "heavy tail, 60 % load", service: Service::Pareto(4.0, 1.5), workers: 20, rate: 1000.0, changes: &[], seconds: 60.0 },
-    Scenario { name: "heavy tail, overload 1.5x", service: Service::Pareto(4.0, 1.5), workers: 20, rate: 2500.0, changes: &[], seconds: 60.0 },
+    Scenario {
+        name: "heavy tail, 60 % load",
+        service: Service::Pareto(4.0, 1.5),
+        workers: 20,
+        rate: 1000.0,
+        changes: &[],
+        seconds: 60.0,
+    },
+    Scenario {
+        name: "heavy tail, overload 1.5x",
+        service: Service::Pareto(4.0, 1.5),
+        workers: 20,
+        rate: 2500.0,
+        changes: &[],
+        seconds: 60.0,
+    },
     Scenario {
         name: "burst after idling",
         service: Service::LogNormal(9.0, 0.4),
@@ -78,7 +106,8 @@ pub struct Result {
     /// Answered in time.
     good: usize,
     latencies: Latencies,
-    limits: Vec<u32>,
+    /// Ten a second.
+    pub limits: Vec<u32>,
 }
 
 impl Result {
