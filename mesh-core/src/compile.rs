@@ -17,6 +17,7 @@ use crate::snapshot::{Defaults, Snapshot};
 use crate::time::Clock;
 
 mod access;
+mod admission;
 mod cluster;
 mod guard;
 mod limit;

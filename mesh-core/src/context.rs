@@ -11,6 +11,7 @@ use std::marker::PhantomData;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use crate::policy::criticality::Criticality;
 use crate::telemetry::TraceContext;
 
 /// The facts of the call that is being served.
@@ -24,12 +25,14 @@ pub struct CallContext {
     pub peer: Option<Arc<str>>,
     /// `x-request-id`, one for the whole tree of calls.
     pub request_id: Option<Arc<str>>,
+    /// How much it matters that it is answered; what it causes matters no more.
+    pub criticality: Option<Criticality>,
 }
 
 impl CallContext {
     /// A context with a trace and nothing else.
     pub fn new(trace: TraceContext) -> Self {
-        Self { trace, deadline: None, peer: None, request_id: None }
+        Self { trace, deadline: None, peer: None, request_id: None, criticality: None }
     }
 
     /// The context this code runs in: the task's, or else the thread's.

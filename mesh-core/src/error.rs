@@ -155,6 +155,11 @@ impl ErrorKind {
         }
     }
 
+    /// Whether it is what an overloaded peer looks like: no room, or no answer in time.
+    pub const fn is_overload(self) -> bool {
+        matches!(self, Self::Overloaded | Self::Timeout | Self::AttemptTimeout | Self::ConnectTimeout)
+    }
+
     /// HTTP status, gRPC status code and Envoy response flag of a local reply of this kind.
     /// Origin: Envoy 1.40 local replies; gRPC's http-grpc status mapping.
     pub const fn status(self) -> LocalStatus {

@@ -17,6 +17,8 @@ use crate::access::rbac::Rules;
 use crate::cluster::group::Cluster;
 use crate::config::document::Document;
 use crate::policy::guard::Guarded;
+use crate::policy::concurrency::Terms;
+use crate::policy::criticality::Criticality;
 use crate::policy::retry::RetryPolicy;
 use crate::route::matcher::RequestMatch;
 use crate::route::rewrite::Rewrite;
@@ -105,6 +107,10 @@ pub struct ListenerPolicy {
     pub load_reports: LoadReports,
     /// Whether its requests are routed onward.
     pub is_forwarding: bool,
+    /// How much is taken on at once; `None`: whatever comes.
+    pub intake: Option<Intake>,
+    /// The highest class believed of callers without a proven identity.
+    pub max_criticality: Criticality,
     /// Local rules.
     pub rules: Rules,
     /// Istio's authorization policies.
@@ -113,6 +119,17 @@ pub struct ListenerPolicy {
     pub limits: Vec<Arc<LocalLimit>>,
     /// Remote checks, in the order they are asked.
     pub checks: Vec<CheckPolicy>,
+}
+
+/// How much a listener takes on at once.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Intake {
+    /// Requests in flight.
+    pub limit: Terms,
+    /// Requests that may wait for a place.
+    pub waiting: usize,
+    /// How long one waits at most.
+    pub max_wait: Duration,
 }
 
 /// A remote check and the requests it is asked about.

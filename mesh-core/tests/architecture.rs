@@ -10,8 +10,8 @@ use std::path::{Path, PathBuf};
 const LAYERS: &[&[&str]] = &[
     &["error", "load_report", "time"],
     &["config", "telemetry", "body", "runtime", "drain", "own_load"],
-    &["context", "policy", "route", "identity"],
-    &["access", "endpoint"],
+    &["policy", "route", "identity"],
+    &["context", "access", "endpoint"],
     &["cluster"],
     &["snapshot"],
     &["compile"],

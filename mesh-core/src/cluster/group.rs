@@ -27,7 +27,7 @@ use crate::error::{Error, ErrorKind, Place};
 use crate::policy::Invalid;
 use crate::policy::budget::{Budget, BudgetConfig};
 use crate::policy::circuit_breaker::BreakerConfig;
-use crate::policy::concurrency::ConcurrencyLimit;
+use crate::policy::concurrency::{ConcurrencyLimit, Terms};
 use crate::policy::verdict::Verdict;
 use crate::telemetry::{DestinationService, Peer};
 
@@ -79,7 +79,7 @@ pub struct Settings {
     /// Of the group.
     pub outlier: OutlierConfig,
     /// Requests in flight at most.
-    pub max_requests: u32,
+    pub concurrency: Terms,
     /// Retries at most.
     pub budget: BudgetConfig,
     /// Where we are.
@@ -129,8 +129,8 @@ impl Cluster {
             |previous| Ok(Arc::clone(&previous.outlier)),
         )?;
         let limit = previous
-            .map_or_else(|| ConcurrencyLimit::new(settings.max_requests), |previous| Arc::clone(&previous.limit));
-        limit.resize(settings.max_requests);
+            .map_or_else(|| ConcurrencyLimit::with(settings.concurrency), |previous| Arc::clone(&previous.limit));
+        limit.retune(settings.concurrency);
         let keeps_live =
             same(|a, b| (a.breaker, a.outlier, &a.plain, &a.mutual) == (b.breaker, b.outlier, &b.plain, &b.mutual));
         let members = previous.map(|previous| previous.members().carried(keeps_live.is_some()));
@@ -313,7 +313,7 @@ impl Cluster {
         json!({
             "service": &*self.settings.service.host,
             "in_flight": self.limit.in_flight(),
-            "max_requests": self.limit.max(),
+            "max_requests": self.limit.limit(),
             "retry_budget": self.budget.balance(now),
             "endpoints": endpoints,
         })

@@ -41,6 +41,12 @@ impl Taken {
         }
         let verdict = verdict(outcome);
         permit.record(verdict.into(), now, rng);
+        if is_overloaded(outcome)
+            && let Some(in_flight) = &mut self.in_flight
+        {
+            // Turning requests away is quick: without a charge it would attract more of them.
+            in_flight.respond(now, load::Outcome::Failed { retry_after: Some(OVERLOAD_PENALTY) });
+        }
         let Some(verdict) = verdict else { return };
         self.cluster.judge(&self.endpoint, verdict, now, rng);
         let seen = match verdict {
@@ -71,6 +77,14 @@ fn verdict(outcome: &Outcome<'_>) -> Option<Verdict> {
         Outcome::Failure { kind, .. } => Verdict::of_failure(kind),
     }
 }
+
+/// The endpoint is well, and has no room.
+fn is_overloaded(outcome: &Outcome<'_>) -> bool {
+    matches!(outcome, Outcome::Failure { kind: ErrorKind::Overloaded, sent: Sent::Unprocessed })
+}
+
+/// What being turned away is charged as: 250 ms, the longest backoff, so that the next requests go elsewhere.
+const OVERLOAD_PENALTY: Duration = Duration::from_millis(250);
 
 /// What the endpoint asked callers to wait; only the seconds form, a date needs the wall clock.
 fn hint(outcome: &Outcome<'_>) -> Option<Duration> {

@@ -19,7 +19,6 @@ use crate::config::policy::{Check, FailureMode as WrittenFailure};
 use crate::config::value::{Name, TextPattern};
 use crate::snapshot::{CheckPolicy, ListenerPolicy, LoadReports, TlsMode};
 use crate::identity::spiffe_id::{SpiffeId, TrustDomain};
-use crate::snapshot::{CheckPolicy, ListenerPolicy, TlsMode};
 
 pub(super) fn compile(
     document: &Document,
@@ -33,7 +32,7 @@ pub(super) fn compile(
     let limits = limit::compile(document, context, problems);
     let authorization = compile_authorization(document, problems);
     let mut listeners = BTreeMap::new();
-    for listener in &document.listeners {
+    for (index, listener) in document.listeners.iter().enumerate() {
         let name: Arc<str> = listener.name.as_str().into();
         let mine = document
             .policy
@@ -41,11 +40,15 @@ pub(super) fn compile(
             .iter()
             .zip(&checks)
             .filter(|(written, _)| is_for(written.listeners.as_deref(), &name));
+        let intake = listener.concurrency.as_ref().map(super::admission::intake).transpose();
+        let intake = problems.note(format!("listeners[{index}].concurrency"), intake);
         let policy = ListenerPolicy {
             address: listener.address.as_ref().map(|address| address.as_str().to_owned()),
             tls: tls_mode(listener, document),
             load_reports: load_reports(listener),
             is_forwarding: listener.forward,
+            intake: intake.flatten(),
+            max_criticality: super::admission::criticality(listener.max_criticality),
             rules: compile_rules(document, problems),
             authorization: Arc::clone(&authorization),
             limits: limits

@@ -114,7 +114,7 @@ fn settings(cluster: &written::Cluster, document: &Document, context: &Context<'
         },
         breaker: breaker_config(&breaker)?,
         outlier: outlier_config(&outlier),
-        max_requests: limit.max_requests,
+        concurrency: super::admission::terms(&limit)?,
         budget: budget_config(&budget)?,
         locality: document.node.locality.clone(),
         source,

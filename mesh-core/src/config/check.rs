@@ -4,6 +4,7 @@
 //! Invariant: every finding of a document is reported, not only the first.
 
 mod dns;
+mod admission;
 mod limits;
 mod names;
 mod routes;

@@ -5,10 +5,11 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::admission::{Criticality, ListenerConcurrency};
 use super::value::{AddressText, Name};
 
 /// One inbound side.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Listener {
     /// The name that rules and checks refer to. Unique.
@@ -26,6 +27,12 @@ pub struct Listener {
     /// and Envoy servers tell always once they are told to).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub load_reports: Option<LoadReports>,
+    /// How many requests are taken on at once, and who waits. Default: no limit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub concurrency: Option<ListenerConcurrency>,
+    /// The highest class that is believed of callers who prove no identity. Default: critical (ours).
+    #[serde(default)]
+    pub max_criticality: Criticality,
 }
 
 /// When responses carry a load report: `endpoint-load-metrics`, for gRPC the trailer `endpoint-load-metrics-bin`.

@@ -6,6 +6,7 @@
 
 pub mod access;
 pub mod authorization;
+pub mod admission;
 pub mod check;
 pub mod cluster;
 pub mod diagnostic;

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::access::Access;
 use super::authorization::Authorization;
+use super::admission::{AdaptiveLimit, ClassShares};
 use super::duration::TimeSpan;
 use super::rate_limit::RateLimit;
 use super::route::Matches;
@@ -135,6 +136,10 @@ setting! {
         /// Requests in flight, retries included. Default: 1024 (Envoy).
         #[schemars(range(min = 1))]
         max_requests: u32 = 1024,
+        /// Finds the limit by measuring, up to `max_requests`. Default: off.
+        adaptive: AdaptiveLimit = AdaptiveLimit::default(),
+        /// What each class of requests may use of the limit.
+        shares: ClassShares = ClassShares::default(),
     }
 }
 

@@ -87,6 +87,7 @@ impl Core {
         );
         registry.gauge_fn(&metric::POOL_CONNECTIONS, &labels, of(|cluster, _| cluster.connections()));
         registry.gauge_fn(&metric::PANIC, &labels, of(|cluster, now| usize::from(cluster.is_panicking(now))));
+        registry.gauge_fn(&metric::LIMIT, &labels, of(|cluster, _| cluster.limit.limit() as usize));
         let outbound = [(label::CLUSTER, &*cluster.name), (label::SIDE, "outbound")];
         registry.gauge_fn(&metric::IN_FLIGHT, &outbound, of(|cluster, _| cluster.limit.in_flight() as usize));
     }

@@ -12,7 +12,11 @@ use super::load::Reporting;
 use crate::body::Body;
 use crate::drain::RequestGuard;
 use crate::error::{BoxError, ErrorKind};
+use crate::inbound::gate::Inside;
 use crate::telemetry::record::Record;
+
+/// What a request holds until its response has ended: its place in the drain's count and behind the gate.
+pub(super) type Guards = (RequestGuard, Option<Inside>);
 
 /// A request body whose bytes are counted as the application reads them.
 pub(super) fn counted(body: Body, counter: &Arc<AtomicU64>) -> Body {
@@ -20,7 +24,7 @@ pub(super) fn counted(body: Body, counter: &Arc<AtomicU64>) -> Body {
 }
 
 /// A response body whose end closes the record and the drain's count.
-pub(super) fn recorded(body: Body, open: (Record, RequestGuard), reporting: Reporting) -> Body {
+pub(super) fn recorded(body: Body, open: (Record, Guards), reporting: Reporting) -> Body {
     if body.is_end_stream() {
         open.0.end();
         return body;
@@ -35,7 +39,7 @@ struct Counted {
 
 struct Recorded {
     inner: Body,
-    open: Option<(Record, RequestGuard)>,
+    open: Option<(Record, Guards)>,
     reporting: Reporting,
 }
 

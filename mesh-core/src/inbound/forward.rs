@@ -14,6 +14,8 @@ use crate::access::verdict::{Verdict, apply_to_response};
 use crate::body::Body;
 use crate::error::{BoxError, Error};
 use crate::outbound::ServiceClient;
+use crate::outbound::overload::OVERLOADED;
+use crate::telemetry::names::header::REFUSED;
 use crate::telemetry::record::is_grpc;
 
 /// A service that sends each request on by the routes of the configuration.
@@ -68,6 +70,24 @@ pub fn local_reply(error: &Error, is_grpc: bool) -> Response<Body> {
     }
     response
 }
+
+/// The response to a request that there was no room for: 503, or RESOURCE_EXHAUSTED, which no client of gRPC
+/// takes for a broken server. It says that nothing was done, which our own clients believe of a proven peer.
+pub(crate) fn overloaded_reply(error: &Error, is_grpc: bool) -> Response<Body> {
+    let mut response = local_reply(error, is_grpc);
+    let headers = response.headers_mut();
+    headers.insert(REFUSED, header::HeaderValue::from_static(OVERLOADED));
+    if is_grpc {
+        headers.insert("grpc-status", header::HeaderValue::from(GRPC_RESOURCE_EXHAUSTED));
+    } else {
+        headers.insert(header::RETRY_AFTER, header::HeaderValue::from(OVERLOADED_RETRY_AFTER_SECONDS));
+    }
+    response
+}
+
+const GRPC_RESOURCE_EXHAUSTED: u16 = 8;
+/// The shortest that the header can say.
+const OVERLOADED_RETRY_AFTER_SECONDS: u16 = 1;
 
 /// A remote check's own answer to the caller.
 pub fn check_reply(verdict: &Verdict) -> Response<Body> {

@@ -25,6 +25,7 @@ use crate::telemetry::names::{label, metric};
 
 mod body;
 pub mod forward;
+pub mod gate;
 pub mod listener;
 mod load;
 pub(crate) mod serve;
@@ -44,6 +45,7 @@ pub(crate) struct Inbound {
     pub(crate) name: Arc<str>,
     pub(crate) tls: Option<Arc<rustls::ServerConfig>>,
     last: ArcSwap<ListenerPolicy>,
+    pub(crate) gate: gate::Gate,
     refused: Counter,
     pub(crate) decisions: Decisions,
 }
@@ -70,23 +72,39 @@ impl Inbound {
             ),
             None => None,
         };
+        let gate = gate::Gate::new(Arc::clone(&core.clock));
+        gate.retune(policy.intake);
         let registry = &core.telemetry.registry;
         let labels = [(label::LISTENER, name), (label::REASON, "connection")];
         let decided = |outcome| {
             registry.counter(&metric::ACCESS_DECISIONS, &[(label::LISTENER, name), (label::OUTCOME, outcome)])
         };
-        Ok(Arc::new(Self {
+        let inbound = Arc::new(Self {
             core: Arc::clone(core),
             name: Arc::clone(&policy.name),
             tls,
             last: ArcSwap::from(Arc::clone(policy)),
+            gate,
             refused: registry.counter(&metric::REFUSED, &labels),
             decisions: Decisions {
                 allowed: decided("allowed"),
                 denied: decided("denied"),
                 check_denied: decided("check_denied"),
             },
-        }))
+        });
+        inbound.register_gauges();
+        Ok(inbound)
+    }
+
+    fn register_gauges(self: &Arc<Self>) {
+        let registry = &self.core.telemetry.registry;
+        let labels = [(label::LISTENER, &*self.name)];
+        let of = |ask: fn((usize, u32, u32)) -> f64| {
+            let inbound = Arc::downgrade(self);
+            move || inbound.upgrade().and_then(|inbound| inbound.gate.counts()).map(ask)
+        };
+        registry.gauge_fn(&metric::WAITING, &labels, of(|(waiting, ..)| waiting as f64));
+        registry.gauge_fn(&metric::LIMIT, &labels, of(|(.., limit)| f64::from(limit)));
     }
 
     /// The policy in force: the snapshot's, else the last this listener had.
@@ -94,6 +112,7 @@ impl Inbound {
         let Some(policy) = snapshot.listeners.get(&*self.name) else { return self.last.load_full() };
         if !Arc::ptr_eq(policy, &*self.last.load()) {
             self.last.store(Arc::clone(policy));
+            self.gate.retune(policy.intake);
         }
         Arc::clone(policy)
     }

@@ -14,7 +14,8 @@ use http::{HeaderMap, HeaderValue, Request, Response, Uri, Version, header};
 use tower_service::Service;
 
 use super::body::{counted, recorded};
-use super::forward::{check_reply, local_reply};
+use super::forward::{check_reply, local_reply, overloaded_reply};
+use super::gate::Inside;
 use super::load::Reporting;
 use super::{ConnectionAddress, Inbound};
 use crate::access::attributes::Attributes;
@@ -28,11 +29,14 @@ use crate::drain::Phase;
 use crate::error::{BoxError, Error, ErrorKind, Side};
 use crate::identity::tls::PeerIdentity;
 use crate::outbound::{GrpcChannel, ServiceClient, headers};
+use crate::policy::criticality::Criticality;
 use crate::policy::timeout;
+use crate::policy::waiting::Arrival;
 use crate::route::matcher::{RequestHead, first_match};
 use crate::route::normalize::{Normalized, PathNormalization};
 use crate::snapshot::{CheckPolicy, ListenerPolicy, Snapshot};
-use crate::telemetry::names::header::{PEER, REQUEST_ID};
+use crate::telemetry::names::header::{CRITICALITY, PEER, REQUEST_ID};
+use crate::telemetry::names::label;
 use crate::telemetry::peer::{self, Peer};
 use crate::telemetry::record::{Record, is_grpc};
 use crate::telemetry::{Reporter, Security, TraceContext};
@@ -63,10 +67,19 @@ where
     let mut rng = core.randomness.generator();
     let trace = TraceContext::join(request.headers(), &mut rng, snapshot.sample_percent);
     record.traced(&trace);
-    let context = Arc::new(context(&request, trace, (&origin, core.clock.now()), &mut rng));
+    let mut context = context(&request, trace, (&origin, core.clock.now()), &mut rng);
+    context.criticality = Some(criticality(request.headers_mut(), &origin, &policy));
+    let context = Arc::new(context);
     record.line.request_id.clone_from(&context.request_id);
 
-    let admitted = admit(inbound, &policy, &origin, &mut request, &context).await;
+    let mut inside = None;
+    let admitted = match pass_gate(inbound, &context).await {
+        Ok(passed) => {
+            inside = passed;
+            admit(inbound, &policy, &origin, &mut request, &context).await
+        }
+        Err(turned_away) => Err(turned_away),
+    };
     let mut response = match admitted {
         Ok(verdicts) => {
             let bytes = Arc::<AtomicU64>::default();
@@ -82,6 +95,9 @@ where
         Err(refused) => refuse(refused, &mut record, grpc),
     };
 
+    if let Some(inside) = inside.as_ref().filter(|_| !response.status().is_server_error()) {
+        inside.answered(core.clock.now());
+    }
     record.answered(response.status().as_u16(), response.headers());
     reporting.head(response.status().as_u16(), response.headers_mut());
     if claimed.is_some() && core.telemetry.exchanges_peers {
@@ -90,7 +106,26 @@ where
     if core.drain.phase() != Phase::Serving && version < Version::HTTP_2 {
         response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
-    response.map(|body| recorded(body, (record, in_flight), reporting))
+    response.map(|body| recorded(body, (record, (in_flight, inside)), reporting))
+}
+
+/// Room for the request, at once or after a wait within its deadline.
+async fn pass_gate(inbound: &Inbound, context: &CallContext) -> Result<Option<Inside>, Refused> {
+    let class = context.criticality.unwrap_or_default();
+    let arrival = Arrival { class, deadline: context.deadline };
+    inbound.gate.enter(arrival).await.map_err(|away| {
+        inbound.core.telemetry.shed("inbound", (label::LISTENER, &inbound.name), class.as_str());
+        let how = if away.waited { "waited in vain" } else { "no room to wait" };
+        refused(ErrorKind::Overloaded, format!("{class}: {how} for one of {} places", away.limit))
+    })
+}
+
+/// What the caller says, no higher than it may. The header goes no further: the context carries it on.
+fn criticality(headers: &mut HeaderMap, origin: &Origin, policy: &ListenerPolicy) -> Criticality {
+    let said = headers.remove(CRITICALITY);
+    let said = said.as_ref().and_then(|value| value.to_str().ok()).and_then(Criticality::named);
+    let cap = if origin.1.is_some() { Criticality::CriticalPlus } else { policy.max_criticality };
+    Criticality::capped(said, None, cap)
 }
 
 /// Why a request goes no further.
@@ -224,6 +259,7 @@ fn refuse(refused: Refused, record: &mut Record, grpc: bool) -> Response<Body> {
     record.facts.response_code = 0;
     let mut reply = match refused.verdict {
         Some(verdict) if !grpc => check_reply(&verdict),
+        _ if refused.error.kind() == ErrorKind::Overloaded => overloaded_reply(&refused.error, grpc),
         _ => local_reply(&refused.error, grpc),
     };
     if let Some(wait) = refused.error.place().retry_after {

@@ -64,6 +64,7 @@ async fn route(core: Arc<Core>, request: Request<Body>) -> Result<Response<Body>
 
     let options = head.extensions.get::<CallOptions>().copied().unwrap_or_default();
     let inherited = CallContext::current();
+    crate::outbound::overload::classify(&mut head.headers, &options, inherited.as_deref());
     headers::leave_connection(&mut head.headers, inherited.as_deref(), &mut rng);
     let trace = match &inherited {
         Some(context) => context.trace.clone(),

@@ -1,21 +1,27 @@
-//! A ceiling on requests in flight.
+//! A ceiling on requests in flight, fixed or found by measuring; the lowest classes are shed first.
 
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use http::{Request, Response};
+use http::{HeaderMap, Request, Response};
 use tower_layer::Layer;
 use tower_service::Service;
 
-use super::Pending;
+use super::{Pending, facts_of};
 use crate::body::Body;
+use crate::context::CallContext;
 use crate::error::{BoxError, Error, ErrorKind};
-use crate::policy::concurrency::ConcurrencyLimit;
+use crate::policy::adaptive::AdaptiveConfig;
+use crate::policy::concurrency::{ConcurrencyLimit, Terms};
+use crate::policy::criticality::{Criticality, Shares};
+use crate::telemetry::names::header::CRITICALITY;
+use crate::time::{Clock, SystemClock};
 
 /// Refuses what is above the ceiling, at once. All services it makes share one ceiling.
 #[derive(Clone)]
 pub struct ConcurrencyLayer {
     limit: Arc<ConcurrencyLimit>,
+    clock: Arc<dyn Clock>,
 }
 
 impl ConcurrencyLayer {
@@ -24,9 +30,21 @@ impl ConcurrencyLayer {
         Self::shared(ConcurrencyLimit::new(max))
     }
 
+    /// A limit that is found by measuring, and what each class of requests may use of it.
+    pub fn adaptive(config: AdaptiveConfig, shares: Shares) -> Self {
+        Self::shared(ConcurrencyLimit::with(Terms { max: u32::MAX, adaptive: Some(config), shares }))
+    }
+
+    /// Another source of time than the system's.
+    #[must_use]
+    pub fn with_clock(mut self, clock: Arc<dyn Clock>) -> Self {
+        self.clock = clock;
+        self
+    }
+
     /// Under a ceiling that others count against too.
     pub fn shared(limit: Arc<ConcurrencyLimit>) -> Self {
-        Self { limit }
+        Self { limit, clock: Arc::new(SystemClock) }
     }
 }
 
@@ -34,7 +52,7 @@ impl<S> Layer<S> for ConcurrencyLayer {
     type Service = Concurrency<S>;
 
     fn layer(&self, inner: S) -> Concurrency<S> {
-        Concurrency { inner, limit: Arc::clone(&self.limit) }
+        Concurrency { inner, limit: Arc::clone(&self.limit), clock: Arc::clone(&self.clock) }
     }
 }
 
@@ -43,6 +61,14 @@ impl<S> Layer<S> for ConcurrencyLayer {
 pub struct Concurrency<S> {
     inner: S,
     limit: Arc<ConcurrencyLimit>,
+    clock: Arc<dyn Clock>,
+}
+
+/// What the request says of itself, else what it was caused by.
+pub(super) fn class_of(headers: &HeaderMap) -> Criticality {
+    let said = headers.get(CRITICALITY).and_then(|value| value.to_str().ok()).and_then(Criticality::named);
+    let cause = CallContext::current().and_then(|context| context.criticality);
+    Criticality::capped(said, cause, Criticality::CriticalPlus)
 }
 
 impl<S, B> Service<Request<Body>> for Concurrency<S>
@@ -61,12 +87,19 @@ where
     }
 
     fn call(&mut self, request: Request<Body>) -> Self::Future {
-        match self.limit.admit() {
+        match self.limit.admit_class(class_of(request.headers())) {
             Ok(permit) => {
+                let (started, clock) = (self.clock.now(), Arc::clone(&self.clock));
                 let answering = self.inner.call(request);
                 Box::pin(async move {
-                    let _permit = permit;
-                    answering.await.map_err(Into::into)
+                    let answer = answering.await.map_err(Into::into);
+                    match &answer {
+                        Ok(response) if response.status().is_server_error() => {}
+                        Ok(_) => permit.record(started, false, clock.now()),
+                        Err(error) if facts_of(error).0.is_overload() => permit.record(started, true, clock.now()),
+                        Err(_) => {}
+                    }
+                    answer
                 })
             }
             Err(full) => {

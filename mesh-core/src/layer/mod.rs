@@ -36,6 +36,7 @@ mod compose;
 mod concurrency;
 mod endpoint;
 mod retry;
+mod shed;
 mod timeout;
 mod trace;
 
@@ -47,6 +48,7 @@ pub use compose::{Composed, compose};
 pub use concurrency::{Concurrency, ConcurrencyLayer};
 pub use endpoint::EndpointService;
 pub use retry::{Retry, RetryLayer};
+pub use shed::{Shed, ShedLayer};
 pub use timeout::{Timeout, TimeoutLayer};
 pub use trace::{Trace, TraceLayer};
 

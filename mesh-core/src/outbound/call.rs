@@ -20,14 +20,16 @@ use crate::error::{Error, ErrorKind, Place, Sent};
 use crate::outbound::attempt::{self, Answer, Outgoing};
 use crate::outbound::body::{Open, ResponseBody};
 use crate::outbound::replay::Replay;
-use crate::outbound::{CallOptions, CallReport, REPLAY_LIMIT, headers};
+use crate::outbound::{CallOptions, CallReport, REPLAY_LIMIT, headers, overload};
 use crate::policy::concurrency::Permit;
+use crate::policy::criticality::Criticality;
 use crate::policy::retry::{Decision, Outcome, RequestFacts, RetryPolicy, RetryState, StopReason, is_idempotent};
 use crate::policy::timeout::{self, Limits};
 use crate::route::matcher::RequestHead;
 use crate::route::table::Miss;
 use crate::snapshot::Snapshot;
 use crate::telemetry::names::header::PEER;
+use crate::telemetry::names::label;
 use crate::telemetry::peer::{self, Peer};
 use crate::telemetry::record::{Record, is_grpc};
 use crate::telemetry::{Reporter, TraceContext};
@@ -57,6 +59,7 @@ struct Call<'a> {
     record: Record,
     place: Place,
     deadline: Option<Instant>,
+    class: Criticality,
     admitted: Option<Permit>,
 }
 
@@ -92,8 +95,10 @@ impl<'a> Call<'a> {
             head.headers.insert(PEER, core.telemetry.node_header.clone());
         }
         record.line.request_id = headers::request_id(&head.headers);
+        let class = overload::classify(&mut head.headers, &options, context.as_deref());
         let deadline = context.and_then(|context| context.deadline);
-        Self { core, snapshot, head, body, options, rng, record, place: Place::default(), deadline, admitted: None }
+        let place = Place::default();
+        Self { core, snapshot, head, body, options, rng, record, place, deadline, class, admitted: None }
     }
 
     /// The story.
@@ -104,7 +109,7 @@ impl<'a> Call<'a> {
         let limits = Limits { application: self.options.timeout, route: terms.route, ..Limits::default() };
         self.deadline = timeout::earlier(self.deadline, limits.deadline(start));
         let cluster = &terms.cluster;
-        self.admitted = Some(cluster.limit.admit().map_err(|full| overloaded(full.max))?);
+        self.admitted = Some(self.admit(cluster)?);
         let dialer = core.dialer()?;
         let idempotent = self.options.idempotent.unwrap_or_else(|| is_idempotent(&self.head.method));
         let mut retry = RetryState::start(Arc::clone(&terms.retry), Arc::clone(&cluster.budget), start);
@@ -119,7 +124,10 @@ impl<'a> Call<'a> {
             let way = attempt::Way::to(dialer, cluster, &taken.endpoint, is_grpc(&self.head.headers));
             let result = attempt::send(&way, &outgoing, limit.map(|limit| crate::time::after(now, limit))).await;
 
+            let result = overload::unless_turned_away(result);
+            let began = now;
             let now = core.clock.now();
+            overload::measure(self.admitted.as_ref(), &result, (began, now));
             let facts = RequestFacts {
                 idempotent,
                 body_replayable: self.body.is_replayable(),
@@ -149,6 +157,14 @@ impl<'a> Call<'a> {
                 }
             }
         }
+    }
+
+    /// A place under the cluster's limit, if there is one for this class.
+    fn admit(&self, cluster: &Cluster) -> Result<Permit, Error> {
+        cluster.limit.admit_class(self.class).map_err(|full| {
+            self.core.telemetry.shed("outbound", (label::CLUSTER, &cluster.name), self.class.as_str());
+            overload::overloaded(full.max, self.class)
+        })
     }
 
     /// Which rule, which of its clusters, and how the request changes on the way.
@@ -294,10 +310,6 @@ impl<'a> Call<'a> {
         self.record.end();
         error
     }
-}
-
-fn overloaded(max: u32) -> Error {
-    Error::new(ErrorKind::Overloaded, format!("the cluster has {max} requests in flight, its limit"))
 }
 
 pub(super) fn outcome(result: &Result<Answer, Error>) -> Outcome<'_> {

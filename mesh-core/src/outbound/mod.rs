@@ -14,6 +14,7 @@ use crate::cluster::group::Cluster;
 use crate::cluster::taken::Taken;
 use crate::core::Core;
 use crate::error::Error;
+use crate::policy::criticality::Criticality;
 use crate::telemetry::record::is_grpc;
 
 pub(crate) use grpc::GrpcChannel;
@@ -23,6 +24,7 @@ mod body;
 mod call;
 mod grpc;
 pub(crate) mod headers;
+pub(crate) mod overload;
 pub mod replay;
 
 /// Sends requests to the services the configuration names. Cheap to clone; a tower service.
@@ -42,6 +44,8 @@ pub struct CallOptions {
     pub timeout: Option<Duration>,
     /// Overrides what the method implies about being safe to send twice.
     pub idempotent: Option<bool>,
+    /// How much it matters that it is answered; no more than what causes it.
+    pub criticality: Option<Criticality>,
 }
 
 /// How a call went, as a response extension.
@@ -103,6 +107,7 @@ pub(crate) async fn attempt_once(
         until.0,
     )
     .await;
+    let result = overload::unless_turned_away(result);
     taken.judge(&call::outcome(&result), core.clock.now(), &mut core.randomness.generator());
     let attempt::Answer { response, held } = result?;
     let (head, body) = response.into_parts();

@@ -1,18 +1,39 @@
 //! The concurrency limit: how many requests may be in flight at once.
 //!
-//! Decides: whether one more request may start [Envoy `circuit_breakers.max_requests`].
+//! Decides: whether one more request may start: under the ceiling [Envoy `circuit_breakers.max_requests`],
+//! under the adaptive limit if there is one, and under its class's share of that.
 //! Never: queues or waits; a full limit refuses at once.
 //! Invariant: never more live [`Permit`]s than the limit allowed when they were given, and every
 //! permit gives its place back when it is dropped, on whatever path.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Instant;
 
-/// A counter with a ceiling, shared by everything that talks to one cluster.
+use arc_swap::ArcSwapOption;
+
+use super::adaptive::{Adaptive, AdaptiveConfig, Sample};
+use super::criticality::{Criticality, Shares};
+
+/// A counter with a ceiling, shared by everything that talks to one cluster, or arrives at one listener.
 #[derive(Debug)]
 pub struct ConcurrencyLimit {
     max: AtomicU32,
+    /// [`Shares`], as bits.
+    shares: AtomicU32,
+    adaptive: ArcSwapOption<Adaptive>,
     in_flight: AtomicU32,
+}
+
+/// What a limit is made of.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Terms {
+    /// The ceiling.
+    pub max: u32,
+    /// Finds a limit below the ceiling.
+    pub adaptive: Option<AdaptiveConfig>,
+    /// What each class may use.
+    pub shares: Shares,
 }
 
 /// The limit is full.
@@ -27,20 +48,39 @@ pub struct Refused {
 #[must_use = "dropping the permit gives its place back"]
 pub struct Permit {
     limit: Arc<ConcurrencyLimit>,
+    /// Requests in flight when it was given, itself included.
+    in_flight: u32,
 }
 
 impl ConcurrencyLimit {
     /// At most `max` at once; 0 refuses everything.
     pub fn new(max: u32) -> Arc<Self> {
-        Arc::new(Self { max: AtomicU32::new(max), in_flight: AtomicU32::new(0) })
+        Self::with(Terms { max, adaptive: None, shares: Shares::default() })
     }
 
-    /// Takes a place, or says that there is none.
+    /// The same with all its terms.
+    pub fn with(terms: Terms) -> Arc<Self> {
+        let limit = Self {
+            max: AtomicU32::new(terms.max),
+            shares: AtomicU32::new(terms.shares.to_bits()),
+            adaptive: ArcSwapOption::empty(),
+            in_flight: AtomicU32::new(0),
+        };
+        limit.retune(terms);
+        Arc::new(limit)
+    }
+
+    /// Takes a place for a request that says nothing of its class, or says that there is none.
     pub fn admit(self: &Arc<Self>) -> Result<Permit, Refused> {
-        let max = self.max();
+        self.admit_class(Criticality::default())
+    }
+
+    /// Takes a place, or says that there is none for this class.
+    pub fn admit_class(self: &Arc<Self>, class: Criticality) -> Result<Permit, Refused> {
+        let max = self.limit_of(class);
         let take = |current: u32| (current < max).then(|| current + 1);
         match self.in_flight.fetch_update(Ordering::AcqRel, Ordering::Relaxed, take) {
-            Ok(_) => Ok(Permit { limit: Arc::clone(self) }),
+            Ok(before) => Ok(Permit { limit: Arc::clone(self), in_flight: before + 1 }),
             Err(_) => Err(Refused { max }),
         }
     }
@@ -55,9 +95,45 @@ impl ConcurrencyLimit {
         self.max.load(Ordering::Relaxed)
     }
 
+    /// What is in force: the ceiling, or what was found below it.
+    pub fn limit(&self) -> u32 {
+        let found = self.adaptive.load().as_ref().map_or(u32::MAX, |adaptive| adaptive.limit());
+        self.max().min(found)
+    }
+
+    /// What of it a class may use.
+    pub fn limit_of(&self, class: Criticality) -> u32 {
+        Shares::from_bits(self.shares.load(Ordering::Relaxed)).of(self.limit(), class)
+    }
+
     /// Moves the ceiling on reload. What is in flight stays in flight.
     pub fn resize(&self, max: u32) {
         self.max.store(max, Ordering::Relaxed);
+    }
+
+    /// Puts other terms in force on reload. An adaptive limit goes on from where it stands.
+    pub fn retune(&self, terms: Terms) {
+        self.resize(terms.max);
+        self.shares.store(terms.shares.to_bits(), Ordering::Relaxed);
+        let before = self.adaptive.load_full();
+        if before.as_ref().map(|adaptive| adaptive.config()) == terms.adaptive {
+            return;
+        }
+        let after = terms.adaptive.map(|config| match &before {
+            Some(adaptive) => adaptive.retuned(config),
+            None => Adaptive::new(config),
+        });
+        self.adaptive.store(after.map(Arc::new));
+    }
+}
+
+impl Permit {
+    /// The request that started at `started` has its answer, or (`dropped`) was turned away or got none in
+    /// time. An adaptive limit learns from it; the place stays taken.
+    pub fn record(&self, started: Instant, dropped: bool, now: Instant) {
+        if let Some(adaptive) = &*self.limit.adaptive.load() {
+            adaptive.record(Sample { started, in_flight: self.in_flight, dropped }, now);
+        }
     }
 }
 
@@ -124,5 +200,41 @@ mod tests {
         assert_eq!(limit.admit().map(drop), Err(Refused { max: 1 }));
         drop(second);
         assert!(limit.admit().is_ok());
+    }
+
+    #[test]
+    fn the_lowest_class_is_shed_first() {
+        let limit = ConcurrencyLimit::with(Terms { shares: Shares::new(25, 50, 75).unwrap(), ..ceiling(8) });
+        let mut held = Vec::new();
+        for (class, expected) in Criticality::ALL.into_iter().zip([2, 4, 6, 8]) {
+            held.extend(std::iter::from_fn(|| limit.admit_class(class).ok()));
+            assert_eq!(held.len(), expected, "{class}");
+        }
+        held.pop();
+        assert!(limit.admit_class(Criticality::Critical).is_err());
+        assert!(limit.admit_class(Criticality::CriticalPlus).is_ok());
+    }
+
+    #[test]
+    fn an_adaptive_limit_stays_below_the_ceiling_and_survives_a_reload() {
+        let adaptive = AdaptiveConfig::new(2, 100, 10).unwrap();
+        let limit = ConcurrencyLimit::with(Terms { adaptive: Some(adaptive), ..ceiling(100) });
+        assert_eq!((limit.limit(), limit.max()), (10, 100));
+        limit.resize(5);
+        assert_eq!(limit.limit(), 5);
+        let permit = limit.admit().expect("a place");
+        let start = Instant::now();
+        for step in 1..=60_u32 {
+            permit.record(start, false, start + std::time::Duration::from_millis(10) * step);
+        }
+        limit.retune(Terms { adaptive: Some(AdaptiveConfig::new(20, 100, 30).unwrap()), ..ceiling(100) });
+        assert_eq!(limit.limit(), 20, "from 10, within the new bounds");
+        limit.retune(ceiling(100));
+        assert_eq!(limit.limit(), 100);
+        assert_eq!(limit.in_flight(), 1);
+    }
+
+    fn ceiling(max: u32) -> Terms {
+        Terms { max, adaptive: None, shares: Shares::default() }
     }
 }

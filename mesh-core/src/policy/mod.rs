@@ -5,16 +5,19 @@
 //! Invariant: every refusal is a typed value that says why, and whatever was admitted is given back
 //! when its permit is dropped.
 
+pub mod adaptive;
 pub mod backoff;
 pub mod budget;
 pub mod circuit_breaker;
 pub mod concurrency;
 pub mod guard;
 pub mod rate_limit;
+pub mod criticality;
 pub mod retry;
 pub mod retry_after;
 pub mod timeout;
 pub mod verdict;
+pub mod waiting;
 
 use std::fmt;
 

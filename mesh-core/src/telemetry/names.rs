@@ -72,6 +72,15 @@ pub mod metric {
     /// Refusals before anything was sent.
     pub const REFUSED: Metric =
         Metric::new("libmesh_requests_refused_total", "Requests refused locally, by error type.");
+    /// Requests shed.
+    pub const SHED: Metric =
+        Metric::new("libmesh_requests_shed_total", "Requests refused by a concurrency limit, by side and criticality.");
+    /// Concurrency limits.
+    pub const LIMIT: Metric =
+        Metric::new("libmesh_concurrency_limit", "Requests that may be in flight now, by what is limited.");
+    /// Requests that wait for a place.
+    pub const WAITING: Metric =
+        Metric::new("libmesh_requests_waiting", "Requests that wait at a listener for a place.");
     /// Circuit breaker state.
     pub const BREAKER_STATE: Metric =
         Metric::new("libmesh_circuit_breaker_state", "Circuit breaker: 0 closed, 1 half open, 2 open.");
@@ -228,6 +237,8 @@ pub mod label {
     pub const OUTCOME: &str = "outcome";
     /// A state by name.
     pub const STATE: &str = "state";
+    /// A class of requests, by name.
+    pub const CRITICALITY: &str = "criticality";
     /// `inbound` or `outbound`.
     pub const SIDE: &str = "side";
 }
@@ -258,6 +269,10 @@ pub mod header {
     pub const BAGGAGE: HeaderName = HeaderName::from_static("baggage");
     /// Who calls, and who answered: see [`crate::telemetry::Peer`].
     pub const PEER: HeaderName = HeaderName::from_static("x-mesh-peer");
+    /// How much it matters that a request is answered: see `policy::criticality`.
+    pub const CRITICALITY: HeaderName = HeaderName::from_static("x-mesh-criticality");
+    /// Why a server of the mesh turned a request away without acting on it: `overloaded`.
+    pub const REFUSED: HeaderName = HeaderName::from_static("x-mesh-refused");
     /// One id for one request, as Envoy names it.
     pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 }

@@ -66,6 +66,12 @@ impl Telemetry {
         self.registry.counter(&metric::REFUSED, &[(label::REASON, kind.as_str())]).inc();
     }
 
+    /// A limit refused a request. `labels`: side, what was limited, its name, the class.
+    pub fn shed(&self, side: &'static str, (what, name): (&'static str, &str), class: &'static str) {
+        let labels = [(label::SIDE, side), (what, name), (label::CRITICALITY, class)];
+        self.registry.counter(&metric::SHED, &labels).inc();
+    }
+
     /// A connection was refused; the log says why, the peer never learns.
     pub fn connection_refused(&self, listener: &Arc<str>, remote: SocketAddr, reason: &str, wall: SystemTime) {
         if !self.access_log.is_on() {

@@ -1,6 +1,6 @@
 //! Times and numbers that contradict each other, on the values that result from defaults and overrides.
 
-use super::Report;
+use super::{Report, admission};
 use crate::config::cluster::Cluster;
 use crate::config::diagnostic::Path;
 use crate::config::document::{Defaults, Document};
@@ -28,6 +28,12 @@ pub(super) fn check(document: &Document, report: &mut Report<'_>) {
     for (index, guard) in document.guards.iter().enumerate() {
         check_guard(guard, defaults, &guards.index(index), report);
     }
+    let listeners = Path::ROOT.field("listeners");
+    for (index, listener) in document.listeners.iter().enumerate() {
+        if let Some(concurrency) = &listener.concurrency {
+            admission::check_listener(concurrency, &listeners.index(index).field("concurrency"), report);
+        }
+    }
     let policy = Path::ROOT.field("policy");
     let checks = policy.field("checks");
     for (index, check) in document.policy.checks.iter().enumerate() {
@@ -42,6 +48,7 @@ fn check_defaults(defaults: &Defaults, report: &mut Report<'_>) {
     check_budget(&defaults.retry_budget, &path.field("retry_budget"), report);
     check_breaker(&defaults.circuit_breaker, &path.field("circuit_breaker"), report);
     check_outlier(&defaults.outlier, &path.field("outlier"), report);
+    admission::check_limit(&defaults.concurrency_limit, &path.field("concurrency_limit"), report);
     not_zero(defaults.connect_timeout, &path.field("connect_timeout"), report);
 }
 
@@ -65,6 +72,10 @@ fn check_cluster(cluster: &Cluster, defaults: &Defaults, path: &Path<'_>, report
     }
     if let Some(outlier) = &cluster.outlier {
         check_outlier(&outlier.over(&defaults.outlier), &path.field("outlier"), report);
+    }
+    if let Some(limit) = &cluster.concurrency_limit {
+        let limit = limit.over(&defaults.concurrency_limit);
+        admission::check_limit(&limit, &path.field("concurrency_limit"), report);
     }
     if let Some(timeout) = cluster.connect_timeout {
         not_zero(timeout, &path.field("connect_timeout"), report);
@@ -134,7 +145,7 @@ fn check_outlier(outlier: &Outlier, path: &Path<'_>, report: &mut Report<'_>) {
     ordered(("base_ejection", outlier.base_ejection), ("max_ejection", outlier.max_ejection), path, report);
 }
 
-fn not_zero(span: TimeSpan, path: &Path<'_>, report: &mut Report<'_>) {
+pub(super) fn not_zero(span: TimeSpan, path: &Path<'_>, report: &mut Report<'_>) {
     if span.is_zero() {
         let found = report.positions.error(path, "the time is zero").expecting("a time longer than 0s");
         report.found.push(found);

@@ -98,6 +98,8 @@ impl RetryConditions {
             ErrorKind::AttemptTimeout => {
                 return self.has(any | ATTEMPT_TIMEOUT) || self.names_grpc(DEADLINE_EXCEEDED);
             }
+            // A peer that proved it did not act, for lack of room: as a refused stream.
+            ErrorKind::Overloaded if sent == Sent::Unprocessed => 0,
             // No endpoint may be usable in a moment; only gRPC's rule says to wait for it.
             ErrorKind::NoEndpoint => return unavailable,
             _ => return false,

@@ -1,0 +1,64 @@
+//! Overload, as a caller meets it: its own class, a full limit here, a refusal there.
+//!
+//! Decides: the class a request goes out with, and whether a response is a peer's proof that it did not act
+//! on the request. Never: believes that proof without a verified identity: a forged header would make a
+//! request that was acted on be sent again.
+
+use std::time::Instant;
+
+use http::{HeaderMap, HeaderValue};
+
+use crate::context::CallContext;
+use crate::error::{Error, ErrorKind, Place, Sent};
+use crate::outbound::CallOptions;
+use crate::outbound::attempt::Answer;
+use crate::policy::concurrency::Permit;
+use crate::policy::criticality::Criticality;
+use crate::policy::retry_after::retry_after;
+use crate::telemetry::names::header::{CRITICALITY, REFUSED};
+
+/// What a server of the mesh says when it turned a request away for lack of room.
+pub(crate) const OVERLOADED: &str = "overloaded";
+
+/// The class of a request, written into its headers unless it is the one everybody assumes.
+pub(crate) fn classify(headers: &mut HeaderMap, options: &CallOptions, context: Option<&CallContext>) -> Criticality {
+    let written = headers.remove(CRITICALITY);
+    let written = written.as_ref().and_then(|value| value.to_str().ok()).and_then(Criticality::named);
+    let cause = context.and_then(|context| context.criticality);
+    let class = Criticality::capped(options.criticality.or(written), cause, Criticality::CriticalPlus);
+    if class != Criticality::default() {
+        headers.insert(CRITICALITY, HeaderValue::from_static(class.as_str()));
+    }
+    class
+}
+
+/// A verified peer's word that it did not act on the request is a failure that may be repeated elsewhere.
+pub(super) fn unless_turned_away(result: Result<Answer, Error>) -> Result<Answer, Error> {
+    let answer = result?;
+    let headers = answer.response.headers();
+    let is_refusal = headers.get(REFUSED).is_some_and(|why| why == OVERLOADED);
+    if !is_refusal || answer.held.connection.facts.peer.is_none() {
+        return Ok(answer);
+    }
+    let retry_after = retry_after(headers, std::time::SystemTime::UNIX_EPOCH);
+    let place = Place { retry_after, ..Place::default() };
+    Err(Error::new(ErrorKind::Overloaded, "the server has no room for the request")
+        .with_sent(Sent::Unprocessed)
+        .with_place(place))
+}
+
+/// Tells a limit that adapts how an attempt went.
+pub(super) fn measure(admitted: Option<&Permit>, result: &Result<Answer, Error>, began: (Instant, Instant)) {
+    let (Some(permit), (started, now)) = (admitted, began) else { return };
+    match result {
+        Ok(answer) if answer.response.status().is_server_error() => {}
+        Ok(_) => permit.record(started, false, now),
+        Err(error) if error.kind().is_overload() => permit.record(started, true, now),
+        Err(_) => {}
+    }
+}
+
+/// The cluster's own limit is full.
+pub(super) fn overloaded(limit: u32, class: Criticality) -> Error {
+    Error::new(ErrorKind::Overloaded, format!("the cluster has {limit} requests in flight, its limit for {class}"))
+}
