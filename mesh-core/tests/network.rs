@@ -15,13 +15,14 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use http::{Request, Response};
+use hyper::body::Incoming;
+use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::server::conn::auto;
-use hyper_util::service::TowerToHyperService;
 use mesh_core::endpoint::connect::{Connector, Io};
 use mesh_core::error::BoxError;
 use mesh_core::{Body, Mesh};
-use tower::Layer;
+use tower::{Layer, Service};
 use turmoil::net::{TcpListener, TcpStream};
 
 /// Opens streams of the simulated network.
@@ -40,6 +41,8 @@ const PORT: u16 = 9000;
 const SERVERS: [&str; 3] = ["server-0", "server-1", "server-2"];
 /// A call's own deadline.
 const TIMEOUT: Duration = Duration::from_secs(2);
+/// Calls a second.
+const RATE: u64 = 50;
 /// Virtual seconds of load; the network is whole again from `HEALED` on.
 const SECONDS: u64 = 40;
 const HEALED: u64 = 26;
@@ -63,9 +66,15 @@ async fn serve(ledger: Ledger) -> turmoil::Result {
     let service = mesh.server_layer("in").unwrap().layer(application);
     loop {
         let (stream, _) = listener.accept().await?;
-        let service = TowerToHyperService::new(service.clone());
+        let service = service.clone();
+        let answer = service_fn(move |request: Request<Incoming>| {
+            let mut service = service.clone();
+            let answering: Pin<Box<dyn Future<Output = io::Result<Response<Body>>> + Send>> =
+                Box::pin(async move { service.call(request).await.map_err(io::Error::other) });
+            answering
+        });
         tokio::spawn(async move {
-            let _ = auto::Builder::new(TokioExecutor::new()).serve_connection(TokioIo::new(stream), service).await;
+            let _ = auto::Builder::new(TokioExecutor::new()).serve_connection(TokioIo::new(stream), answer).await;
         });
     }
 }
@@ -109,7 +118,7 @@ async fn call(mesh: Mesh, number: u64, began: tokio::time::Instant) -> Seen {
     Seen { second: start.duration_since(began).as_secs(), took: start.elapsed(), is_order, result }
 }
 
-/// A hundred calls a second; a reload takes a server out while it is down, another brings it back.
+/// Calls at the rate; a reload takes a server out while it is down, another brings it back.
 async fn load(protocol: &'static str, seen: Arc<Mutex<Vec<Seen>>>) -> turmoil::Result {
     let mesh = Mesh::builder()
         .connector(Arc::new(Simulated))
@@ -117,14 +126,14 @@ async fn load(protocol: &'static str, seen: Arc<Mutex<Vec<Seen>>>) -> turmoil::R
         .from_yaml(&document(protocol, &SERVERS), "client.yaml")
         .unwrap();
     let began = tokio::time::Instant::now();
-    let mut ticks = tokio::time::interval(Duration::from_millis(10));
+    let mut ticks = tokio::time::interval(Duration::from_secs(1) / RATE as u32);
     let mut calls = tokio::task::JoinSet::new();
-    for number in 0..SECONDS * 100 {
+    for number in 0..SECONDS * RATE {
         ticks.tick().await;
         match number {
             // The crash is at 4 s: in the middle of it the document changes.
-            401 => drop(mesh.reload(&document(protocol, &SERVERS[1..]), "fewer.yaml").unwrap()),
-            700 => drop(mesh.reload(&document(protocol, &SERVERS), "all.yaml").unwrap()),
+            201 => drop(mesh.reload(&document(protocol, &SERVERS[1..]), "fewer.yaml").unwrap()),
+            350 => drop(mesh.reload(&document(protocol, &SERVERS), "all.yaml").unwrap()),
             _ => {}
         }
         calls.spawn(call(mesh.clone(), number, began));
@@ -180,7 +189,7 @@ fn run(protocol: &'static str, seed: u64) -> (Vec<Seen>, HashMap<String, usize>)
 
 fn hold_invariants(protocol: &'static str, seed: u64) {
     let (seen, ledger) = run(protocol, seed);
-    assert_eq!(seen.len(), SECONDS as usize * 100);
+    assert_eq!(seen.len(), (SECONDS * RATE) as usize);
     let twice: Vec<_> = ledger.iter().filter(|(_, times)| **times > 1).collect();
     assert!(twice.is_empty(), "{protocol} {seed}: acted on twice: {twice:?}");
     let late: Vec<_> = seen.iter().filter(|seen| seen.took > TIMEOUT + SLACK).map(|seen| seen.took).collect();
@@ -192,7 +201,7 @@ fn hold_invariants(protocol: &'static str, seed: u64) {
     };
     let count = |seconds| failed(seconds, true).len();
     println!(
-        "{protocol} {seed}: failed of 100/s: crash {}, partition {}, slow {}, outage {}, after {}",
+        "{protocol} {seed}: failed of {RATE}/s: crash {}, partition {}, slow {}, outage {}, after {}",
         count(4..7),
         count(9..13),
         count(15..19),
@@ -208,14 +217,10 @@ fn hold_invariants(protocol: &'static str, seed: u64) {
 
 #[test]
 fn over_http1_nothing_is_done_twice_hangs_or_stays_broken() {
-    for seed in 1..=2 {
-        hold_invariants("http1", seed);
-    }
+    hold_invariants("http1", 1);
 }
 
 #[test]
 fn over_http2_nothing_is_done_twice_hangs_or_stays_broken() {
-    for seed in 1..=2 {
-        hold_invariants("http2", seed);
-    }
+    hold_invariants("http2", 2);
 }
