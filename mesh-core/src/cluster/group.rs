@@ -46,6 +46,7 @@ pub struct Cluster {
     picker: ArcSwap<Picker<Endpoint>>,
     retired: Mutex<Option<Arc<Picker<Endpoint>>>>,
     members: Mutex<Members>,
+    hosts: ArcSwap<Vec<Arc<Written>>>,
     /// A source spoke.
     heard: tokio::sync::Notify,
     doubted: AtomicBool,
@@ -144,6 +145,7 @@ impl Cluster {
             outlier,
             members: Mutex::new(members),
             retired: Mutex::default(),
+            hosts: ArcSwap::default(),
             heard: tokio::sync::Notify::new(),
             doubted: AtomicBool::new(false),
         })
@@ -153,6 +155,7 @@ impl Cluster {
     pub fn set_endpoints(&self, written: Vec<Arc<Written>>, now: Instant) {
         let mut members = self.members();
         if members.replace(written) {
+            self.hosts.store(Arc::new(members.hosts().to_vec()));
             self.rebuild(&mut members, now);
         }
         drop(members);
@@ -204,9 +207,9 @@ impl Cluster {
         self.members().written().to_vec()
     }
 
-    /// Those of the endpoints that are host names.
-    pub fn hosts(&self) -> Vec<Arc<Written>> {
-        self.members().hosts().to_vec()
+    /// Those of the endpoints that are host names. Does not wait for a list that is being put in force.
+    pub fn hosts(&self) -> Arc<Vec<Arc<Written>>> {
+        self.hosts.load_full()
     }
 
     /// Endpoints in force.
