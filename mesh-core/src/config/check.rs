@@ -5,6 +5,7 @@
 
 mod limits;
 mod names;
+mod retries;
 mod routes;
 mod shadow;
 mod trust;

@@ -10,6 +10,7 @@ pub mod cluster;
 pub mod diagnostic;
 pub mod document;
 pub mod duration;
+pub mod hedge;
 pub mod identity;
 pub mod listener;
 pub mod parse;
@@ -25,17 +26,18 @@ pub use cluster::{Balancer, Cluster, ClusterTls, Endpoint, Locality, Protocol, S
 pub use diagnostic::{Diagnostic, Path, Severity};
 pub use document::{Defaults, Document, Node};
 pub use duration::TimeSpan;
+pub use hedge::HedgeDelay;
 pub use identity::{DevCa, Identity, IdentityFiles, TrustBundle};
 pub use listener::{Listener, ListenerTls};
 pub use parse::{Parsed, Positions, parse, parse_endpoints};
 pub use policy::{
     CacheAttribute, Check, CheckCache, CircuitBreaker, CircuitBreakerOverride, ConcurrencyLimit,
-    ConcurrencyLimitOverride, FailureMode, Outlier, OutlierOverride, Policy, Retry, RetryBudget, RetryBudgetOverride,
-    RetryCondition, RetryOverride,
+    ConcurrencyLimitOverride, FailureMode, Hedge, HedgeOverride, Outlier, OutlierOverride, Policy, Retry, RetryBudget, RetryBudgetOverride,
+    RetryCondition, RetryJitter, RetryOverride,
 };
 pub use route::{Backend, HeaderMatch, Matches, PathMatch, QueryMatch, RequestMatch, Rewrite, Route, Rule, Test};
 pub use schema::json_schema;
-pub use telemetry::{AccessLog, Admin, LogTarget, Metrics, Telemetry, Tracing};
+pub use telemetry::{AccessLog, Admin, Explain, LogTarget, Metrics, Telemetry, Tracing};
 pub use value::{
     AddressText, HeaderName, HostPattern, HostPatternKind, Method, Name, Percent, RegexText, SpiffeIdText, TextPattern,
     TextPatternKind, TextValue, TrustDomainText, ValueError, Weight,

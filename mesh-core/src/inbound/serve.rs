@@ -7,7 +7,7 @@
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use futures_util::FutureExt;
 use http::{HeaderMap, HeaderValue, Request, Response, Uri, Version, header};
@@ -30,7 +30,7 @@ use crate::policy::timeout;
 use crate::route::matcher::{RequestHead, first_match};
 use crate::route::normalize::{Normalized, PathNormalization};
 use crate::snapshot::{CheckPolicy, ListenerPolicy, Snapshot};
-use crate::telemetry::names::header::{PEER, REQUEST_ID};
+use crate::telemetry::names::header::{PEER, REQUEST_ID, SHOULD_RETRY};
 use crate::telemetry::peer::{self, Peer};
 use crate::telemetry::record::{Record, is_grpc};
 use crate::telemetry::{Reporter, Security, TraceContext};
@@ -60,7 +60,9 @@ where
     let mut rng = core.randomness.generator();
     let trace = TraceContext::join(request.headers(), &mut rng, snapshot.sample_percent);
     record.traced(&trace);
-    let context = Arc::new(context(&request, trace, (&origin, core.clock.now()), &mut rng));
+    let margin = snapshot.defaults.deadline_margin;
+    let context = Arc::new(context(&request, trace, (&origin, core.clock.now(), margin), &mut rng));
+    let gave_up = context.gave_up.clone();
     record.line.request_id.clone_from(&context.request_id);
 
     let admitted = admit(inbound, &policy, &origin, &mut request, &context).await;
@@ -80,6 +82,9 @@ where
     };
 
     record.answered(response.status().as_u16(), response.headers());
+    if gave_up.is_set() && is_failure(&response) {
+        response.headers_mut().insert(SHOULD_RETRY, HeaderValue::from_static("false"));
+    }
     if claimed.is_some() && core.telemetry.exchanges_peers {
         response.headers_mut().insert(PEER, core.telemetry.node.to_header());
     }
@@ -87,6 +92,12 @@ where
         response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
     response.map(|body| recorded(body, record, in_flight))
+}
+
+/// Whether the caller may want to try again.
+fn is_failure(response: &Response<Body>) -> bool {
+    let is_grpc_failure = response.headers().get("grpc-status").is_some_and(|status| status.as_bytes() != b"0");
+    response.status().is_server_error() || is_grpc_failure
 }
 
 /// Why a request goes no further.
@@ -247,21 +258,17 @@ fn begin(
 fn context(
     request: &Request<Body>,
     trace: TraceContext,
-    from: (&Origin, Instant),
+    from: (&Origin, Instant, Duration),
     rng: &mut fastrand::Rng,
 ) -> CallContext {
-    let ((_, peer), now) = from;
-    let text = |name| request.headers().get(name).and_then(|value: &HeaderValue| value.to_str().ok());
-    let incoming = if is_grpc(request.headers()) {
-        text(headers::GRPC_TIMEOUT).and_then(timeout::decode_grpc_timeout)
-    } else {
-        text(headers::ENVOY_TIMEOUT).and_then(timeout::decode_envoy_timeout)
-    };
+    let ((_, peer), now, margin) = from;
+    let incoming = headers::deadline_of(request.headers()).map(|limit| timeout::with_margin(limit, margin));
     let request_id = headers::request_id(request.headers()).unwrap_or_else(|| headers::new_request_id(rng).into());
     CallContext {
         deadline: incoming.map(|limit| crate::time::after(now, limit)),
         peer: peer.as_ref().map(|peer| peer.id.as_str().into()),
         request_id: Some(request_id),
+        attempt: headers::attempt_of(request.headers()),
         ..CallContext::new(trace)
     }
 }

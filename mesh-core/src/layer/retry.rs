@@ -12,10 +12,10 @@ use super::{Pending, facts_of};
 use crate::body::Body;
 use crate::context::CallContext;
 use crate::error::BoxError;
-use crate::outbound::CallOptions;
+use crate::outbound::{CallOptions, headers};
 use crate::outbound::replay::Replay;
 use crate::policy::budget::{Budget, BudgetConfig};
-use crate::policy::retry::{Decision, Outcome, RequestFacts, RetryPolicy, RetryState, is_idempotent};
+use crate::policy::retry::{Decision, Outcome, RequestFacts, RetryPolicy, RetryState};
 use crate::time::{Clock, Randomness, SystemClock};
 
 /// Tries again when that is worth it and safe. All services it makes share one budget.
@@ -88,13 +88,17 @@ where
 {
     let (head, body) = request.into_parts();
     let options = head.extensions.get::<CallOptions>().copied().unwrap_or_default();
-    let idempotent = options.idempotent.unwrap_or_else(|| is_idempotent(&head.method));
-    let deadline = CallContext::current().and_then(|context| context.deadline);
+    let idempotent = options.idempotent.unwrap_or_else(|| terms.policy.is_idempotent(&head.method, &head.headers));
+    let context = CallContext::current();
+    let (deadline, before) = context.as_deref().map_or((None, 1), |context| (context.deadline, context.attempt));
     let body = Replay::new(body, crate::outbound::REPLAY_LIMIT);
     let mut rng = terms.randomness.generator();
-    let mut state = RetryState::start(terms.policy, terms.budget, terms.clock.now());
+    let reach = terms.policy.reach(&head.headers, before);
+    let mut state = RetryState::reaching(reach, (terms.policy, terms.budget), terms.clock.now());
     loop {
-        let answer = ready_call(&mut inner, Request::from_parts(head.clone(), body.attempt())).await;
+        let mut attempt = Request::from_parts(head.clone(), body.attempt());
+        headers::tell_attempt(attempt.headers_mut(), state.used() + 1, before);
+        let answer = ready_call(&mut inner, attempt).await;
         let outcome = match &answer {
             Ok(response) => Outcome::Response {
                 status: response.status().as_u16(),
@@ -119,7 +123,12 @@ where
                 drop(answer);
                 terms.clock.sleep_until(crate::time::after(now, after)).await;
             }
-            Decision::Stop(_) => return answer,
+            Decision::Stop(reason) => {
+                if let Some(context) = context.filter(|_| state.gave_up(reason)) {
+                    context.gave_up.set();
+                }
+                return answer;
+            }
         }
     }
 }

@@ -14,6 +14,7 @@ use crate::cluster::group::Cluster;
 use crate::cluster::taken::Taken;
 use crate::core::Core;
 use crate::error::Error;
+use crate::telemetry::explained::Explained;
 use crate::telemetry::record::is_grpc;
 
 pub(crate) use grpc::GrpcChannel;
@@ -23,7 +24,10 @@ mod body;
 mod call;
 mod grpc;
 pub(crate) mod headers;
+mod peek;
+mod race;
 pub mod replay;
+mod trail;
 
 /// Sends requests to the services the configuration names. Cheap to clone; a tower service.
 ///
@@ -42,6 +46,11 @@ pub struct CallOptions {
     pub timeout: Option<Duration>,
     /// Overrides what the method implies about being safe to send twice.
     pub idempotent: Option<bool>,
+    /// Goes on when the request that is being served runs out of time: its deadline is not inherited. For
+    /// what is sent and not waited for.
+    pub detached: bool,
+    /// Explains the call: see [`CallReport::explained`].
+    pub explain: bool,
 }
 
 /// How a call went, as a response extension.
@@ -59,6 +68,8 @@ pub struct CallReport {
     pub revision: u64,
     /// SPIFFE ID of the peer, verified; `None` in plaintext.
     pub peer: Option<Arc<str>>,
+    /// Every pick, attempt and decision, if the caller asked for it or the call was sampled.
+    pub explained: Option<Arc<Explained>>,
 }
 
 impl ServiceClient {
@@ -102,9 +113,10 @@ pub(crate) async fn attempt_once(
         &outgoing,
         until.0,
     )
-    .await;
+    .await
+    .map(peek::Received::from);
     taken.judge(&call::outcome(&result), core.clock.now(), &mut core.randomness.generator());
-    let attempt::Answer { response, held } = result?;
+    let peek::Received { response, held, .. } = result?;
     let (head, body) = response.into_parts();
     let open = body::Open { record: None, held, taken, admitted: None };
     let timeout = until.1.map(|deadline| core.clock.sleep_until(deadline));

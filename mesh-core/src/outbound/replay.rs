@@ -88,6 +88,22 @@ impl Replay {
         }
     }
 
+    /// Whether several attempts can send it at the same time: it is held in memory.
+    pub fn is_shareable(&self) -> bool {
+        matches!(self.kind, Kind::Buffered(_))
+    }
+
+    /// The same body for an attempt beside this one. A streamed one is shared, so that the latest attempt
+    /// takes it over.
+    #[must_use]
+    pub fn copy(&self) -> Self {
+        let kind = match &self.kind {
+            Kind::Buffered(bytes) => Kind::Buffered(bytes.clone()),
+            Kind::Streamed(stream) => Kind::Streamed(Arc::clone(stream)),
+        };
+        Self { kind, sent: Arc::clone(&self.sent) }
+    }
+
     /// Counts bytes of the body as attempts send them, each byte once.
     pub fn counter(&self) -> Arc<AtomicU64> {
         Arc::clone(&self.sent)

@@ -9,6 +9,8 @@ pub mod backoff;
 pub mod budget;
 pub mod circuit_breaker;
 pub mod concurrency;
+pub mod hedge;
+pub mod latency;
 pub mod retry;
 pub mod retry_after;
 pub mod timeout;
