@@ -18,6 +18,7 @@ use crate::outbound::{CallOptions, headers};
 use crate::policy::timeout::Limits;
 use crate::route::matcher::RequestHead;
 use crate::telemetry::TraceContext;
+use crate::telemetry::names::header::SHOULD_RETRY;
 
 /// A client composed of stand-alone layers, by the routes of the mesh's configuration. It decides as
 /// [`crate::ServiceClient`] does; it keeps no metrics and no access log.
@@ -97,5 +98,9 @@ async fn route(core: Arc<Core>, request: Request<Body>) -> Result<Response<Body>
         )
         .option_layer(hedge)
         .service(EndpointService::of(&core, cluster, action.attempt_timeout));
-    CallContext::scope(context, stack.oneshot(Request::from_parts(head, body))).await
+    let mut response = CallContext::scope(Arc::clone(&context), stack.oneshot(Request::from_parts(head, body))).await?;
+    if response.headers_mut().remove(SHOULD_RETRY).is_some_and(|value| value.as_bytes() == b"false") {
+        context.gave_up.set();
+    }
+    Ok(response)
 }

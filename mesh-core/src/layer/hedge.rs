@@ -11,7 +11,7 @@ use tower_layer::Layer;
 use tower_service::Service;
 
 use super::circuit_breaker::ready_call;
-use super::retry::grpc_status;
+use super::retry::{begin, grpc_status};
 use super::{Pending, facts_of};
 use crate::body::Body;
 use crate::context::CallContext;
@@ -94,7 +94,10 @@ struct Race {
     body: Replay,
     retry: RetryState,
     facts: RequestFacts,
-    before: u32,
+    /// It is nobody's retry, or may be copied although it is.
+    may_copy: bool,
+    /// Which attempt the first copy is: a retry above has counted already.
+    attempt: u32,
 }
 
 async fn race<S, B>(inner: S, terms: HedgeLayer, request: Request<Body>) -> Result<Response<B>, BoxError>
@@ -106,8 +109,7 @@ where
     let start = clock.now();
     let race = Race::of(&terms, request);
     let may_repeat = (race.facts.idempotent || terms.policy.non_idempotent) && race.body.is_shareable();
-    let is_first = race.before == 1 || terms.policy.nested;
-    if !(may_repeat && is_first) {
+    if !(may_repeat && race.may_copy) {
         return ready_call(&mut inner.clone(), race.copy(1)).await;
     }
     let of = &race;
@@ -158,10 +160,11 @@ where
 
 impl Race {
     fn of(terms: &HedgeLayer, request: Request<Body>) -> Self {
-        let (head, body) = request.into_parts();
+        let (mut head, body) = request.into_parts();
         let options = head.extensions.get::<CallOptions>().copied().unwrap_or_default();
         let context = CallContext::current();
         let (deadline, before) = context.as_deref().map_or((None, 1), |context| (context.deadline, context.attempt));
+        let attempt = headers::attempt_of(&head.headers).max(before);
         let facts = RequestFacts {
             idempotent: options.idempotent.unwrap_or_else(|| terms.policy.is_idempotent(&head.method, &head.headers)),
             body_replayable: true,
@@ -171,13 +174,14 @@ impl Race {
         };
         let reach = terms.policy.reach(&head.headers, before);
         let of = (Arc::clone(&terms.policy), Arc::clone(&terms.budget));
-        let retry = RetryState::reaching(reach, of, terms.clock.now());
-        Self { head, body: Replay::new(body, crate::outbound::REPLAY_LIMIT), retry, facts, before }
+        let retry = begin(&mut head, reach, of, terms.clock.now());
+        let may_copy = before == 1 || terms.policy.nested;
+        Self { head, body: Replay::new(body, crate::outbound::REPLAY_LIMIT), retry, facts, may_copy, attempt }
     }
 
     fn copy(&self, nth: u32) -> Request<Body> {
         let mut request = Request::from_parts(self.head.clone(), self.body.attempt());
-        headers::tell_attempt(request.headers_mut(), nth, self.before);
+        headers::tell_attempt(request.headers_mut(), nth, self.attempt);
         request
     }
 }

@@ -217,6 +217,27 @@ mod tests {
         assert_eq!(replay.counter().load(Ordering::Relaxed), 6);
     }
 
+    /// Any number of attempts begin, read some of it, and are left; then one reads to the end.
+    #[tokio::test]
+    async fn o11_the_last_attempt_sends_the_same_bytes_in_every_interleaving() {
+        const CHUNKS: [&str; 6] = ["alpha ", "beta ", "gamma ", "delta ", "epsilon ", "zeta"];
+        for seed in 0..1000 {
+            let mut rng = fastrand::Rng::with_seed(seed);
+            let chunks = &CHUNKS[..rng.usize(0..=CHUNKS.len())];
+            let replay = Replay::new(streamed(chunks), 1 << 10);
+            for _ in 0..rng.usize(0..4) {
+                let mut attempt = replay.attempt();
+                for _ in 0..rng.usize(0..=CHUNKS.len()) {
+                    let Some(frame) = attempt.frame().await else { break };
+                    frame.unwrap();
+                }
+            }
+            let sent = replay.attempt().collect_up_to(1 << 10).await.unwrap();
+            assert_eq!(sent, chunks.concat(), "seed {seed}");
+            assert_eq!(replay.counter().load(Ordering::Relaxed), sent.len() as u64, "seed {seed}");
+        }
+    }
+
     #[tokio::test]
     async fn a_body_beyond_the_cap_is_sent_whole_but_not_replayable() {
         let replay = Replay::new(streamed(&["abcd", "efgh"]), 6);

@@ -225,10 +225,14 @@ impl RetryState {
     /// The same, for a request that the policy reaches only so far. A caller's retry earns no budget: with
     /// its first attempt the request has had its deposit.
     pub fn reaching(reach: Reach, of: (Arc<RetryPolicy>, Arc<Budget>), now: Instant) -> Self {
-        let (policy, budget) = of;
         if reach != Reach::Unprocessed {
-            budget.deposit(now);
+            of.1.deposit(now);
         }
+        Self::counted(reach, of)
+    }
+
+    /// The same, for a request whose deposit somebody else has made.
+    pub fn counted(reach: Reach, (policy, budget): (Arc<RetryPolicy>, Arc<Budget>)) -> Self {
         Self { policy, budget, used: 0, step: 0, reach }
     }
 
