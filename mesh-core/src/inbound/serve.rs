@@ -21,7 +21,7 @@ use crate::access::check::CheckOutcome;
 use crate::access::rbac::Decision;
 use crate::access::verdict::{Verdict, apply_to_response};
 use crate::body::Body;
-use crate::context::CallContext;
+use crate::context::{CallContext, GaveUp};
 use crate::drain::Phase;
 use crate::error::{BoxError, Error, ErrorKind, Side};
 use crate::identity::tls::PeerIdentity;
@@ -160,7 +160,8 @@ async fn ask(
         .map(|peer| crate::time::after(clock.now(), peer.not_after.duration_since(clock.wall()).unwrap_or_default()));
     let channel = GrpcChannel::new(ServiceClient::to_cluster(Arc::clone(&inbound.core), Arc::clone(&policy.cluster)));
     // The answer is shared with others, so the deadline of this caller must not end the call.
-    let shared = Arc::new(CallContext { deadline: None, ..context.clone() });
+    // Nor does its failure say that what the application does was tried enough.
+    let shared = Arc::new(CallContext { deadline: None, gave_up: GaveUp::default(), ..context.clone() });
     CallContext::scope(shared, policy.check.check(channel, attributes, &**clock, expiry)).await
 }
 

@@ -23,7 +23,7 @@ use crate::outbound::body::{Open, ResponseBody};
 use crate::outbound::peek::Received;
 use crate::outbound::race::Lead;
 use crate::outbound::replay::Replay;
-use crate::outbound::trail::{FIRST, Level, Noted, RETRY, Trail, worded};
+use crate::outbound::trail::{FIRST, Level, Noted, RETRY, Trail, Why, worded};
 use crate::outbound::{CallOptions, CallReport, REPLAY_LIMIT, headers};
 use crate::policy::concurrency::Permit;
 use crate::policy::hedge::{HedgeState, Hedging};
@@ -268,7 +268,7 @@ impl<'a> Call<'a> {
                 .get(name)
                 .ok_or_else(|| Error::new(ErrorKind::NoCluster, format!("no cluster is called {name:?}")))?;
             self.going_to(cluster);
-            self.trail.why_cluster = "named by the caller".to_owned();
+            self.trail.why = Why::Named;
             let defaults = &snapshot.defaults;
             return Ok(Terms {
                 cluster: Arc::clone(cluster),
@@ -302,7 +302,7 @@ impl<'a> Call<'a> {
         let cluster = Arc::clone(action.split.pick(&mut self.rng));
         self.going_to(&cluster);
         if self.trail.level > Level::Off {
-            self.trail.why_cluster = split_draw(&action.split, &cluster);
+            self.trail.why = split_draw(&action.split, &cluster);
         }
         Ok(Terms {
             cluster,
@@ -457,7 +457,7 @@ impl<'a> Call<'a> {
             revision: self.snapshot.revision,
             route: line.route.clone(),
             cluster: line.cluster.clone(),
-            why_cluster: std::mem::take(&mut self.trail.why_cluster),
+            why_cluster: self.trail.why.to_string(),
             deadline: self.deadline.map(|deadline| deadline.saturating_duration_since(self.trail.began)),
             callers_attempt: self.callers_attempt(),
             took,
@@ -486,10 +486,10 @@ impl<'a> Call<'a> {
 }
 
 /// Why a rule's split went to `cluster`.
-fn split_draw(split: &Split<Arc<Cluster>>, cluster: &Arc<Cluster>) -> String {
+fn split_draw(split: &Split<Arc<Cluster>>, cluster: &Arc<Cluster>) -> Why {
     let total: u64 = split.iter().map(|(weight, _)| u64::from(weight)).sum();
     let of = split.iter().filter(|(_, other)| Arc::ptr_eq(other, cluster)).map(|(weight, _)| u64::from(weight));
-    format!("drawn by weight {} of {total}", of.sum::<u64>())
+    Why::Drawn(of.sum(), total)
 }
 
 fn overloaded(max: u32) -> Error {

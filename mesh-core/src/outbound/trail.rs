@@ -29,14 +29,37 @@ pub(super) enum Level {
     All,
 }
 
+/// Why a call went to its cluster.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Why {
+    /// It came to none.
+    Unknown,
+    /// Its caller named it.
+    Named,
+    /// A rule's split drew it: its weight, and that of all.
+    Drawn(u64, u64),
+}
+
+impl std::fmt::Display for Why {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Unknown => f.write_str("no cluster was reached"),
+            Self::Named => f.write_str("named by the caller"),
+            Self::Drawn(weight, total) => write!(f, "drawn by weight {weight} of {total}"),
+        }
+    }
+}
+
 /// The notes of one call.
 pub(super) struct Trail {
     pub(super) level: Level,
     pub(super) began: Instant,
     pub(super) attempts: Vec<Attempt>,
     pub(super) notes: Vec<String>,
-    pub(super) why_cluster: String,
+    pub(super) why: Why,
     pub(super) budget_before: Option<u64>,
+    /// The attempt that ended last.
+    latest: Option<usize>,
 }
 
 impl Trail {
@@ -62,8 +85,9 @@ impl Trail {
             began,
             attempts: Vec::new(),
             notes: Vec::new(),
-            why_cluster: String::new(),
+            why: Why::Unknown,
             budget_before: None,
+            latest: None,
         }
     }
 
@@ -112,6 +136,9 @@ impl Trail {
         }
         let place = of.place.unwrap_or_else(|| self.push(FIRST, of.endpoint, of.sent_at, Vec::new()));
         let Some(attempt) = self.attempts.get_mut(place) else { return };
+        self.latest = Some(place);
+        // What a race goes on with, unless somebody decides otherwise.
+        attempt.decision = "next_copy";
         attempt.took = Some(now.saturating_duration_since(of.sent_at));
         attempt.outcome = worded(outcome);
         attempt.sent = match outcome {
@@ -133,7 +160,8 @@ impl Trail {
 
     /// What the latest attempt to end led to.
     pub(super) fn decided(&mut self, decision: &Decision) {
-        let Some(attempt) = self.attempts.last_mut() else { return };
+        let ended = self.latest.take();
+        let Some(attempt) = ended.and_then(|place| self.attempts.get_mut(place)) else { return };
         (attempt.decision, attempt.wait) = match decision {
             Decision::Retry { after } => ("retry", Some(*after)),
             Decision::Stop(reason) => (reason.as_str(), None),
