@@ -32,10 +32,8 @@ async fn read(address: &str, path: &str) -> Result<Bytes, String> {
     let (mut sender, connection) =
         hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(|error| failed(&error))?;
     tokio::spawn(connection);
-    let request = Request::get(path)
-        .header(header::HOST, address)
-        .body(Empty::<Bytes>::new())
-        .map_err(|error| failed(&error))?;
+    let request =
+        Request::get(path).header(header::HOST, address).body(Empty::<Bytes>::new()).map_err(|error| failed(&error))?;
     let response = sender.send_request(request).await.map_err(|error| failed(&error))?;
     if response.status() != StatusCode::OK {
         return Err(failed(&response.status()));

@@ -78,11 +78,8 @@ fn page(call: &Value, paint: Paint) -> String {
 
 fn attempt_lines(number: usize, attempt: &Value, paint: Paint) -> String {
     let sent = attempt["sent"].as_str().map_or_else(String::new, |sent| format!(", sent: {sent}"));
-    let wait = if attempt["wait_ms"].is_null() {
-        String::new()
-    } else {
-        format!(" after {}", millis(&attempt["wait_ms"]))
-    };
+    let wait =
+        if attempt["wait_ms"].is_null() { String::new() } else { format!(" after {}", millis(&attempt["wait_ms"])) };
     let mut out = format!(
         "\n  {} {} to {} at {}: {} in {}{sent}; then: {}{wait}\n",
         paint.strong(&format!("attempt {number}")),

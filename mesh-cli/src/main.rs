@@ -83,7 +83,8 @@ fn main() -> ExitCode {
         Command::Schema => schema(),
         Command::Explain { live: true, admin, json, subject, .. } => live::run(&admin, subject.as_deref(), json),
         Command::Explain { subject, method, url, headers, .. } => {
-            let (file, method, url) = (subject.unwrap_or_default(), method.unwrap_or_default(), url.unwrap_or_default());
+            let (file, method, url) =
+                (subject.unwrap_or_default(), method.unwrap_or_default(), url.unwrap_or_default());
             request::Asked::new(&method, &url, &headers).and_then(|asked| explain::run(file.as_ref(), &asked))
         }
         Command::Status { address, json } => status::run(&address, json),

@@ -80,11 +80,7 @@ fn explain(document: &Document) -> Explain {
     let telemetry = &document.telemetry;
     let written = telemetry.explain.clone().or_else(|| telemetry.admin.as_ref().map(|_| Default::default()));
     let Some(written) = written else { return Explain::default() };
-    Explain {
-        keep: written.keep as usize,
-        sample_percent: written.sample_percent.0,
-        is_by_header: written.by_header,
-    }
+    Explain { keep: written.keep as usize, sample_percent: written.sample_percent.0, is_by_header: written.by_header }
 }
 
 /// Who we are, as the other end and the metrics see it.

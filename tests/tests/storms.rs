@@ -139,7 +139,9 @@ async fn the_budget_alone_bounds_a_storm() {
     let off = "circuit_breaker: { consecutive_failures: 0, min_success_percent: 0 }, outlier: { consecutive_5xx: 0 }";
     let Outage { offered, seen, recovery } = outage(off).await;
     let ratio = (seen as f64 - FLOOR) / offered as f64;
-    println!("budget alone: offered {offered}, seen {seen} ({ratio:.3}x without the floor), served again after {recovery:?}");
+    println!(
+        "budget alone: offered {offered}, seen {seen} ({ratio:.3}x without the floor), served again after {recovery:?}"
+    );
     // What is in flight while the counters are read is counted on one side only.
     assert!(seen as f64 > offered as f64 * 0.8, "the upstream was spared by something else: {seen} of {offered}");
     assert!(ratio <= 1.21, "{seen} of {offered}");

@@ -60,12 +60,7 @@ impl Request {
         let timeout = timeout.map(Duration::try_from_secs_f64).transpose().map_err(bad)?;
         let slot = self.request.require(py)?;
         if let Some(request) = slot.lock().unwrap_or_else(PoisonError::into_inner).as_mut() {
-            request.extensions_mut().insert(CallOptions {
-                timeout,
-                idempotent,
-                detached,
-                ..CallOptions::default()
-            });
+            request.extensions_mut().insert(CallOptions { timeout, idempotent, detached, ..CallOptions::default() });
             if let Some(parent) = parent {
                 request.extensions_mut().insert(Arc::clone(&parent.inner));
             }

@@ -32,8 +32,8 @@ pub use listener::{Listener, ListenerTls};
 pub use parse::{Parsed, Positions, parse, parse_endpoints};
 pub use policy::{
     CacheAttribute, Check, CheckCache, CircuitBreaker, CircuitBreakerOverride, ConcurrencyLimit,
-    ConcurrencyLimitOverride, FailureMode, Hedge, HedgeOverride, Outlier, OutlierOverride, Policy, Retry, RetryBudget, RetryBudgetOverride,
-    RetryCondition, RetryJitter, RetryOverride,
+    ConcurrencyLimitOverride, FailureMode, Hedge, HedgeOverride, Outlier, OutlierOverride, Policy, Retry, RetryBudget,
+    RetryBudgetOverride, RetryCondition, RetryJitter, RetryOverride,
 };
 pub use route::{Backend, HeaderMatch, Matches, PathMatch, QueryMatch, RequestMatch, Rewrite, Route, Rule, Test};
 pub use schema::json_schema;

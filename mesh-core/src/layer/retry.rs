@@ -13,8 +13,8 @@ use super::{Pending, facts_of};
 use crate::body::Body;
 use crate::context::CallContext;
 use crate::error::BoxError;
-use crate::outbound::{CallOptions, headers};
 use crate::outbound::replay::Replay;
+use crate::outbound::{CallOptions, headers};
 use crate::policy::budget::{Budget, BudgetConfig};
 use crate::policy::retry::{Decision, Outcome, Reach, RequestFacts, RetryPolicy, RetryState};
 use crate::time::{Clock, Randomness, SystemClock};
@@ -171,9 +171,10 @@ mod tests {
         let config = BudgetConfig::new(0.1, 10, Duration::from_secs(10)).unwrap();
         let budget = Arc::new(Budget::new(config));
         let layer = || RetryLayer::shared(Arc::default(), Arc::clone(&budget));
-        let service = ServiceBuilder::new().layer(layer()).layer(layer()).service(tower::service_fn(
-            |_: Request<Body>| async { Ok::<_, BoxError>(Response::new(Body::empty())) },
-        ));
+        let service = ServiceBuilder::new()
+            .layer(layer())
+            .layer(layer())
+            .service(tower::service_fn(|_: Request<Body>| async { Ok::<_, BoxError>(Response::new(Body::empty())) }));
         for _ in 0..10 {
             service.clone().oneshot(Request::get("http://a/").body(Body::empty()).unwrap()).await.unwrap();
         }

@@ -16,24 +16,23 @@ use crate::cluster::member::Endpoint;
 use crate::cluster::taken::Taken;
 use crate::context::CallContext;
 use crate::core::Core;
-use crate::error::{Error, ErrorKind, Place, Sent};
 use crate::endpoint::connect::Dialer;
+use crate::error::{Error, ErrorKind, Place, Sent};
 use crate::outbound::attempt::{self, Outgoing};
 use crate::outbound::body::{Open, ResponseBody};
+use crate::outbound::kept::split_draw;
 use crate::outbound::peek::Received;
 use crate::outbound::race::Lead;
 use crate::outbound::replay::Replay;
-use crate::outbound::trail::{FIRST, Level, Noted, RETRY, Trail, Why, worded};
+use crate::outbound::trail::{FIRST, Level, Noted, RETRY, Trail, Why};
 use crate::outbound::{CallOptions, CallReport, REPLAY_LIMIT, headers};
 use crate::policy::concurrency::Permit;
 use crate::policy::hedge::{HedgeState, Hedging};
 use crate::policy::retry::{Decision, Outcome, RequestFacts, RetryPolicy, RetryState, StopReason};
 use crate::policy::timeout::{self, Limits};
 use crate::route::matcher::RequestHead;
-use crate::route::split::Split;
 use crate::route::table::Miss;
 use crate::snapshot::Snapshot;
-use crate::telemetry::explained::Explained;
 use crate::telemetry::names::header::{PEER, SHOULD_RETRY};
 use crate::telemetry::peer::{self, Peer};
 use crate::telemetry::record::{Record, is_grpc};
@@ -56,17 +55,17 @@ pub(crate) async fn call(
 /// One logical request, from its route to the head of its response.
 pub(super) struct Call<'a> {
     pub(super) core: &'a Arc<Core>,
-    snapshot: Arc<Snapshot>,
+    pub(super) snapshot: Arc<Snapshot>,
     context: Option<Arc<CallContext>>,
     pub(super) head: http::request::Parts,
     pub(super) body: Replay,
     options: CallOptions,
     pub(super) rng: fastrand::Rng,
-    record: Record,
+    pub(super) record: Record,
     place: Place,
     pub(super) deadline: Option<Instant>,
     admitted: Option<Permit>,
-    cluster: Option<Arc<Cluster>>,
+    pub(super) cluster: Option<Arc<Cluster>>,
     pub(super) trail: Trail,
 }
 
@@ -198,7 +197,7 @@ impl<'a> Call<'a> {
     }
 
     /// Which attempt of our caller this call is made for.
-    fn callers_attempt(&self) -> u32 {
+    pub(super) fn callers_attempt(&self) -> u32 {
         self.context.as_deref().map_or(1, |context| context.attempt)
     }
 
@@ -424,54 +423,6 @@ impl<'a> Call<'a> {
         Response::from_parts(head, ResponseBody::wrap(body, open, timeout))
     }
 
-    /// Keeps what happened, if the call asked for it, was sampled, or failed.
-    fn explain(&mut self, outcome: &Outcome<'_>) -> Option<Arc<Explained>> {
-        if self.trail.level == Level::Off {
-            return None;
-        }
-        let is_failure = !crate::policy::retry::is_success(outcome)
-            && !matches!(outcome, Outcome::Response { status: 400..=499, .. });
-        self.keep(|| worded(outcome), is_failure)
-    }
-
-    fn explain_failure(&mut self, error: &Error) {
-        if self.trail.level > Level::Off {
-            self.keep(|| format!("{}: {}", error.kind(), error.message()), true);
-        }
-    }
-
-    fn keep(&mut self, outcome: impl FnOnce() -> String, is_failure: bool) -> Option<Arc<Explained>> {
-        if self.trail.level < Level::All && !is_failure {
-            return None;
-        }
-        let core = self.core;
-        let now = core.clock.now();
-        let took = now.saturating_duration_since(self.trail.began);
-        let line = &self.record.line;
-        let explained = Arc::new(Explained {
-            request_id: line.request_id.clone(),
-            began: core.clock.wall().checked_sub(took).unwrap_or(std::time::SystemTime::UNIX_EPOCH),
-            method: self.head.method.to_string(),
-            host: line.host.to_string(),
-            path: line.path.to_string(),
-            revision: self.snapshot.revision,
-            route: line.route.clone(),
-            cluster: line.cluster.clone(),
-            why_cluster: self.trail.why.to_string(),
-            deadline: self.deadline.map(|deadline| deadline.saturating_duration_since(self.trail.began)),
-            callers_attempt: self.callers_attempt(),
-            took,
-            outcome: outcome(),
-            is_failure,
-            budget_before: self.trail.budget_before,
-            budget_after: self.cluster.as_ref().map(|cluster| cluster.budget.balance(now)),
-            attempts: std::mem::take(&mut self.trail.attempts),
-            notes: std::mem::take(&mut self.trail.notes),
-        });
-        core.telemetry.explained.push(Arc::clone(&explained), self.snapshot.explain.keep);
-        Some(explained)
-    }
-
     fn fail(mut self, mut error: Error) -> Error {
         self.explain_failure(&error);
         let retry_after = error.place_mut().retry_after.take();
@@ -483,13 +434,6 @@ impl<'a> Call<'a> {
         self.record.end();
         error
     }
-}
-
-/// Why a rule's split went to `cluster`.
-fn split_draw(split: &Split<Arc<Cluster>>, cluster: &Arc<Cluster>) -> Why {
-    let total: u64 = split.iter().map(|(weight, _)| u64::from(weight)).sum();
-    let of = split.iter().filter(|(_, other)| Arc::ptr_eq(other, cluster)).map(|(weight, _)| u64::from(weight));
-    Why::Drawn(of.sum(), total)
 }
 
 fn overloaded(max: u32) -> Error {

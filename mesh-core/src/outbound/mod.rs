@@ -24,6 +24,7 @@ mod body;
 mod call;
 mod grpc;
 pub(crate) mod headers;
+mod kept;
 mod peek;
 mod race;
 pub mod replay;

@@ -57,8 +57,7 @@ impl Parcel {
             body: &self.body,
             is_idempotent: self.is_idempotent,
         };
-        let way =
-            attempt::Way::to(self.core.dialer()?, &self.cluster, &self.endpoint, is_grpc(&head.headers));
+        let way = attempt::Way::to(self.core.dialer()?, &self.cluster, &self.endpoint, is_grpc(&head.headers));
         let answer = attempt::send(&way, &outgoing, self.until).await?;
         let patience = self.until.map(|until| self.core.clock.sleep_until(until));
         Received::hold(answer, self.buffer_response, patience, &self.endpoint.name).await
@@ -105,12 +104,7 @@ impl Call<'_> {
         }
     }
 
-    fn launch(
-        &mut self,
-        step: &Step<'_>,
-        lead: Lead,
-        to: (&mut Vec<Option<Lane>>, &mut Vec<Arc<Endpoint>>),
-    ) -> Parcel {
+    fn launch(&mut self, step: &Step<'_>, lead: Lead, to: (&mut Vec<Option<Lane>>, &mut Vec<Arc<Endpoint>>)) -> Parcel {
         let (lanes, tried) = to;
         let Lead { taken, kind, now } = lead;
         let place = self.trail.sent(kind, (&step.terms.cluster, &taken.endpoint), tried, now);

@@ -46,7 +46,15 @@ impl Telemetry {
             name,
             namespace,
         });
-        Self { registry: Registry::default(), explained: Ring::default(), access_log, service, node: Arc::new(node), node_header, exchanges_peers }
+        Self {
+            registry: Registry::default(),
+            explained: Ring::default(),
+            access_log,
+            service,
+            node: Arc::new(node),
+            node_header,
+            exchanges_peers,
+        }
     }
 
     /// Our SPIFFE ID, if we have one.

@@ -104,7 +104,12 @@ pub(super) fn not_zero(span: TimeSpan, path: &Path<'_>, report: &mut Report<'_>)
     }
 }
 
-pub(super) fn ordered(low: (&'static str, TimeSpan), high: (&'static str, TimeSpan), path: &Path<'_>, report: &mut Report<'_>) {
+pub(super) fn ordered(
+    low: (&'static str, TimeSpan),
+    high: (&'static str, TimeSpan),
+    path: &Path<'_>,
+    report: &mut Report<'_>,
+) {
     if low.1 > high.1 {
         let message = format!("`{}` ({}) is longer than `{}` ({})", low.0, low.1, high.0, high.1);
         report.error(&report_at(path, [low.0, high.0], report), message);

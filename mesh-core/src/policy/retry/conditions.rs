@@ -73,7 +73,8 @@ impl RetryConditions {
                 }
                 self.match_status(status, &policy.retriable_codes)
                     || grpc_status.is_some_and(|code| self.names_grpc(code))
-                    || (self.has(HEADERS) && policy.retriable_headers.as_ref().is_some_and(|rule| rule.matches(headers)))
+                    || (self.has(HEADERS)
+                        && policy.retriable_headers.as_ref().is_some_and(|rule| rule.matches(headers)))
             }
             Outcome::Failure { kind, sent } => self.match_failure(kind, sent),
         }
