@@ -10,6 +10,7 @@ const (
 	inboundKey contextKey = iota
 	reportKey
 	idempotentKey
+	detachedKey
 )
 
 // PeerID is the SPIFFE ID that the sender of a request proved with its certificate, given the request's
@@ -48,6 +49,13 @@ func WithReport(ctx context.Context, report *Report) context.Context {
 // the method says it: GET, HEAD, OPTIONS, TRACE, PUT and DELETE do none.
 func WithIdempotent(ctx context.Context, idempotent bool) context.Context {
 	return context.WithValue(ctx, idempotentKey, idempotent)
+}
+
+// WithDetached makes a call with the returned context go on when the request being served runs out of time:
+// its deadline is not inherited. For what is sent and not waited for; it stays in the trace. A deadline of
+// the context itself still counts.
+func WithDetached(ctx context.Context) context.Context {
+	return context.WithValue(ctx, detachedKey, true)
 }
 
 func inboundOf(ctx context.Context) *inbound {

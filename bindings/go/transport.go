@@ -80,6 +80,9 @@ func newCall(req *http.Request, up *upload) (*native.Call, error) {
 	}
 	ctx := req.Context()
 	call := &native.Call{Method: len(method), Target: len(target), Idempotent: idempotence(ctx), Stream: native.NoStream}
+	if ctx.Value(detachedKey) == true {
+		call.Detached = 1
+	}
 	call.Timeout = -1
 	if deadline, ok := ctx.Deadline(); ok {
 		call.Timeout = int64(max(time.Until(deadline), 0))

@@ -7,7 +7,7 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use mesh_core::compile::endpoints_of;
-use mesh_core::config::{Balancer, Cluster, Document, Endpoint, Route, Rule, TimeSpan, TlsMode};
+use mesh_core::config::{Balancer, Cluster, Document, Endpoint, RetryJitter, Route, Rule, TimeSpan, TlsMode};
 use mesh_core::policy::retry::is_idempotent;
 use mesh_core::route::{Matched, Miss, RequestHead, RouteTable};
 use mesh_core::snapshot::{Action, Snapshot};
@@ -132,6 +132,7 @@ impl Explanation<'_> {
             ("timeout", self.timeouts(rule)),
             ("retry", self.retries(rule)),
         ];
+        lines.extend(self.hedges(rule).map(|hedges| ("hedge", hedges)));
         lines.extend(self.rewritten(matched).map(|rewritten| ("rewrite", rewritten)));
         let mut out = String::from("\n");
         for (title, line) in lines {
@@ -172,13 +173,26 @@ impl Explanation<'_> {
         let conditions = serde_json::to_value(&retry.conditions).unwrap_or_default();
         let conditions: Vec<&str> =
             conditions.as_array().into_iter().flatten().filter_map(|name| name.as_str()).collect();
-        let waits = format!("random wait up to {}, doubling to {}", retry.base, retry.max);
+        let waits = match retry.jitter {
+            RetryJitter::Envoy => format!("random wait up to {}, doubling to {}", retry.base, retry.max),
+            other => format!("wait from {} by {} to {}, jitter {other:?}", retry.base, retry.multiplier, retry.max),
+        };
         let safety = if is_idempotent(&self.asked.method) || retry.non_idempotent {
             String::new()
         } else {
             format!("; {} only if the endpoint provably did not process it", self.asked.method)
         };
         format!("up to {} more on {}; {waits}{safety}", retry.attempts, conditions.join(", "))
+    }
+
+    fn hedges(&self, rule: &Rule) -> Option<String> {
+        let base = &self.document().defaults.hedge;
+        let hedge = match &rule.hedge {
+            Some(own) => own.over(&base.clone().unwrap_or_default()),
+            None => base.clone()?,
+        };
+        let copies = format!("up to {} more, {} after the latest", hedge.max_hedges, hedge.delay);
+        (hedge.max_hedges > 0).then_some(copies)
     }
 
     fn rewritten(&self, matched: &Matched<'_, Action>) -> Option<String> {

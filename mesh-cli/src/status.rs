@@ -4,48 +4,21 @@
 
 use std::fmt::Write;
 use std::process::ExitCode;
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
-use bytes::Bytes;
-use http::{Request, StatusCode, header};
-use http_body_util::{BodyExt, Empty};
-use hyper_util::rt::TokioIo;
 use serde_json::Value;
-use tokio::net::TcpStream;
 
+use crate::admin;
 use crate::paint::{self, Paint};
 use crate::table::Table;
 
 /// Asks `address` and shows the answer.
 pub fn run(address: &str, is_json: bool) -> Result<ExitCode, String> {
-    let address = address.strip_prefix("http://").unwrap_or(address).trim_end_matches('/');
-    let runtime =
-        tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|error| error.to_string())?;
-    let answer = runtime.block_on(async { tokio::time::timeout(PATIENCE, ask(address)).await });
-    let text = answer.map_err(|_| format!("{address} did not answer within {PATIENCE:?}"))??;
-    let status: Value =
-        serde_json::from_slice(&text).map_err(|error| format!("{address} is no admin endpoint of a mesh: {error}"))?;
+    let status = admin::ask(address, "/status")?;
     if is_json {
         return paint::print(&format!("{status:#}\n"));
     }
-    paint::print(&page(address, &status, paint::for_stdout()))
-}
-
-async fn ask(address: &str) -> Result<Bytes, String> {
-    let failed = |error: &dyn std::fmt::Display| format!("cannot read http://{address}/status: {error}");
-    let stream = TcpStream::connect(address).await.map_err(|error| failed(&error))?;
-    let (mut sender, connection) =
-        hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(|error| failed(&error))?;
-    tokio::spawn(connection);
-    let request = Request::get("/status")
-        .header(header::HOST, address)
-        .body(Empty::<Bytes>::new())
-        .map_err(|error| failed(&error))?;
-    let response = sender.send_request(request).await.map_err(|error| failed(&error))?;
-    if response.status() != StatusCode::OK {
-        return Err(failed(&response.status()));
-    }
-    Ok(response.into_body().collect().await.map_err(|error| failed(&error))?.to_bytes())
+    paint::print(&page(admin::bare(address), &status, paint::for_stdout()))
 }
 
 /// The whole page.
@@ -165,6 +138,3 @@ fn span(seconds: f64) -> String {
         _ => format!("{}d {}h", whole / 86_400, whole % 86_400 / 3600),
     }
 }
-
-/// A process that does not answer this long is not well.
-const PATIENCE: Duration = Duration::from_secs(5);

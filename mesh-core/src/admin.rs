@@ -48,6 +48,7 @@ fn answer(request: &Request<Incoming>, core: &Weak<Core>) -> Response<Body> {
         }
         (&Method::GET, "/status") => json(&core.status()),
         (&Method::GET, "/config") => json(&core.config()),
+        (&Method::GET, "/explain") => json(&explained(&core, request.uri().query())),
         (&Method::GET, "/clusters") => json(&core.status()["clusters"]),
         (&Method::POST, "/drain") => {
             let grace = grace(request.uri().query());
@@ -58,6 +59,14 @@ fn answer(request: &Request<Incoming>, core: &Weak<Core>) -> Response<Body> {
         (_, "/drain") => text(StatusCode::METHOD_NOT_ALLOWED, "POST /drain?seconds=30\n"),
         _ => text(StatusCode::NOT_FOUND, INDEX),
     }
+}
+
+/// The calls that were kept, the latest first; those with one request id, if it is asked for.
+fn explained(core: &Core, query: Option<&str>) -> serde_json::Value {
+    let id = query.and_then(|query| query.split('&').find_map(|pair| pair.strip_prefix("id=")));
+    let kept = core.telemetry.explained.latest();
+    let asked = kept.iter().filter(|call| id.is_none_or(|id| call.request_id.as_deref() == Some(id)));
+    serde_json::Value::Array(asked.filter_map(|call| serde_json::to_value(&**call).ok()).collect())
 }
 
 fn grace(query: Option<&str>) -> Duration {
@@ -85,6 +94,7 @@ const INDEX: &str = "\
 GET  /ready              200 when this process can serve
 GET  /config             the document in force
 GET  /clusters           endpoints, their load and health
+GET  /explain?id=...     finished calls: picks, attempts, decisions; all, or by x-request-id
 GET  /status             everything above, identity and listeners
 GET  /metrics            Prometheus text
 POST /drain?seconds=30   lame duck, then stop listening

@@ -13,7 +13,7 @@ use crate::config::Parsed;
 use crate::config::diagnostic::Diagnostic;
 use crate::config::document::Document;
 use crate::identity::source::IdentitySource;
-use crate::snapshot::{Defaults, Snapshot};
+use crate::snapshot::{Defaults, Explain, Snapshot};
 use crate::time::Clock;
 
 mod access;
@@ -22,6 +22,7 @@ mod cluster;
 mod guard;
 mod limit;
 pub(crate) mod problems;
+mod retry;
 mod route;
 
 pub use cluster::{Endpoints, endpoints_of, shared};
@@ -58,16 +59,18 @@ pub fn compile(parsed: Parsed, context: &Context<'_>) -> Result<Snapshot, Vec<Di
         let guard = problems.note(format!("guards[{index}]"), guard::compile(written, &document, context));
         guards.extend(guard.map(|guard| (Arc::clone(&guard.terms.name), guard)));
     }
-    let routes = route::compile(&document, &clusters, &mut problems);
+    let routes = route::compile(&document, &clusters, context.previous, &mut problems);
     let listeners = access::compile(&document, context, &mut problems);
-    let retry = problems.note("defaults.retry", route::retry_policy(&document.defaults.retry));
-    let (Some(routes), Some(retry), true) = (routes, retry, problems.is_empty()) else {
+    let policy = problems.note("defaults.retry", retry::retry_policy(&document.defaults.retry));
+    let (Some(routes), Some(policy), true) = (routes, policy, problems.is_empty()) else {
         return Err(problems.diagnostics(&positions));
     };
     let defaults = Defaults {
         timeout: document.defaults.timeout.nonzero(),
         attempt_timeout: document.defaults.attempt_timeout.nonzero(),
-        retry: Arc::new(retry),
+        timeout_header_max: document.defaults.timeout_header_max.nonzero(),
+        deadline_margin: document.defaults.deadline_margin.0,
+        retry: Arc::new(policy),
     };
     Ok(Snapshot {
         revision: context.revision,
@@ -77,9 +80,18 @@ pub fn compile(parsed: Parsed, context: &Context<'_>) -> Result<Snapshot, Vec<Di
         listeners,
         guards,
         defaults,
+        explain: explain(&document),
         sample_percent: document.telemetry.tracing.sample_percent.0,
         document: Arc::new(document),
     })
+}
+
+/// Which finished calls are kept: by default as soon as somebody can ask for them.
+fn explain(document: &Document) -> Explain {
+    let telemetry = &document.telemetry;
+    let written = telemetry.explain.clone().or_else(|| telemetry.admin.as_ref().map(|_| Default::default()));
+    let Some(written) = written else { return Explain::default() };
+    Explain { keep: written.keep as usize, sample_percent: written.sample_percent.0, is_by_header: written.by_header }
 }
 
 /// Who we are, as the other end and the metrics see it.

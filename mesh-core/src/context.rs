@@ -9,6 +9,7 @@ use std::cell::{Cell, RefCell};
 use std::future::Future;
 use std::marker::PhantomData;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::policy::criticality::Criticality;
@@ -27,12 +28,41 @@ pub struct CallContext {
     pub request_id: Option<Arc<str>>,
     /// How much it matters that it is answered; what it causes matters no more.
     pub criticality: Option<Criticality>,
+    /// Which attempt of its caller this is, from 1. What is called from here inherits it.
+    pub attempt: u32,
+    /// Whether something called from here failed for good.
+    pub gave_up: GaveUp,
+}
+
+/// Set when a call made while a request is served was tried as often as it should be, and failed. A
+/// failure of the request itself then tells its caller not to try the whole again.
+#[derive(Debug, Clone, Default)]
+pub struct GaveUp(Arc<AtomicBool>);
+
+impl GaveUp {
+    /// A call failed for good.
+    pub fn set(&self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether one did.
+    pub fn is_set(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
 }
 
 impl CallContext {
     /// A context with a trace and nothing else.
     pub fn new(trace: TraceContext) -> Self {
-        Self { trace, deadline: None, peer: None, request_id: None, criticality: None }
+        Self {
+            trace,
+            deadline: None,
+            peer: None,
+            request_id: None,
+            criticality: None,
+            attempt: 1,
+            gave_up: GaveUp::default(),
+        }
     }
 
     /// The context this code runs in: the task's, or else the thread's.

@@ -29,6 +29,7 @@ use crate::inbound::{Inbound, ServerLayer};
 use crate::outbound::ServiceClient;
 use crate::own_load::OwnLoad;
 use crate::runtime::{OnThreadStart, RuntimeOptions};
+use crate::telemetry::Explained;
 use crate::time::{Clock, Randomness, SystemClock};
 
 /// A configured mesh: clients and servers of one workload. Cheap to clone.
@@ -142,6 +143,11 @@ impl Mesh {
     /// What a support engineer asks for, as JSON.
     pub fn status(&self) -> Value {
         self.core.status()
+    }
+
+    /// The finished calls that were kept, the latest first: see `telemetry.explain` of the configuration.
+    pub fn explained(&self) -> Vec<Arc<Explained>> {
+        self.core.telemetry.explained.latest()
     }
 
     /// The document in force.

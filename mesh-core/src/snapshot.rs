@@ -16,9 +16,10 @@ use crate::access::limit::LocalLimit;
 use crate::access::rbac::Rules;
 use crate::cluster::group::Cluster;
 use crate::config::document::Document;
-use crate::policy::guard::Guarded;
 use crate::policy::concurrency::Terms;
 use crate::policy::criticality::Criticality;
+use crate::policy::guard::Guarded;
+use crate::policy::hedge::Hedging;
 use crate::policy::retry::RetryPolicy;
 use crate::route::matcher::RequestMatch;
 use crate::route::rewrite::Rewrite;
@@ -43,6 +44,8 @@ pub struct Snapshot {
     pub guards: BTreeMap<Arc<str>, Arc<Guarded>>,
     /// Terms of a call that no rule governs.
     pub defaults: Defaults,
+    /// Which finished calls are kept for whoever asks.
+    pub explain: Explain,
     /// Share of new traces that are sampled, in percent.
     pub sample_percent: f64,
 }
@@ -53,8 +56,23 @@ pub struct Defaults {
     pub timeout: Option<Duration>,
     /// Bounds each attempt.
     pub attempt_timeout: Option<Duration>,
+    /// The most that is believed of a caller's deadline.
+    pub timeout_header_max: Option<Duration>,
+    /// What an inherited deadline is shortened by for onward calls.
+    pub deadline_margin: Duration,
     /// When it is tried again.
     pub retry: Arc<RetryPolicy>,
+}
+
+/// Which finished calls are kept. Default: none.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct Explain {
+    /// So many, the latest; 0 keeps none.
+    pub keep: usize,
+    /// Share of those that did not fail, in percent.
+    pub sample_percent: f64,
+    /// Whether a request may ask for it by a header.
+    pub is_by_header: bool,
 }
 
 /// What a rule does with a request.
@@ -69,8 +87,12 @@ pub struct Action {
     pub timeout: Option<Duration>,
     /// Bounds each attempt.
     pub attempt_timeout: Option<Duration>,
+    /// The most that is believed of a caller's deadline.
+    pub timeout_header_max: Option<Duration>,
     /// When it is tried again.
     pub retry: Arc<RetryPolicy>,
+    /// When a copy is sent before it is answered, and what was learned of that.
+    pub hedge: Option<Arc<Hedging>>,
 }
 
 /// What a listener demands of a connection.

@@ -197,6 +197,29 @@ pub unsafe extern "C" fn mesh_request_set_idempotent(
     })
 }
 
+/// Says whether it goes on when the inbound request it belongs to runs out of time: 1 yes, 0 no (the default).
+/// For what is sent and not waited for; it stays in the trace.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn mesh_request_set_detached(
+    request: *const mesh_request,
+    detached: i32,
+    err: *mut *mut mesh_error,
+) -> mesh_code {
+    guard!(mesh_request_set_detached, err, {
+        // SAFETY: rule 1: a live handle, checked for NULL.
+        let request = unsafe { handles::lend(request)? };
+        let answer = match detached {
+            0 => false,
+            1 => true,
+            _ => return Err(Failure::invalid("`detached` is 0 or 1")),
+        };
+        request.edit(|draft| {
+            draft.options.detached = answer;
+            Ok(())
+        })
+    })
+}
+
 /// Makes it continue the trace and deadline of `inbound`, whichever request is active on the thread.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn mesh_request_set_parent(

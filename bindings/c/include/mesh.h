@@ -647,6 +647,10 @@ mesh_code mesh_request_set_timeout(const mesh_request *request, int64_t timeout_
 // Says whether sending it twice does no harm: 1 yes, 0 no, -1 as the method says (the default).
 mesh_code mesh_request_set_idempotent(const mesh_request *request, int32_t idempotent, mesh_error **err);
 
+// Says whether it goes on when the inbound request it belongs to runs out of time: 1 yes, 0 no (the default).
+// For what is sent and not waited for; it stays in the trace.
+mesh_code mesh_request_set_detached(const mesh_request *request, int32_t detached, mesh_error **err);
+
 // Makes it continue the trace and deadline of `inbound`, whichever request is active on the thread.
 mesh_code mesh_request_set_parent(const mesh_request *request, const mesh_inbound *inbound, mesh_error **err);
 

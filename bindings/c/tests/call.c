@@ -27,6 +27,7 @@ static void a_post_comes_back_with_headers_and_body(world *w) {
   MUST(mesh_request_header_add(request, MESH_STR("x-tag"), bytes_of("two"), &err));
   MUST(mesh_request_body_copy(request, bytes_of("hello"), &err));
   MUST(mesh_request_set_idempotent(request, 1, &err));
+  MUST(mesh_request_set_detached(request, 1, &err));
   MUST(mesh_request_set_timeout(request, 5 * SECOND, &err));
   mesh_response *response = NULL;
   MUST(mesh_call(w->mesh, request, &response, &err));
@@ -133,6 +134,7 @@ static void malformed_requests_are_refused_at_once(world *w) {
   MUST_FAIL(MESH_E_INVALID_ARGUMENT, mesh_request_header_add(request, MESH_STR("x"), bytes_of("a\nb"), &err));
   MUST_FAIL(MESH_E_INVALID_ARGUMENT, mesh_request_set_timeout(request, -1, &err));
   MUST_FAIL(MESH_E_INVALID_ARGUMENT, mesh_request_set_idempotent(request, 2, &err));
+  MUST_FAIL(MESH_E_INVALID_ARGUMENT, mesh_request_set_detached(request, 2, &err));
   world other;
   world_open(&other, NULL, NULL, 0);
   mesh_response *response = NULL;

@@ -18,6 +18,7 @@
   FALLIBLE(mesh_request_headers_packed, (NULL, MESH_NONE, &err))                                  \
   FALLIBLE(mesh_request_set_timeout, (NULL, 0, &err))                                             \
   FALLIBLE(mesh_request_set_idempotent, (NULL, 0, &err))                                          \
+  FALLIBLE(mesh_request_set_detached, (NULL, 0, &err))                                            \
   FALLIBLE(mesh_request_set_parent, (NULL, NULL, &err))                                           \
   FALLIBLE(mesh_request_body_copy, (NULL, MESH_NONE, &err))                                       \
   FALLIBLE(mesh_request_body_stream, (NULL, -1, NULL, &err))                                      \

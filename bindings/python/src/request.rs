@@ -47,19 +47,20 @@ impl Request {
     }
 
     /// Bounds the request, and says whether it may be sent twice and which inbound call it belongs to.
-    #[pyo3(signature = (timeout, idempotent, parent))]
+    #[pyo3(signature = (timeout, idempotent, detached, parent))]
     fn options(
         &self,
         py: Python<'_>,
         timeout: Option<f64>,
         idempotent: Option<bool>,
+        detached: bool,
         parent: Option<&Context>,
     ) -> PyResult<()> {
         let bad = |_| to_python(py, &Error::new(ErrorKind::BadRequest, "the timeout is not a number of seconds"));
         let timeout = timeout.map(Duration::try_from_secs_f64).transpose().map_err(bad)?;
         let slot = self.request.require(py)?;
         if let Some(request) = slot.lock().unwrap_or_else(PoisonError::into_inner).as_mut() {
-            request.extensions_mut().insert(CallOptions { timeout, idempotent, ..CallOptions::default() });
+            request.extensions_mut().insert(CallOptions { timeout, idempotent, detached, ..CallOptions::default() });
             if let Some(parent) = parent {
                 request.extensions_mut().insert(Arc::clone(&parent.inner));
             }

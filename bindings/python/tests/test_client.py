@@ -225,6 +225,34 @@ def test_cancelling_a_task_cancels_its_call(serve_wsgi: Serve) -> None:
     asyncio.run(run())
 
 
+def test_o18_a_cancelled_call_is_not_tried_again(serve_wsgi: Serve, port: int) -> None:
+    seen: list[str] = []
+
+    def broken(environ: apps.Environ, start_response: apps.Start) -> list[bytes]:
+        seen.append(environ["PATH_INFO"])
+        start_response("503 Service Unavailable", [])
+        return []
+
+    serve_wsgi(broken)
+    patient = "attempts: 5, conditions: [gateway-error], base: 200ms, max: 200ms, jitter: none"
+    text = config(port).replace("attempts: 1, conditions: [connect-failure], base: 1ms, max: 2ms", patient)
+
+    async def run() -> None:
+        client = mesh.Mesh.from_yaml(text)
+        began = len(asyncio.all_tasks())
+        with pytest.raises(asyncio.TimeoutError):
+            await asyncio.wait_for(client.aclient().get("http://app/cancelled"), 0.05)
+        assert len(asyncio.all_tasks()) == began
+        # As long as the cancelled one would have gone on.
+        response = await client.aclient().get("http://app/control")
+        assert response.status == 503
+        await client.aclose()
+
+    asyncio.run(run())
+    assert seen.count("/control") > 1
+    assert seen.count("/cancelled") < seen.count("/control")
+
+
 def test_a_thread_without_a_loop_keeps_its_queue_across_clients(serve_wsgi: Serve) -> None:
     client_mesh = serve_wsgi(apps.echo)
     for _ in range(3):

@@ -50,6 +50,17 @@ def test_a_wsgi_handler_passes_its_trace_and_deadline_on(serve_wsgi: Any, backen
     assert mesh.current() is None
 
 
+def test_a_detached_call_does_not_inherit_the_deadline(serve_wsgi: Any, backend: mesh.Mesh) -> None:
+    def app(environ: apps.Environ, start_response: apps.Start) -> Iterable[bytes]:
+        facts = [backend.client().get("http://app/", detached=detached).json() for detached in (False, True)]
+        start_response("200 OK", [])
+        return [json.dumps(facts).encode()]
+
+    inherited, own = serve_wsgi(app).client().get("http://app/", headers=HEADERS, timeout=5.0).json()
+    assert inherited["remaining"] <= 5.0 < own["remaining"]
+    assert inherited["trace"] == own["trace"] == TRACE
+
+
 def test_an_asgi_handler_passes_its_trace_on_also_from_tasks(serve_wsgi: Any, backend: mesh.Mesh) -> None:
     async def app(scope: Any, receive: Any, send: Any) -> None:
         if scope["type"] != "http":

@@ -5,6 +5,7 @@
 //! Invariant: a picker is immutable; a change of endpoints builds a new one, and live state (load,
 //! ejections) belongs to the endpoint and survives.
 
+pub mod candidates;
 pub mod group;
 pub mod least_request;
 pub mod locality;

@@ -58,6 +58,14 @@ impl Taken {
         }
     }
 
+    /// Another copy of the request was faster, and this one is cancelled. That is no failure; but the time it
+    /// was waited for counts.
+    pub fn overtaken(mut self, now: Instant) {
+        if let Some(in_flight) = &mut self.in_flight {
+            in_flight.respond(now, load::Outcome::Overtaken);
+        }
+    }
+
     /// The response has been read, or thrown away.
     pub fn finish(mut self) {
         self.in_flight.take();

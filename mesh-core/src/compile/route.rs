@@ -4,12 +4,10 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::problems::Problems;
+use super::retry::{self, Learned};
 use crate::cluster::group::Cluster;
 use crate::config::document::Document;
-use crate::config::policy::{Retry, RetryCondition};
 use crate::config::route::{self as written, Test};
-use crate::policy::backoff::Backoff;
-use crate::policy::retry::{RetryConditions, RetryPolicy};
 use crate::route::host::HostPattern;
 use crate::route::matcher::{HeaderMatcher, MethodMatcher, QueryMatcher, RequestMatch};
 use crate::route::path::PathMatcher;
@@ -17,11 +15,17 @@ use crate::route::rewrite::Rewrite;
 use crate::route::split::Split;
 use crate::route::table::{RouteTable, Rule, VirtualHost};
 use crate::route::value::ValueMatcher;
-use crate::snapshot::Action;
+use crate::snapshot::{Action, Snapshot};
 
 type Clusters = BTreeMap<Arc<str>, Arc<Cluster>>;
 
-pub(super) fn compile(document: &Document, clusters: &Clusters, problems: &mut Problems) -> Option<RouteTable<Action>> {
+pub(super) fn compile(
+    document: &Document,
+    clusters: &Clusters,
+    previous: Option<&Snapshot>,
+    problems: &mut Problems,
+) -> Option<RouteTable<Action>> {
+    let learned = retry::learned(previous);
     let mut hosts = Vec::new();
     for (index, route) in document.routes.iter().enumerate() {
         let path = format!("routes[{index}]");
@@ -32,7 +36,7 @@ pub(super) fn compile(document: &Document, clusters: &Clusters, problems: &mut P
         let mut rules = Vec::new();
         for (at, rule) in route.rules.iter().enumerate() {
             let place = Place { path: format!("{path}.rules[{at}]"), name: rule_name(route, rule, at) };
-            rules.extend(compile_rule(rule, document, clusters, (&place, problems)));
+            rules.extend(compile_rule(rule, (document, &learned), clusters, (&place, problems)));
         }
         hosts.push(VirtualHost { name: route.label().to_owned(), hosts: patterns, rules });
     }
@@ -51,7 +55,7 @@ fn rule_name(route: &written::Route, rule: &written::Rule, at: usize) -> String 
 
 fn compile_rule(
     rule: &written::Rule,
-    document: &Document,
+    (document, learned): (&Document, &Learned),
     clusters: &Clusters,
     at: (&Place, &mut Problems),
 ) -> Option<Rule<Action>> {
@@ -75,34 +79,20 @@ fn compile_rule(
     };
     let defaults = &document.defaults;
     let retry = rule.retry.as_ref().map_or_else(|| defaults.retry.clone(), |written| written.over(&defaults.retry));
-    let retry = problems.note(format!("{}.retry", place.path), retry_policy(&retry));
+    let retry = problems.note(format!("{}.retry", place.path), retry::retry_policy(&retry));
+    let hedge = retry::hedging(rule, document, learned.get(place.name.as_str()));
+    let hedge = problems.note(format!("{}.hedge", place.path), hedge);
     let action = Action {
         name: place.name.as_str().into(),
         split: split?,
         rewrite,
         timeout: rule.timeout.unwrap_or(defaults.timeout).nonzero(),
         attempt_timeout: rule.attempt_timeout.unwrap_or(defaults.attempt_timeout).nonzero(),
+        timeout_header_max: rule.timeout_header_max.unwrap_or(defaults.timeout_header_max).nonzero(),
         retry: Arc::new(retry?),
+        hedge: hedge?,
     };
     Some(Rule { name: place.name.clone(), matches: matches?, action })
-}
-
-/// Retry settings as the engine takes them.
-pub(crate) fn retry_policy(written: &Retry) -> Result<RetryPolicy, String> {
-    let conditions = written.conditions.iter().map(|condition| condition_named(*condition));
-    Ok(RetryPolicy {
-        retries: written.attempts,
-        conditions: conditions.fold(RetryConditions::NONE, RetryConditions::with),
-        backoff: Backoff::new(written.base.0, written.max.0).map_err(|error| error.to_string())?,
-        non_idempotent: written.non_idempotent,
-        ..RetryPolicy::default()
-    })
-}
-
-fn condition_named(condition: RetryCondition) -> RetryConditions {
-    let name = serde_json::to_value(condition).ok();
-    let name = name.as_ref().and_then(serde_json::Value::as_str);
-    name.and_then(RetryConditions::named).unwrap_or(RetryConditions::NONE)
 }
 
 /// Alternatives of one rule; none: everything matches.

@@ -7,6 +7,7 @@ mod dns;
 mod admission;
 mod limits;
 mod names;
+mod retries;
 mod routes;
 mod shadow;
 mod trust;

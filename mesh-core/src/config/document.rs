@@ -13,7 +13,7 @@ use super::duration::TimeSpan;
 use super::guard::Guard;
 use super::identity::Identity;
 use super::listener::Listener;
-use super::policy::{CircuitBreaker, ConcurrencyLimit, Outlier, Policy, Retry, RetryBudget};
+use super::policy::{CircuitBreaker, ConcurrencyLimit, Hedge, Outlier, Policy, Retry, RetryBudget};
 use super::route::Route;
 use super::telemetry::Telemetry;
 
@@ -134,8 +134,18 @@ pub struct Defaults {
     pub timeout: TimeSpan,
     /// Time of one attempt; 0s = none. Default: 0s (Envoy's per_try_timeout).
     pub attempt_timeout: TimeSpan,
+    /// The most that is believed of a deadline the caller asks for (`grpc-timeout`,
+    /// `x-envoy-expected-rq-timeout-ms`), apart from `timeout`; 0s = all of it. Default: 0s (gRPC A31's
+    /// `grpc_timeout_header_max`).
+    pub timeout_header_max: TimeSpan,
+    /// What an inherited deadline is shortened by for the calls made while a request is served, so that there is time
+    /// left to answer; at most a tenth of it. Default: 2ms (ours).
+    pub deadline_margin: TimeSpan,
     /// When and how often a failed attempt is repeated.
     pub retry: Retry,
+    /// When a copy of a request is sent before the first was answered. Absent: never.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub hedge: Option<Hedge>,
     /// How much extra load retries may cause, per cluster.
     pub retry_budget: RetryBudget,
     /// How an endpoint is picked. Default: peak_ewma (Finagle).
@@ -155,7 +165,10 @@ impl Default for Defaults {
         Self {
             timeout: TimeSpan::secs(15),
             attempt_timeout: TimeSpan::ZERO,
+            timeout_header_max: TimeSpan::ZERO,
+            deadline_margin: TimeSpan::millis(2),
             retry: Retry::default(),
+            hedge: None,
             retry_budget: RetryBudget::default(),
             balancer: Balancer::PeakEwma,
             circuit_breaker: CircuitBreaker::default(),

@@ -14,6 +14,7 @@ pub mod dns;
 pub mod document;
 pub mod duration;
 pub mod guard;
+pub mod hedge;
 pub mod identity;
 pub mod listener;
 pub mod parse;
@@ -32,18 +33,19 @@ pub use diagnostic::{Diagnostic, Path, Severity};
 pub use dns::{Dns, DnsFamily, DnsMode, DnsRecords, OnEmpty};
 pub use document::{Defaults, Document, Node};
 pub use duration::TimeSpan;
+pub use hedge::HedgeDelay;
 pub use identity::{DevCa, Identity, IdentityFiles, TrustBundle};
 pub use listener::{Listener, ListenerTls};
 pub use parse::{Parsed, Positions, parse, parse_endpoints};
 pub use policy::{
     CacheAttribute, Check, CheckCache, CircuitBreaker, CircuitBreakerOverride, ConcurrencyLimit,
-    ConcurrencyLimitOverride, FailureMode, Outlier, OutlierOverride, Policy, Retry, RetryBudget, RetryBudgetOverride,
-    RetryCondition, RetryOverride,
+    ConcurrencyLimitOverride, FailureMode, Hedge, HedgeOverride, Outlier, OutlierOverride, Policy, Retry, RetryBudget,
+    RetryBudgetOverride, RetryCondition, RetryJitter, RetryOverride,
 };
 pub use rate_limit::RateLimit;
 pub use route::{Backend, HeaderMatch, Matches, PathMatch, QueryMatch, RequestMatch, Rewrite, Route, Rule, Test};
 pub use schema::json_schema;
-pub use telemetry::{AccessLog, Admin, LogTarget, Metrics, Telemetry, Tracing};
+pub use telemetry::{AccessLog, Admin, Explain, LogTarget, Metrics, Telemetry, Tracing};
 pub use value::{
     AddressText, HeaderName, HostPattern, HostPatternKind, HostText, Method, Name, Percent, RegexText, SpiffeIdText,
     TextPattern, TextPatternKind, TextValue, TrustDomainText, ValueError, Weight,

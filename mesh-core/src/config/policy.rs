@@ -12,8 +12,9 @@ use super::access::Access;
 use super::authorization::Authorization;
 use super::admission::{AdaptiveLimit, ClassShares};
 use super::duration::TimeSpan;
+use super::hedge::HedgeDelay;
 use super::rate_limit::RateLimit;
-use super::route::Matches;
+use super::route::{HeaderMatch, Matches};
 use super::value::{HeaderName, Name, Percent, TextValue, ValueError, text_serde};
 
 /// Who may call: local rules, then remote checks.
@@ -79,8 +80,52 @@ setting! {
         base: TimeSpan = TimeSpan::millis(25),
         /// Upper bound of every wait. Default: 250ms (Envoy: ten times the base).
         max: TimeSpan = TimeSpan::millis(250),
+        /// Growth of the wait from retry to retry, for every `jitter` but `envoy`, which doubles. Default: 2 (gRPC).
+        #[schemars(range(min = 1, max = 10))]
+        multiplier: f64 = 2.0,
+        /// How a wait is drawn. Default: envoy.
+        jitter: RetryJitter = RetryJitter::Envoy,
+        /// The longest wait that a server may ask for (`Retry-After`, `grpc-retry-pushback-ms`); a longer one ends
+        /// the request at once. Default: 300s (linkerd).
+        max_hint: TimeSpan = TimeSpan::secs(300),
+        /// The statuses of `retriable-status-codes`. Default: none (Envoy).
+        #[schemars(inner(range(min = 200, max = 599)))]
+        retriable_status_codes: Vec<u16> = Vec::new(),
+        /// The response headers of `retriable-headers`; one of them is enough. Default: none (Envoy).
+        retriable_headers: Vec<HeaderMatch> = Vec::new(),
+        /// Only requests with one of these headers are repeated. Default: every request (Envoy).
+        retriable_request_headers: Vec<HeaderMatch> = Vec::new(),
+        /// Whether a request with an `idempotency-key` header may be sent again, whatever its method. Default: false.
+        idempotency_key: bool = false,
+        /// Whether a request that is itself a caller's retry is repeated from here, too. Default: false (ours: retries
+        /// of retries multiply along a chain of services).
+        nested: bool = false,
+        /// Bytes of a response that are held back until its end, to repeat it if it breaks off or its gRPC status, in
+        /// the trailers, is one of `conditions`. For unary calls; a stream would wait. 0 = off. Default: 0 (Envoy, gRPC).
+        #[schemars(range(max = 65536))]
+        buffer_response: u32 = 0,
         /// Whether POST, PATCH and the like may be sent again after bytes were sent. Default: false.
         non_idempotent: bool = false,
+    }
+}
+
+setting! {
+    /// When a copy of a request that may be repeated is sent to a second endpoint before the first has answered. The
+    /// first answer counts, the other copy is cancelled. An outcome that `retry.conditions` names does not count.
+    Hedge, HedgeOverride {
+        /// Copies beyond the first attempt, of one request; 0 = off. Default: 1 (Finagle, Polly).
+        #[schemars(range(max = 4))]
+        max_hedges: u32 = 1,
+        /// When the next copy goes: a time span, or `p95` for the time within which 95 % of the rule's responses came
+        /// in the last 30 s. Default: p95 (ours; Finagle: p99).
+        delay: HedgeDelay = HedgeDelay::Percentile(95.0),
+        /// Responses that must have been seen in the last 30 s before a percentile is used. Default: 50 (failsafe-go).
+        #[schemars(range(min = 1))]
+        min_samples: u32 = 50,
+        /// Copies as a share of the rule's requests; `retry_budget` bounds them, too. Default: 5 (ours: goes with p95).
+        budget_percent: Percent = Percent(5.0),
+        /// Copies per second that are always allowed. Default: 1 (ours: so that a rare request can be hedged).
+        min_per_second: u32 = 1,
     }
 }
 
@@ -163,16 +208,63 @@ pub enum RetryCondition {
     /// 409.
     #[serde(rename = "retriable-4xx")]
     Retriable4xx,
+    /// One of `retriable_status_codes`.
+    RetriableStatusCodes,
+    /// One of `retriable_headers`.
+    RetriableHeaders,
+    /// The attempt timed out (ours: a part of `reset`).
+    AttemptTimeout,
+    /// A response of Envoy's rate limiter (`x-envoy-ratelimited`).
+    EnvoyRatelimited,
     /// gRPC status 1.
     Cancelled,
+    /// gRPC status 2.
+    Unknown,
+    /// gRPC status 3.
+    InvalidArgument,
     /// gRPC status 4.
     DeadlineExceeded,
+    /// gRPC status 5.
+    NotFound,
+    /// gRPC status 6.
+    AlreadyExists,
+    /// gRPC status 7.
+    PermissionDenied,
     /// gRPC status 8.
     ResourceExhausted,
+    /// gRPC status 9.
+    FailedPrecondition,
+    /// gRPC status 10.
+    Aborted,
+    /// gRPC status 11.
+    OutOfRange,
+    /// gRPC status 12.
+    Unimplemented,
     /// gRPC status 13.
     Internal,
     /// gRPC status 14.
     Unavailable,
+    /// gRPC status 15.
+    DataLoss,
+    /// gRPC status 16.
+    Unauthenticated,
+}
+
+/// How a wait is drawn; `n` counts retries from 1.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum RetryJitter {
+    /// Anything up to `base * (2^n - 1)` (Envoy).
+    #[default]
+    Envoy,
+    /// Anything up to `base * multiplier^(n-1)` (AWS).
+    Full,
+    /// Half of that, and anything up to the other half (Finagle).
+    Equal,
+    /// 20 % around it (gRPC).
+    Grpc,
+    /// Exactly that.
+    None,
 }
 
 /// A remote decision over Envoy's ext_authz gRPC service.

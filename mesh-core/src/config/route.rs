@@ -6,7 +6,7 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
 
 use super::duration::TimeSpan;
-use super::policy::RetryOverride;
+use super::policy::{HedgeOverride, RetryOverride};
 use super::value::{HeaderName, HostPattern, Method, Name, RegexText, Weight};
 
 /// The rules of some hosts.
@@ -57,6 +57,12 @@ pub struct Rule {
     /// Time of one attempt; 0s = none. Default: `defaults.attempt_timeout`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub attempt_timeout: Option<TimeSpan>,
+    /// The most that is believed of a caller's deadline; 0s = all of it. Default: `defaults.timeout_header_max`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub timeout_header_max: Option<TimeSpan>,
+    /// Sends a copy before the first was answered; what is absent is as in `defaults.hedge`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hedge: Option<HedgeOverride>,
     /// Overrides `defaults.retry`, field by field.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub retry: Option<RetryOverride>,

@@ -13,6 +13,7 @@ use super::cluster::Endpoint;
 use super::diagnostic::{Diagnostic, Path, did_you_mean};
 use super::document::Document;
 use super::duration::TimeSpan;
+use super::hedge::HedgeDelay;
 use super::policy::CacheAttribute;
 use super::telemetry::LogTarget;
 use super::tree::{Entry, Node, Value};
@@ -294,6 +295,7 @@ fn takes(schema: &Json, value: &Value) -> bool {
 
 const FORMATS: [Format; 13] = [
     format::<TimeSpan>(),
+    format::<HedgeDelay>(),
     format::<Name>(),
     format::<AddressText>(),
     format::<HostText>(),

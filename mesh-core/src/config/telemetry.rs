@@ -21,6 +21,9 @@ pub struct Telemetry {
     pub metrics: Metrics,
     /// W3C trace context.
     pub tracing: Tracing,
+    /// Which finished calls can be looked up on the admin page. Absent: the defaults, where there is an admin page.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub explain: Option<Explain>,
     /// The admin page: configuration, clusters, metrics. Absent: off.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub admin: Option<Admin>,
@@ -96,6 +99,25 @@ pub struct Tracing {
 impl Default for Tracing {
     fn default() -> Self {
         Self { sample_percent: Percent(100.0) }
+    }
+}
+
+/// Which finished calls can be looked up, with every pick, attempt and decision. No header value is kept.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Explain {
+    /// The latest calls, this many; 0 = off. Every call that failed is kept. Default: 256.
+    #[schemars(range(max = 65536))]
+    pub keep: u32,
+    /// Share of the other calls that is kept, too. Default: 1 (one in a hundred).
+    pub sample_percent: Percent,
+    /// Whether a request with `x-mesh-explain: 1` is kept. Default: false.
+    pub by_header: bool,
+}
+
+impl Default for Explain {
+    fn default() -> Self {
+        Self { keep: 256, sample_percent: Percent(1.0), by_header: false }
     }
 }
 

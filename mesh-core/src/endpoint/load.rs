@@ -104,6 +104,8 @@ pub enum Outcome {
         /// What the endpoint asked callers to wait.
         retry_after: Option<Duration>,
     },
+    /// It was not waited for, because another copy was faster: it would have taken at least this long.
+    Overtaken,
     /// It says nothing about the endpoint (the caller went away): no sample.
     Neutral,
 }
@@ -130,7 +132,9 @@ impl InFlight {
             Outcome::Failed { retry_after } => {
                 self.load.observe(penalty(retry_after).max(elapsed.min(MAX_PENALTY)), now)
             }
-            Outcome::Neutral => {}
+            // A lower bound can raise the estimate, and never lowers it.
+            Outcome::Overtaken if nanos(elapsed) > self.load.estimate_nanos(now) => self.load.observe(elapsed, now),
+            Outcome::Overtaken | Outcome::Neutral => {}
         }
     }
 

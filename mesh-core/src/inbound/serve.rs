@@ -7,7 +7,7 @@
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use futures_util::FutureExt;
 use http::{HeaderMap, HeaderValue, Request, Response, Uri, Version, header};
@@ -24,7 +24,7 @@ use crate::access::check::CheckOutcome;
 use crate::access::rbac::Decision;
 use crate::access::verdict::{Verdict, apply_to_response};
 use crate::body::Body;
-use crate::context::CallContext;
+use crate::context::{CallContext, GaveUp};
 use crate::drain::Phase;
 use crate::error::{BoxError, Error, ErrorKind, Side};
 use crate::identity::tls::PeerIdentity;
@@ -35,7 +35,7 @@ use crate::policy::waiting::Arrival;
 use crate::route::matcher::{RequestHead, first_match};
 use crate::route::normalize::{Normalized, PathNormalization};
 use crate::snapshot::{CheckPolicy, ListenerPolicy, Snapshot};
-use crate::telemetry::names::header::{CRITICALITY, PEER, REQUEST_ID};
+use crate::telemetry::names::header::{CRITICALITY, PEER, REQUEST_ID, SHOULD_RETRY};
 use crate::telemetry::names::label;
 use crate::telemetry::peer::{self, Peer};
 use crate::telemetry::record::{Record, is_grpc};
@@ -67,8 +67,10 @@ where
     let mut rng = core.randomness.generator();
     let trace = TraceContext::join(request.headers(), &mut rng, snapshot.sample_percent);
     record.traced(&trace);
-    let mut context = context(&request, trace, (&origin, core.clock.now()), &mut rng);
+    let margin = snapshot.defaults.deadline_margin;
+    let mut context = context(&request, trace, (&origin, core.clock.now(), margin), &mut rng);
     context.criticality = Some(criticality(request.headers_mut(), &origin, &policy));
+    let gave_up = context.gave_up.clone();
     let context = Arc::new(context);
     record.line.request_id.clone_from(&context.request_id);
 
@@ -100,6 +102,9 @@ where
     }
     record.answered(response.status().as_u16(), response.headers());
     reporting.head(response.status().as_u16(), response.headers_mut());
+    if gave_up.is_set() && is_failure(&response) {
+        response.headers_mut().insert(SHOULD_RETRY, HeaderValue::from_static("false"));
+    }
     if claimed.is_some() && core.telemetry.exchanges_peers {
         response.headers_mut().insert(PEER, core.telemetry.node.to_header());
     }
@@ -126,6 +131,12 @@ fn criticality(headers: &mut HeaderMap, origin: &Origin, policy: &ListenerPolicy
     let said = said.as_ref().and_then(|value| value.to_str().ok()).and_then(Criticality::named);
     let cap = if origin.1.is_some() { Criticality::CriticalPlus } else { policy.max_criticality };
     Criticality::capped(said, None, cap)
+}
+
+/// Whether the caller may want to try again.
+fn is_failure(response: &Response<Body>) -> bool {
+    let is_grpc_failure = response.headers().get("grpc-status").is_some_and(|status| status.as_bytes() != b"0");
+    response.status().is_server_error() || is_grpc_failure
 }
 
 /// Why a request goes no further.
@@ -233,7 +244,8 @@ async fn ask(
         .map(|peer| crate::time::after(clock.now(), peer.not_after.duration_since(clock.wall()).unwrap_or_default()));
     let channel = GrpcChannel::new(ServiceClient::to_cluster(Arc::clone(&inbound.core), Arc::clone(&policy.cluster)));
     // The answer is shared with others, so the deadline of this caller must not end the call.
-    let shared = Arc::new(CallContext { deadline: None, ..context.clone() });
+    // Nor does its failure say that what the application does was tried enough.
+    let shared = Arc::new(CallContext { deadline: None, gave_up: GaveUp::default(), ..context.clone() });
     CallContext::scope(shared, policy.check.check(channel, attributes, &**clock, expiry)).await
 }
 
@@ -338,21 +350,17 @@ fn begin(
 fn context(
     request: &Request<Body>,
     trace: TraceContext,
-    from: (&Origin, Instant),
+    from: (&Origin, Instant, Duration),
     rng: &mut fastrand::Rng,
 ) -> CallContext {
-    let ((_, peer), now) = from;
-    let text = |name| request.headers().get(name).and_then(|value: &HeaderValue| value.to_str().ok());
-    let incoming = if is_grpc(request.headers()) {
-        text(headers::GRPC_TIMEOUT).and_then(timeout::decode_grpc_timeout)
-    } else {
-        text(headers::ENVOY_TIMEOUT).and_then(timeout::decode_envoy_timeout)
-    };
+    let ((_, peer), now, margin) = from;
+    let incoming = headers::deadline_of(request.headers()).map(|limit| timeout::with_margin(limit, margin));
     let request_id = headers::request_id(request.headers()).unwrap_or_else(|| headers::new_request_id(rng).into());
     CallContext {
         deadline: incoming.map(|limit| crate::time::after(now, limit)),
         peer: peer.as_ref().map(|peer| peer.id.as_str().into()),
         request_id: Some(request_id),
+        attempt: headers::attempt_of(request.headers()),
         ..CallContext::new(trace)
     }
 }

@@ -8,16 +8,17 @@ use tower::{ServiceBuilder, ServiceExt};
 use tower_service::Service;
 
 use super::endpoint::{EndpointService, Tried};
-use super::{ConcurrencyLayer, Pending, RetryLayer, TimeoutLayer, TraceLayer};
+use super::{ConcurrencyLayer, HedgeLayer, Pending, RetryLayer, TimeoutLayer, TraceLayer};
 use crate::body::Body;
 use crate::context::CallContext;
 use crate::core::Core;
 use crate::error::{BoxError, Error, ErrorKind};
 use crate::mesh::Mesh;
 use crate::outbound::{CallOptions, headers};
-use crate::policy::timeout::{Limits, earlier};
+use crate::policy::timeout::Limits;
 use crate::route::matcher::RequestHead;
 use crate::telemetry::TraceContext;
+use crate::telemetry::names::header::SHOULD_RETRY;
 
 /// A client composed of stand-alone layers, by the routes of the mesh's configuration. It decides as
 /// [`crate::ServiceClient`] does; it keeps no metrics and no access log.
@@ -70,10 +71,24 @@ async fn route(core: Arc<Core>, request: Request<Body>) -> Result<Response<Body>
         Some(context) => context.trace.clone(),
         None => TraceContext::join(&head.headers, &mut rng, snapshot.sample_percent),
     };
-    let limits = Limits { application: options.timeout, route: action.timeout, ..Limits::default() };
-    let deadline = earlier(inherited.and_then(|context| context.deadline), limits.deadline(core.clock.now()));
-    let context = Arc::new(CallContext { deadline, ..CallContext::new(trace) });
+    let now = core.clock.now();
+    let of_caller = inherited.as_deref().filter(|_| !options.detached).and_then(|context| context.remaining(now));
+    let limits = Limits {
+        application: options.timeout,
+        incoming: of_caller.into_iter().chain(headers::deadline_of(&head.headers)).min(),
+        incoming_max: action.timeout_header_max,
+        route: action.timeout,
+    };
+    let mut context = CallContext { deadline: limits.deadline(now), ..CallContext::new(trace) };
+    if let Some(inherited) = &inherited {
+        (context.attempt, context.gave_up) = (inherited.attempt, inherited.gave_up.clone());
+    }
+    let context = Arc::new(context);
 
+    let hedge = action.hedge.as_ref().map(|hedging| {
+        HedgeLayer::shared(Arc::clone(hedging), Arc::clone(&action.retry), Arc::clone(&cluster.budget))
+            .with_clock(Arc::clone(&core.clock))
+    });
     let stack = ServiceBuilder::new()
         .layer(TraceLayer::new(snapshot.sample_percent))
         .layer(TimeoutLayer::new(None).with_clock(Arc::clone(&core.clock)))
@@ -82,6 +97,11 @@ async fn route(core: Arc<Core>, request: Request<Body>) -> Result<Response<Body>
             RetryLayer::shared(Arc::clone(&action.retry), Arc::clone(&cluster.budget))
                 .with_clock(Arc::clone(&core.clock)),
         )
+        .option_layer(hedge)
         .service(EndpointService::of(&core, cluster, action.attempt_timeout));
-    CallContext::scope(context, stack.oneshot(Request::from_parts(head, body))).await
+    let mut response = CallContext::scope(Arc::clone(&context), stack.oneshot(Request::from_parts(head, body))).await?;
+    if response.headers_mut().remove(SHOULD_RETRY).is_some_and(|value| value.as_bytes() == b"false") {
+        context.gave_up.set();
+    }
+    Ok(response)
 }

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Instant;
 
 use http::{HeaderMap, Request, Response};
 use tower_layer::Layer;
@@ -12,10 +13,10 @@ use super::{Pending, facts_of};
 use crate::body::Body;
 use crate::context::CallContext;
 use crate::error::BoxError;
-use crate::outbound::CallOptions;
 use crate::outbound::replay::Replay;
+use crate::outbound::{CallOptions, headers};
 use crate::policy::budget::{Budget, BudgetConfig};
-use crate::policy::retry::{Decision, Outcome, RequestFacts, RetryPolicy, RetryState, is_idempotent};
+use crate::policy::retry::{Decision, Outcome, Reach, RequestFacts, RetryPolicy, RetryState};
 use crate::time::{Clock, Randomness, SystemClock};
 
 /// Tries again when that is worth it and safe. All services it makes share one budget.
@@ -86,15 +87,19 @@ where
     S: Service<Request<Body>, Response = Response<B>>,
     S::Error: Into<BoxError>,
 {
-    let (head, body) = request.into_parts();
+    let (mut head, body) = request.into_parts();
     let options = head.extensions.get::<CallOptions>().copied().unwrap_or_default();
-    let idempotent = options.idempotent.unwrap_or_else(|| is_idempotent(&head.method));
-    let deadline = CallContext::current().and_then(|context| context.deadline);
+    let idempotent = options.idempotent.unwrap_or_else(|| terms.policy.is_idempotent(&head.method, &head.headers));
+    let context = CallContext::current();
+    let (deadline, before) = context.as_deref().map_or((None, 1), |context| (context.deadline, context.attempt));
     let body = Replay::new(body, crate::outbound::REPLAY_LIMIT);
     let mut rng = terms.randomness.generator();
-    let mut state = RetryState::start(terms.policy, terms.budget, terms.clock.now());
+    let reach = terms.policy.reach(&head.headers, before);
+    let mut state = begin(&mut head, reach, (terms.policy, terms.budget), terms.clock.now());
     loop {
-        let answer = ready_call(&mut inner, Request::from_parts(head.clone(), body.attempt())).await;
+        let mut attempt = Request::from_parts(head.clone(), body.attempt());
+        headers::tell_attempt(attempt.headers_mut(), state.used() + 1, before);
+        let answer = ready_call(&mut inner, attempt).await;
         let outcome = match &answer {
             Ok(response) => Outcome::Response {
                 status: response.status().as_u16(),
@@ -119,12 +124,60 @@ where
                 drop(answer);
                 terms.clock.sleep_until(crate::time::after(now, after)).await;
             }
-            Decision::Stop(_) => return answer,
+            Decision::Stop(reason) => {
+                if let Some(context) = context.filter(|_| state.gave_up(reason)) {
+                    context.gave_up.set();
+                }
+                return answer;
+            }
         }
     }
 }
 
+/// A request passes several layers, and attempts of it; it is one deposit into the budget that they share.
+pub(super) fn begin(
+    head: &mut http::request::Parts,
+    reach: Reach,
+    of: (Arc<RetryPolicy>, Arc<Budget>),
+    now: Instant,
+) -> RetryState {
+    let is_counted = head.extensions.get::<Counted>().is_some_and(|counted| Arc::ptr_eq(&counted.0, &of.1));
+    if is_counted {
+        return RetryState::counted(reach, of);
+    }
+    head.extensions.insert(Counted(Arc::clone(&of.1)));
+    RetryState::reaching(reach, of, now)
+}
+
+/// A request extension: this budget has had its deposit.
+#[derive(Clone)]
+struct Counted(Arc<Budget>);
+
 /// The gRPC status of a trailers-only response.
 pub(super) fn grpc_status(headers: &HeaderMap) -> Option<u16> {
     headers.get("grpc-status").and_then(|status| status.to_str().ok()).and_then(|status| status.parse().ok())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use tower::{ServiceBuilder, ServiceExt};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn o16_layers_that_share_a_budget_make_one_deposit_for_a_request() {
+        let config = BudgetConfig::new(0.1, 10, Duration::from_secs(10)).unwrap();
+        let budget = Arc::new(Budget::new(config));
+        let layer = || RetryLayer::shared(Arc::default(), Arc::clone(&budget));
+        let service = ServiceBuilder::new()
+            .layer(layer())
+            .layer(layer())
+            .service(tower::service_fn(|_: Request<Body>| async { Ok::<_, BoxError>(Response::new(Body::empty())) }));
+        for _ in 0..10 {
+            service.clone().oneshot(Request::get("http://a/").body(Body::empty()).unwrap()).await.unwrap();
+        }
+        assert_eq!(budget.balance(SystemClock.now()), 101);
+    }
 }

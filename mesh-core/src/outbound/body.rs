@@ -9,12 +9,12 @@ use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use http_body::{Body as HttpBody, Frame, SizeHint};
-use hyper::body::Incoming;
 
 use crate::body::Body;
 use crate::cluster::taken::Taken;
 use crate::error::{BoxError, Error, ErrorKind, Sent};
 use crate::outbound::attempt::{Held, body_failure};
+use crate::outbound::peek::Peeked;
 use crate::policy::concurrency::Permit;
 use crate::telemetry::record::Record;
 
@@ -29,14 +29,14 @@ pub(crate) struct Open {
 
 /// A response body that closes its call.
 pub(crate) struct ResponseBody {
-    inner: Incoming,
+    inner: Peeked,
     open: Option<Open>,
     timeout: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
 }
 
 impl ResponseBody {
     /// `timeout` completes at the call's deadline.
-    pub(crate) fn wrap(inner: Incoming, open: Open, timeout: Option<Pin<Box<dyn Future<Output = ()> + Send>>>) -> Body {
+    pub(crate) fn wrap(inner: Peeked, open: Open, timeout: Option<Pin<Box<dyn Future<Output = ()> + Send>>>) -> Body {
         if inner.is_end_stream() {
             open.close();
             return Body::empty();

@@ -6,7 +6,7 @@
 
 use std::borrow::Cow;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use http::{HeaderMap, Request, Response};
 
@@ -16,19 +16,25 @@ use crate::cluster::member::Endpoint;
 use crate::cluster::taken::Taken;
 use crate::context::CallContext;
 use crate::core::Core;
+use crate::endpoint::connect::Dialer;
 use crate::error::{Error, ErrorKind, Place, Sent};
-use crate::outbound::attempt::{self, Answer, Outgoing};
+use crate::outbound::attempt::{self, Outgoing};
 use crate::outbound::body::{Open, ResponseBody};
+use crate::outbound::kept::split_draw;
+use crate::outbound::peek::Received;
+use crate::outbound::race::Lead;
 use crate::outbound::replay::Replay;
+use crate::outbound::trail::{FIRST, Level, Noted, RETRY, Trail, Why};
 use crate::outbound::{CallOptions, CallReport, REPLAY_LIMIT, headers, overload};
 use crate::policy::concurrency::Permit;
 use crate::policy::criticality::Criticality;
-use crate::policy::retry::{Decision, Outcome, RequestFacts, RetryPolicy, RetryState, StopReason, is_idempotent};
+use crate::policy::hedge::{HedgeState, Hedging};
+use crate::policy::retry::{Decision, Outcome, RequestFacts, RetryPolicy, RetryState, StopReason};
 use crate::policy::timeout::{self, Limits};
 use crate::route::matcher::RequestHead;
 use crate::route::table::Miss;
 use crate::snapshot::Snapshot;
-use crate::telemetry::names::header::PEER;
+use crate::telemetry::names::header::{PEER, SHOULD_RETRY};
 use crate::telemetry::names::label;
 use crate::telemetry::peer::{self, Peer};
 use crate::telemetry::record::{Record, is_grpc};
@@ -49,26 +55,39 @@ pub(crate) async fn call(
 }
 
 /// One logical request, from its route to the head of its response.
-struct Call<'a> {
-    core: &'a Arc<Core>,
-    snapshot: Arc<Snapshot>,
-    head: http::request::Parts,
-    body: Replay,
+pub(super) struct Call<'a> {
+    pub(super) core: &'a Arc<Core>,
+    pub(super) snapshot: Arc<Snapshot>,
+    context: Option<Arc<CallContext>>,
+    pub(super) head: http::request::Parts,
+    pub(super) body: Replay,
     options: CallOptions,
-    rng: fastrand::Rng,
-    record: Record,
+    pub(super) rng: fastrand::Rng,
+    pub(super) record: Record,
     place: Place,
-    deadline: Option<Instant>,
+    pub(super) deadline: Option<Instant>,
     class: Criticality,
-    admitted: Option<Permit>,
+    pub(super) admitted: Option<Permit>,
+    pub(super) cluster: Option<Arc<Cluster>>,
+    pub(super) trail: Trail,
 }
 
 /// Where a call goes and under which terms; of a rule, or the defaults when a cluster was named.
-struct Terms {
-    cluster: Arc<Cluster>,
-    route: Option<std::time::Duration>,
-    attempt: Option<std::time::Duration>,
-    retry: Arc<RetryPolicy>,
+pub(super) struct Terms {
+    pub(super) cluster: Arc<Cluster>,
+    route: Option<Duration>,
+    attempt: Option<Duration>,
+    header_max: Option<Duration>,
+    pub(super) retry: Arc<RetryPolicy>,
+    hedge: Option<Arc<Hedging>>,
+}
+
+/// What all attempts of a call share.
+pub(super) struct Step<'a> {
+    pub(super) terms: &'a Terms,
+    pub(super) retry: &'a RetryState,
+    dialer: &'a Arc<Dialer>,
+    pub(super) is_idempotent: bool,
 }
 
 impl<'a> Call<'a> {
@@ -90,70 +109,74 @@ impl<'a> Call<'a> {
         record.facts.source = Arc::clone(&core.telemetry.node);
         record.line.revision = Some(Arc::clone(&snapshot.revision_text));
         record.line.principal = core.telemetry.principal();
+        let trail = Trail::begin(snapshot.explain, &options, &mut head.headers, (core.clock.now(), &mut rng));
         headers::prepare(&mut head.headers, &trace, context.as_deref(), &mut rng);
         if core.telemetry.exchanges_peers {
             head.headers.insert(PEER, core.telemetry.node_header.clone());
         }
         record.line.request_id = headers::request_id(&head.headers);
         let class = overload::classify(&mut head.headers, &options, context.as_deref());
-        let deadline = context.and_then(|context| context.deadline);
-        let place = Place::default();
-        Self { core, snapshot, head, body, options, rng, record, place, deadline, class, admitted: None }
+        Self {
+            core,
+            snapshot,
+            context,
+            head,
+            body,
+            options,
+            rng,
+            record,
+            place: Place::default(),
+            deadline: None,
+            class,
+            admitted: None,
+            cluster: None,
+            trail,
+        }
     }
 
     /// The story.
-    async fn run(&mut self, cluster: Option<&str>) -> Result<(Answer, Taken), Error> {
+    async fn run(&mut self, cluster: Option<&str>) -> Result<(Received, Taken), Error> {
         let core = self.core;
         let terms = self.route(cluster)?;
         let start = core.clock.now();
-        let limits = Limits { application: self.options.timeout, route: terms.route, ..Limits::default() };
-        self.deadline = timeout::earlier(self.deadline, limits.deadline(start));
+        self.deadline = self.bound(&terms, start);
         let cluster = &terms.cluster;
         self.admitted = Some(self.admit(cluster)?);
         let dialer = core.dialer()?;
-        let idempotent = self.options.idempotent.unwrap_or_else(|| is_idempotent(&self.head.method));
-        let mut retry = RetryState::start(Arc::clone(&terms.retry), Arc::clone(&cluster.budget), start);
-        let mut tried: Vec<Arc<Endpoint>> = Vec::new();
+        let is_idempotent = self.is_idempotent(&terms);
+        let reach = terms.retry.reach(&self.head.headers, self.callers_attempt());
+        let mut retry = RetryState::reaching(reach, (Arc::clone(&terms.retry), Arc::clone(&cluster.budget)), start);
+        let hedging = self.hedging(&terms, is_idempotent);
+        let mut hedge = hedging.and_then(|hedging| HedgeState::start(hedging, &cluster.budget, start));
+        let (mut tried, mut kind) = (Vec::<Arc<Endpoint>>::new(), FIRST);
         loop {
             let now = core.clock.now();
-            let mut taken = self.pick(cluster, now, &tried).await?;
-            self.chosen(&taken.endpoint);
-            let limit = timeout::attempt_limit(terms.attempt, timeout::time_left(self.deadline, now));
-            headers::tell_deadline(&mut self.head.headers, limit);
-            let outgoing = self.outgoing(idempotent);
-            let way = attempt::Way::to(dialer, cluster, &taken.endpoint, is_grpc(&self.head.headers));
-            let result = attempt::send(&way, &outgoing, limit.map(|limit| crate::time::after(now, limit))).await;
-
-            let result = overload::unless_turned_away(result);
-            let began = now;
-            let now = core.clock.now();
-            overload::measure(self.admitted.as_ref(), &result, (began, now));
-            let facts = RequestFacts {
-                idempotent,
-                body_replayable: self.body.is_replayable(),
-                committed: false,
-                deadline: self.deadline,
-                wall: core.clock.wall(),
+            let taken = self.pick(cluster, now, &tried).await?;
+            let step = Step { terms: &terms, retry: &retry, dialer, is_idempotent };
+            let lead = Lead { taken, kind, now };
+            let (mut taken, result) = match &mut hedge {
+                Some(hedge) => self.race(&step, lead, (hedge, &mut tried)).await?,
+                None => self.attempt(&step, lead, (&tried, hedging)).await,
             };
+
+            let now = core.clock.now();
             let outcome = outcome(&result);
-            let decision = retry.decide(&outcome, &facts, now, &mut self.rng);
+            let decision = retry.decide(&outcome, &self.facts(is_idempotent), now, &mut self.rng);
             taken.judge(&outcome, now, &mut self.rng);
+            self.trail.decided(&decision);
             tracing::debug!(cluster = %cluster.name, endpoint = %taken.endpoint.name, attempt = self.place.attempts, ?decision, "attempt ended");
             match (decision, result) {
                 (Decision::Retry { after }, discarded) => {
                     core.telemetry.retried(&cluster.name);
                     tried.push(Arc::clone(&taken.endpoint));
+                    kind = RETRY;
                     // Neither connection nor place in the load count is held while waiting.
                     drop((discarded, taken));
                     core.clock.sleep_until(crate::time::after(now, after)).await;
                 }
-                (Decision::Stop(reason), Ok(answer)) => {
-                    self.note_stop(reason);
-                    return Ok((answer, taken));
-                }
-                (Decision::Stop(reason), Err(error)) => {
-                    self.note_stop(reason);
-                    return Err(self.timed_out(error, now));
+                (Decision::Stop(reason), result) => {
+                    self.note_stop(&retry, reason);
+                    return result.map(|answer| (answer, taken)).map_err(|error| self.timed_out(error, now));
                 }
             }
         }
@@ -167,6 +190,88 @@ impl<'a> Call<'a> {
         })
     }
 
+    /// By when it must be answered: the earliest of what the application, our caller and the rule say.
+    fn bound(&self, terms: &Terms, start: Instant) -> Option<Instant> {
+        let context = self.context.as_deref().filter(|_| !self.options.detached);
+        let inherited = context.and_then(|context| context.remaining(start));
+        let told = headers::deadline_of(&self.head.headers);
+        let limits = Limits {
+            application: self.options.timeout,
+            incoming: inherited.into_iter().chain(told).min(),
+            incoming_max: terms.header_max,
+            route: terms.route,
+        };
+        limits.deadline(start)
+    }
+
+    fn is_idempotent(&self, terms: &Terms) -> bool {
+        let head = &self.head;
+        self.options.idempotent.unwrap_or_else(|| terms.retry.is_idempotent(&head.method, &head.headers))
+    }
+
+    /// Which attempt of our caller this call is made for.
+    pub(super) fn callers_attempt(&self) -> u32 {
+        self.context.as_deref().map_or(1, |context| context.attempt)
+    }
+
+    /// Copies are for requests that may be sent twice, can be, and are not a repetition already.
+    fn hedging<'t>(&self, terms: &'t Terms, is_idempotent: bool) -> Option<&'t Arc<Hedging>> {
+        let may_repeat = is_idempotent || terms.retry.non_idempotent;
+        let is_first = self.callers_attempt() == 1 || terms.retry.nested;
+        terms.hedge.as_ref().filter(|_| may_repeat && is_first && self.body.is_shareable())
+    }
+
+    /// One attempt, with no copy beside it.
+    async fn attempt(
+        &mut self,
+        step: &Step<'_>,
+        lead: Lead,
+        (tried, hedging): (&[Arc<Endpoint>], Option<&Arc<Hedging>>),
+    ) -> (Taken, Result<Received, Error>) {
+        let Lead { taken, kind, now: sent_at } = lead;
+        let place = self.trail.sent(kind, (&step.terms.cluster, &taken.endpoint), tried, sent_at);
+        let until = self.prepare(step, &taken.endpoint, sent_at);
+        let outgoing = self.outgoing(step.is_idempotent);
+        let way = attempt::Way::to(step.dialer, &step.terms.cluster, &taken.endpoint, is_grpc(&self.head.headers));
+        let result = match overload::send(&way, &outgoing, until).await {
+            Ok(answer) if step.terms.retry.buffer_response > 0 => {
+                let patience = until.map(|until| self.core.clock.sleep_until(until));
+                Received::hold(answer, step.terms.retry.buffer_response, patience, &taken.endpoint.name).await
+            }
+            Ok(answer) => Ok(answer.into()),
+            Err(error) => Err(error),
+        };
+        let now = self.core.clock.now();
+        if let Some(hedging) = hedging.filter(|_| result.is_ok()) {
+            hedging.observe(now.saturating_duration_since(sent_at), now);
+        }
+        overload::measure(self.admitted.as_ref(), &outcome(&result), (sent_at, now));
+        self.trail.ended(&Noted { place, endpoint: &taken.endpoint, sent_at }, &outcome(&result), now);
+        (taken, result)
+    }
+
+    /// An attempt at this endpoint begins; says until when.
+    pub(super) fn prepare(&mut self, step: &Step<'_>, endpoint: &Endpoint, now: Instant) -> Option<Instant> {
+        self.place.attempts += 1;
+        self.record.line.attempts = Some(self.place.attempts);
+        self.came_from(endpoint);
+        let before = self.callers_attempt();
+        headers::tell_attempt(&mut self.head.headers, self.place.attempts, before);
+        let limit = timeout::attempt_limit(step.terms.attempt, timeout::time_left(self.deadline, now));
+        headers::tell_deadline(&mut self.head.headers, limit);
+        limit.map(|limit| crate::time::after(now, limit))
+    }
+
+    pub(super) fn facts(&self, idempotent: bool) -> RequestFacts {
+        RequestFacts {
+            idempotent,
+            body_replayable: self.body.is_replayable(),
+            committed: false,
+            deadline: self.deadline,
+            wall: self.core.clock.wall(),
+        }
+    }
+
     /// Which rule, which of its clusters, and how the request changes on the way.
     fn route(&mut self, cluster: Option<&str>) -> Result<Terms, Error> {
         let snapshot = Arc::clone(&self.snapshot);
@@ -176,12 +281,15 @@ impl<'a> Call<'a> {
                 .get(name)
                 .ok_or_else(|| Error::new(ErrorKind::NoCluster, format!("no cluster is called {name:?}")))?;
             self.going_to(cluster);
+            self.trail.why = Why::Named;
             let defaults = &snapshot.defaults;
             return Ok(Terms {
                 cluster: Arc::clone(cluster),
                 route: defaults.timeout,
                 attempt: defaults.attempt_timeout,
+                header_max: defaults.timeout_header_max,
                 retry: Arc::clone(&defaults.retry),
+                hedge: None,
             });
         }
         let authority = self.head.uri.authority().map_or("", |authority| authority.as_str());
@@ -206,7 +314,17 @@ impl<'a> Call<'a> {
         }
         let cluster = Arc::clone(action.split.pick(&mut self.rng));
         self.going_to(&cluster);
-        Ok(Terms { cluster, route: action.timeout, attempt: action.attempt_timeout, retry: Arc::clone(&action.retry) })
+        if self.trail.level > Level::Off {
+            self.trail.why = split_draw(&action.split, &cluster);
+        }
+        Ok(Terms {
+            cluster,
+            route: action.timeout,
+            attempt: action.attempt_timeout,
+            header_max: action.timeout_header_max,
+            retry: Arc::clone(&action.retry),
+            hedge: action.hedge.clone(),
+        })
     }
 
     /// An endpoint; only a cluster whose names were never resolved yet is worth a wait.
@@ -240,25 +358,38 @@ impl<'a> Call<'a> {
         }
     }
 
-    fn going_to(&mut self, cluster: &Cluster) {
+    fn going_to(&mut self, cluster: &Arc<Cluster>) {
+        if self.trail.level > Level::Off {
+            self.trail.budget_before = Some(cluster.budget.balance(self.core.clock.now()));
+        }
+        self.cluster = Some(Arc::clone(cluster));
         self.place.cluster = Some(cluster.name.to_string());
         self.record.line.cluster = Some(Arc::clone(&cluster.name));
         self.record.facts.service = Arc::clone(&cluster.settings.service);
     }
 
-    fn chosen(&mut self, endpoint: &Endpoint) {
-        self.place.attempts += 1;
+    /// The endpoint that metrics and log name: that of the latest attempt, or of the answer.
+    pub(super) fn came_from(&mut self, endpoint: &Endpoint) {
         self.place.endpoint = Some(endpoint.name.to_string());
-        self.record.line.attempts = Some(self.place.attempts);
         self.record.line.endpoint = Some(Arc::clone(&endpoint.name));
         self.record.facts.destination = Arc::clone(&endpoint.workload);
     }
 
-    /// Envoy marks a response that came after the last permitted retry.
-    fn note_stop(&mut self, reason: StopReason) {
+    /// Envoy marks a response that came after the last permitted retry. Who waits for us must not try again
+    /// what was tried enough.
+    fn note_stop(&mut self, retry: &RetryState, reason: StopReason) {
+        if retry.gave_up(reason) {
+            self.give_up();
+        }
         if matches!(reason, StopReason::AttemptsExhausted | StopReason::BudgetEmpty) && self.place.attempts > 0 {
             self.record.facts.flags = Cow::Borrowed("URX");
             self.core.telemetry.retry_refused(self.place.cluster.as_deref().unwrap_or_default(), reason.as_str());
+        }
+    }
+
+    fn give_up(&self) {
+        if let Some(context) = self.context.as_deref().filter(|_| !self.options.detached) {
+            context.gave_up.set();
         }
     }
 
@@ -272,9 +403,14 @@ impl<'a> Call<'a> {
         Error::new(ErrorKind::Timeout, "the request's deadline passed").with_sent(sent).with_source(error)
     }
 
-    fn respond(mut self, done: (Answer, Taken)) -> Response<Body> {
-        let (Answer { response, held }, taken) = done;
+    fn respond(mut self, done: (Received, Taken)) -> Response<Body> {
+        let (received, taken) = done;
+        let explained = self.explain(&outcome_of(&received));
+        let Received { response, held, .. } = received;
         let (mut head, body) = response.into_parts();
+        if head.headers.remove(SHOULD_RETRY).is_some_and(|value| value.as_bytes() == b"false") {
+            self.give_up();
+        }
         let peer = held.connection.facts.peer.as_ref();
         let principal: Option<Arc<str>> = peer.map(|peer| peer.id.as_str().into());
         self.record.answered(head.status.as_u16(), &head.headers);
@@ -294,6 +430,7 @@ impl<'a> Call<'a> {
             route: self.record.line.route.clone().unwrap_or_default(),
             revision: self.snapshot.revision,
             peer: principal,
+            explained,
         });
         let timeout = self.deadline.map(|deadline| self.core.clock.sleep_until(deadline));
         let open = Open { record: Some(self.record), held, taken, admitted: self.admitted };
@@ -301,6 +438,7 @@ impl<'a> Call<'a> {
     }
 
     fn fail(mut self, mut error: Error) -> Error {
+        self.explain_failure(&error);
         let retry_after = error.place_mut().retry_after.take();
         *error.place_mut() = Place { retry_after, ..std::mem::take(&mut self.place) };
         self.record.failed(&error, Some(error.message().to_owned()));
@@ -312,14 +450,16 @@ impl<'a> Call<'a> {
     }
 }
 
-pub(super) fn outcome(result: &Result<Answer, Error>) -> Outcome<'_> {
+pub(super) fn outcome(result: &Result<Received, Error>) -> Outcome<'_> {
     match result {
-        Ok(answer) => {
-            let headers = answer.response.headers();
-            Outcome::Response { status: answer.response.status().as_u16(), grpc_status: grpc_status(headers), headers }
-        }
+        Ok(received) => outcome_of(received),
         Err(error) => Outcome::Failure { kind: error.kind(), sent: error.sent() },
     }
+}
+
+fn outcome_of(received: &Received) -> Outcome<'_> {
+    let headers = received.said();
+    Outcome::Response { status: received.response.status().as_u16(), grpc_status: grpc_status(headers), headers }
 }
 
 /// A gRPC status in the head is that of a trailers-only response: the call is over.

@@ -8,9 +8,9 @@ use std::time::Duration;
 use http::{HeaderMap, HeaderName, HeaderValue, Uri, header, request::Parts, uri::Scheme};
 
 use crate::context::CallContext;
-use crate::policy::timeout::{encode_envoy_timeout, encode_grpc_timeout};
+use crate::policy::timeout::{decode_envoy_timeout, decode_grpc_timeout, encode_envoy_timeout, encode_grpc_timeout};
 use crate::telemetry::TraceContext;
-use crate::telemetry::names::header::REQUEST_ID;
+use crate::telemetry::names::header::{ATTEMPT_COUNT, PREVIOUS_ATTEMPTS, REQUEST_ID};
 use crate::telemetry::record::is_grpc;
 
 /// gRPC's deadline header.
@@ -83,6 +83,39 @@ pub(crate) fn request_id(headers: &HeaderMap) -> Option<Arc<str>> {
     headers.get(REQUEST_ID).and_then(|id| id.to_str().ok()).map(Into::into)
 }
 
+/// Says which attempt this is, so that what is called does not multiply our retries by its own: from the
+/// second on, in Envoy's words and in gRPC's. `before` is what the caller of ours said.
+pub(crate) fn tell_attempt(headers: &mut HeaderMap, nth: u32, before: u32) {
+    let attempt = nth.saturating_add(before.max(1) - 1);
+    if attempt <= 1 {
+        headers.remove(ATTEMPT_COUNT);
+        headers.remove(PREVIOUS_ATTEMPTS);
+        return;
+    }
+    headers.insert(ATTEMPT_COUNT, HeaderValue::from(attempt));
+    if is_grpc(headers) {
+        headers.insert(PREVIOUS_ATTEMPTS, HeaderValue::from(attempt - 1));
+    }
+}
+
+/// Which attempt of its caller a request is, from 1. What is no number counts as the first.
+pub(crate) fn attempt_of(headers: &HeaderMap) -> u32 {
+    let number = |name: &HeaderName| headers.get(name).and_then(|value| value.to_str().ok()?.parse::<u32>().ok());
+    let by_count = number(&ATTEMPT_COUNT).unwrap_or(1);
+    let by_previous = number(&PREVIOUS_ATTEMPTS).map_or(1, |previous| previous.saturating_add(1));
+    by_count.max(by_previous).max(1)
+}
+
+/// The deadline that a request carries.
+pub(crate) fn deadline_of(headers: &HeaderMap) -> Option<Duration> {
+    let text = |name: &HeaderName| headers.get(name).and_then(|value| value.to_str().ok());
+    if is_grpc(headers) {
+        text(&GRPC_TIMEOUT).and_then(decode_grpc_timeout)
+    } else {
+        text(&ENVOY_TIMEOUT).and_then(decode_envoy_timeout)
+    }
+}
+
 /// Says how long this attempt may take; a deadline that the application wrote itself never grows.
 pub(crate) fn tell_deadline(headers: &mut HeaderMap, limit: Option<Duration>) {
     let Some(limit) = limit else { return };
@@ -104,6 +137,27 @@ mod tests {
         let (mut head, ()) = http::Request::get("/a?b=1").header("host", "reviews:80").body(()).unwrap().into_parts();
         make_absolute(&mut head);
         assert_eq!(head.uri.to_string(), "http://reviews:80/a?b=1");
+    }
+
+    #[test]
+    fn attempts_are_counted_over_all_hops_and_only_the_second_is_told() {
+        let mut headers = HeaderMap::new();
+        headers.insert("content-type", "application/grpc".parse().unwrap());
+        for (nth, before, told) in [(1, 1, 1), (2, 1, 2), (1, 2, 2), (3, 2, 4), (1, 1, 1), (1, u32::MAX, u32::MAX)] {
+            tell_attempt(&mut headers, nth, before);
+            assert_eq!(headers.contains_key(ATTEMPT_COUNT), told > 1, "{nth} {before}");
+            assert_eq!(attempt_of(&headers), told, "{nth} {before}");
+        }
+        for (name, value, read) in [
+            (ATTEMPT_COUNT, "0", 1),
+            (ATTEMPT_COUNT, "many", 1),
+            (ATTEMPT_COUNT, "4294967296", 1),
+            (PREVIOUS_ATTEMPTS, "1", 2),
+            (PREVIOUS_ATTEMPTS, "-1", 1),
+        ] {
+            let headers = HeaderMap::from_iter([(name, HeaderValue::from_static(value))]);
+            assert_eq!(attempt_of(&headers), read, "{value}");
+        }
     }
 
     #[test]

@@ -15,6 +15,7 @@ use crate::cluster::taken::Taken;
 use crate::core::Core;
 use crate::error::Error;
 use crate::policy::criticality::Criticality;
+use crate::telemetry::explained::Explained;
 use crate::telemetry::record::is_grpc;
 
 pub(crate) use grpc::GrpcChannel;
@@ -25,7 +26,11 @@ mod call;
 mod grpc;
 pub(crate) mod headers;
 pub(crate) mod overload;
+mod kept;
+mod peek;
+mod race;
 pub mod replay;
+mod trail;
 
 /// Sends requests to the services the configuration names. Cheap to clone; a tower service.
 ///
@@ -46,6 +51,11 @@ pub struct CallOptions {
     pub idempotent: Option<bool>,
     /// How much it matters that it is answered; no more than what causes it.
     pub criticality: Option<Criticality>,
+    /// Goes on when the request that is being served runs out of time: its deadline is not inherited. For
+    /// what is sent and not waited for.
+    pub detached: bool,
+    /// Explains the call: see [`CallReport::explained`].
+    pub explain: bool,
 }
 
 /// How a call went, as a response extension.
@@ -63,6 +73,8 @@ pub struct CallReport {
     pub revision: u64,
     /// SPIFFE ID of the peer, verified; `None` in plaintext.
     pub peer: Option<Arc<str>>,
+    /// Every pick, attempt and decision, if the caller asked for it or the call was sampled.
+    pub explained: Option<Arc<Explained>>,
 }
 
 impl ServiceClient {
@@ -101,15 +113,15 @@ pub(crate) async fn attempt_once(
         is_idempotent,
     };
     let endpoint = Arc::clone(&taken.endpoint);
-    let result = attempt::send(
+    let result = overload::send(
         &attempt::Way::to(core.dialer()?, cluster, &endpoint, is_grpc(&head.headers)),
         &outgoing,
         until.0,
     )
-    .await;
-    let result = overload::unless_turned_away(result);
+    .await
+    .map(peek::Received::from);
     taken.judge(&call::outcome(&result), core.clock.now(), &mut core.randomness.generator());
-    let attempt::Answer { response, held } = result?;
+    let peek::Received { response, held, .. } = result?;
     let (head, body) = response.into_parts();
     let open = body::Open { record: None, held, taken, admitted: None };
     let timeout = until.1.map(|deadline| core.clock.sleep_until(deadline));

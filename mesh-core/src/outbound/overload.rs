@@ -11,9 +11,10 @@ use http::{HeaderMap, HeaderValue};
 use crate::context::CallContext;
 use crate::error::{Error, ErrorKind, Place, Sent};
 use crate::outbound::CallOptions;
-use crate::outbound::attempt::Answer;
+use crate::outbound::attempt::{self, Answer, Outgoing};
 use crate::policy::concurrency::Permit;
 use crate::policy::criticality::Criticality;
+use crate::policy::retry::Outcome;
 use crate::policy::retry_after::retry_after;
 use crate::telemetry::names::header::{CRITICALITY, REFUSED};
 
@@ -32,9 +33,13 @@ pub(crate) fn classify(headers: &mut HeaderMap, options: &CallOptions, context: 
     class
 }
 
-/// A verified peer's word that it did not act on the request is a failure that may be repeated elsewhere.
-pub(super) fn unless_turned_away(result: Result<Answer, Error>) -> Result<Answer, Error> {
-    let answer = result?;
+/// Sends; a verified peer's word that it did not act on the request is a failure that may be repeated elsewhere.
+pub(super) async fn send(
+    way: &attempt::Way<'_>,
+    outgoing: &Outgoing<'_>,
+    until: Option<Instant>,
+) -> Result<Answer, Error> {
+    let answer = attempt::send(way, outgoing, until).await?;
     let headers = answer.response.headers();
     let is_refusal = headers.get(REFUSED).is_some_and(|why| why == OVERLOADED);
     if !is_refusal || answer.held.connection.facts.peer.is_none() {
@@ -48,13 +53,13 @@ pub(super) fn unless_turned_away(result: Result<Answer, Error>) -> Result<Answer
 }
 
 /// Tells a limit that adapts how an attempt went.
-pub(super) fn measure(admitted: Option<&Permit>, result: &Result<Answer, Error>, began: (Instant, Instant)) {
+pub(super) fn measure(admitted: Option<&Permit>, outcome: &Outcome<'_>, began: (Instant, Instant)) {
     let (Some(permit), (started, now)) = (admitted, began) else { return };
-    match result {
-        Ok(answer) if answer.response.status().is_server_error() => {}
-        Ok(_) => permit.record(started, false, now),
-        Err(error) if error.kind().is_overload() => permit.record(started, true, now),
-        Err(_) => {}
+    match *outcome {
+        Outcome::Response { status: 500.., .. } => {}
+        Outcome::Response { .. } => permit.record(started, false, now),
+        Outcome::Failure { kind, .. } if kind.is_overload() => permit.record(started, true, now),
+        Outcome::Failure { .. } => {}
     }
 }
 

@@ -88,6 +88,22 @@ impl Replay {
         }
     }
 
+    /// Whether several attempts can send it at the same time: it is held in memory.
+    pub fn is_shareable(&self) -> bool {
+        matches!(self.kind, Kind::Buffered(_))
+    }
+
+    /// The same body for an attempt beside this one. A streamed one is shared, so that the latest attempt
+    /// takes it over.
+    #[must_use]
+    pub fn copy(&self) -> Self {
+        let kind = match &self.kind {
+            Kind::Buffered(bytes) => Kind::Buffered(bytes.clone()),
+            Kind::Streamed(stream) => Kind::Streamed(Arc::clone(stream)),
+        };
+        Self { kind, sent: Arc::clone(&self.sent) }
+    }
+
     /// Counts bytes of the body as attempts send them, each byte once.
     pub fn counter(&self) -> Arc<AtomicU64> {
         Arc::clone(&self.sent)
@@ -199,6 +215,27 @@ mod tests {
         assert!(first.frame().await.unwrap().is_err(), "the earlier attempt may not read on");
         assert!(replay.is_replayable());
         assert_eq!(replay.counter().load(Ordering::Relaxed), 6);
+    }
+
+    /// Any number of attempts begin, read some of it, and are left; then one reads to the end.
+    #[tokio::test]
+    async fn o11_the_last_attempt_sends_the_same_bytes_in_every_interleaving() {
+        const CHUNKS: [&str; 6] = ["alpha ", "beta ", "gamma ", "delta ", "epsilon ", "zeta"];
+        for seed in 0..1000 {
+            let mut rng = fastrand::Rng::with_seed(seed);
+            let chunks = &CHUNKS[..rng.usize(0..=CHUNKS.len())];
+            let replay = Replay::new(streamed(chunks), 1 << 10);
+            for _ in 0..rng.usize(0..4) {
+                let mut attempt = replay.attempt();
+                for _ in 0..rng.usize(0..=CHUNKS.len()) {
+                    let Some(frame) = attempt.frame().await else { break };
+                    frame.unwrap();
+                }
+            }
+            let sent = replay.attempt().collect_up_to(1 << 10).await.unwrap();
+            assert_eq!(sent, chunks.concat(), "seed {seed}");
+            assert_eq!(replay.counter().load(Ordering::Relaxed), sent.len() as u64, "seed {seed}");
+        }
     }
 
     #[tokio::test]

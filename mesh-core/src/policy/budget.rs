@@ -98,6 +98,13 @@ impl Budget {
         Ok(())
     }
 
+    /// Takes back the payment for a retry that was not sent after all.
+    pub fn refund(&self, now: Instant) {
+        let index = self.advance(now);
+        self.balance.fetch_add(self.cost, Ordering::Relaxed);
+        self.buckets[index].fetch_add(self.cost, Ordering::Relaxed);
+    }
+
     /// Whole retries that could be paid now.
     pub fn balance(&self, now: Instant) -> u64 {
         self.advance(now);

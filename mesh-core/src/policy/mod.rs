@@ -13,6 +13,8 @@ pub mod concurrency;
 pub mod guard;
 pub mod rate_limit;
 pub mod criticality;
+pub mod hedge;
+pub mod latency;
 pub mod retry;
 pub mod retry_after;
 pub mod timeout;

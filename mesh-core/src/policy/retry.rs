@@ -9,6 +9,7 @@
 //! unsafe, the last one spends a shared token and is asked only when nothing else speaks against it.
 
 mod conditions;
+mod headers;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
@@ -19,11 +20,13 @@ use super::backoff::Backoff;
 use super::budget::Budget;
 use super::retry_after::{Pushback, pushback, retry_after};
 use crate::error::{ErrorKind, Sent};
+use crate::telemetry::names::header::SHOULD_RETRY;
 
 pub use conditions::RetryConditions;
+pub use headers::HeaderRule;
 
 /// What the operator allows.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone)]
 pub struct RetryPolicy {
     /// Tries after the first one.
     pub retries: u32,
@@ -31,6 +34,16 @@ pub struct RetryPolicy {
     pub conditions: RetryConditions,
     /// HTTP statuses of the `retriable-status-codes` condition.
     pub retriable_codes: Vec<u16>,
+    /// Response headers of the `retriable-headers` condition; `None` names none.
+    pub retriable_headers: Option<HeaderRule>,
+    /// Requests that may be repeated at all, by their headers; `None` is every request.
+    pub request_headers: Option<HeaderRule>,
+    /// Whether an `idempotency-key` header says that any method may be repeated.
+    pub idempotency_key: bool,
+    /// Whether a request that is itself a caller's retry is tried again from here, too.
+    pub nested: bool,
+    /// Most bytes of a response that are held back to learn how it ends; 0 hands it on at its head.
+    pub buffer_response: usize,
     /// The wait when the server does not name one.
     pub backoff: Backoff,
     /// Also repeat POST, PATCH and CONNECT that the peer may have acted on. Off unless the route says so.
@@ -46,11 +59,44 @@ impl Default for RetryPolicy {
             retries: 2,
             conditions: RetryConditions::default(),
             retriable_codes: Vec::new(),
+            retriable_headers: None,
+            request_headers: None,
+            idempotency_key: false,
+            nested: false,
+            buffer_response: 0,
             backoff: Backoff::default(),
             non_idempotent: false,
             hint_cap: DEFAULT_HINT_CAP,
         }
     }
+}
+
+impl RetryPolicy {
+    /// Whether the request may be repeated: by its method, or by a key that its caller gave it so that the
+    /// server can tell a repetition [draft-ietf-httpapi-idempotency-key-header], if the policy believes it.
+    pub fn is_idempotent(&self, method: &Method, headers: &HeaderMap) -> bool {
+        is_idempotent(method) || (self.idempotency_key && headers.contains_key(IDEMPOTENCY_KEY))
+    }
+
+    /// How far the policy reaches for a request with these headers, which is the `attempt`-th of its caller.
+    pub fn reach(&self, headers: &HeaderMap, attempt: u32) -> Reach {
+        if self.request_headers.as_ref().is_some_and(|rule| !rule.matches(headers)) {
+            return Reach::Nothing;
+        }
+        if attempt > 1 && !self.nested { Reach::Unprocessed } else { Reach::Everything }
+    }
+}
+
+/// What of a request's outcomes the policy is applied to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reach {
+    /// All that it names.
+    Everything,
+    /// Only those that the peer proved unprocessed: the request is a retry already, and retries of retries
+    /// multiply along a chain of services.
+    Unprocessed,
+    /// None.
+    Nothing,
 }
 
 /// How one attempt ended.
@@ -122,6 +168,10 @@ pub enum StopReason {
     NoTime,
     /// The upstream service has no retry budget left.
     BudgetEmpty,
+    /// The peer tried this itself, further down, and gave up.
+    PeerGaveUp,
+    /// The request is a retry of our caller's, who may try again.
+    NestedRetry,
 }
 
 impl StopReason {
@@ -137,7 +187,15 @@ impl StopReason {
             Self::PushbackForbids => "pushback_forbids",
             Self::NoTime => "no_time",
             Self::BudgetEmpty => "budget_empty",
+            Self::PeerGaveUp => "peer_gave_up",
+            Self::NestedRetry => "nested_retry",
         }
+    }
+
+    /// Whether a failure that ended so was tried as often as it should be, so that a caller who tries the
+    /// whole again only adds load. A budget that is empty counts: it is empty because others tried.
+    pub const fn is_final(self) -> bool {
+        matches!(self, Self::AttemptsExhausted | Self::BudgetEmpty | Self::PeerGaveUp)
     }
 }
 
@@ -155,18 +213,37 @@ pub struct RetryState {
     used: u32,
     /// Place in the backoff; a pushback starts it again [gRFC A6].
     step: u32,
+    reach: Reach,
 }
 
 impl RetryState {
     /// Starts a logical request: this is its one deposit into the budget.
     pub fn start(policy: Arc<RetryPolicy>, budget: Arc<Budget>, now: Instant) -> Self {
-        budget.deposit(now);
-        Self { policy, budget, used: 0, step: 0 }
+        Self::reaching(Reach::Everything, (policy, budget), now)
+    }
+
+    /// The same, for a request that the policy reaches only so far. A caller's retry earns no budget: with
+    /// its first attempt the request has had its deposit.
+    pub fn reaching(reach: Reach, of: (Arc<RetryPolicy>, Arc<Budget>), now: Instant) -> Self {
+        if reach != Reach::Unprocessed {
+            of.1.deposit(now);
+        }
+        Self::counted(reach, of)
+    }
+
+    /// The same, for a request whose deposit somebody else has made.
+    pub fn counted(reach: Reach, (policy, budget): (Arc<RetryPolicy>, Arc<Budget>)) -> Self {
+        Self { policy, budget, used: 0, step: 0, reach }
     }
 
     /// Retries granted so far.
     pub fn used(&self) -> u32 {
         self.used
+    }
+
+    /// Whether a call that stopped so was tried as often as it should be; with retries off it was not.
+    pub fn gave_up(&self, reason: StopReason) -> bool {
+        reason.is_final() && (self.used > 0 || reason != StopReason::AttemptsExhausted)
     }
 
     /// The answer to the outcome of the latest attempt.
@@ -190,7 +267,7 @@ impl RetryState {
         now: Instant,
         rng: &mut fastrand::Rng,
     ) -> Result<Duration, StopReason> {
-        self.is_allowed(outcome, facts)?;
+        self.may_follow(outcome, facts)?;
         if self.used >= self.policy.retries {
             return Err(StopReason::AttemptsExhausted);
         }
@@ -231,13 +308,22 @@ impl RetryState {
         Ok(wait.length)
     }
 
-    /// The questions whose answers do not depend on time or on other requests.
-    fn is_allowed(&self, outcome: &Outcome<'_>, facts: &RequestFacts) -> Result<(), StopReason> {
+    /// Whether another attempt, a retry or a hedge, may follow this outcome. The questions whose answers do
+    /// not depend on time or on other requests.
+    pub fn may_follow(&self, outcome: &Outcome<'_>, facts: &RequestFacts) -> Result<(), StopReason> {
         if facts.committed {
             return Err(StopReason::Committed);
         }
-        if !self.policy.conditions.match_outcome(outcome, &self.policy.retriable_codes) {
+        if !self.policy.conditions.match_outcome(outcome, &self.policy) {
             return Err(if is_success(outcome) { StopReason::Success } else { StopReason::NotRetriable });
+        }
+        match self.reach {
+            Reach::Nothing => return Err(StopReason::NotRetriable),
+            Reach::Unprocessed if may_have_been_seen(outcome) => return Err(StopReason::NestedRetry),
+            Reach::Unprocessed | Reach::Everything => {}
+        }
+        if matches!(outcome, Outcome::Response { headers, .. } if gave_up(headers)) {
+            return Err(StopReason::PeerGaveUp);
         }
         if !facts.idempotent && !self.policy.non_idempotent && self.may_have_acted(outcome) {
             return Err(StopReason::NonIdempotent);
@@ -277,12 +363,24 @@ impl RetryState {
     }
 }
 
+/// Whether the peer has had work with it; a request that never left, or was proven unprocessed, has cost
+/// nobody anything.
+fn may_have_been_seen(outcome: &Outcome<'_>) -> bool {
+    !matches!(outcome, Outcome::Failure { sent: Sent::Never | Sent::Unprocessed, .. })
+}
+
+/// Whether the peer says that it has tried this itself.
+fn gave_up(headers: &HeaderMap) -> bool {
+    headers.get(SHOULD_RETRY).is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"false"))
+}
+
 struct Wait {
     length: Duration,
     next_step: u32,
 }
 
-fn is_success(outcome: &Outcome<'_>) -> bool {
+/// Whether the outcome is an answer and not a failure.
+pub fn is_success(outcome: &Outcome<'_>) -> bool {
     match outcome {
         Outcome::Response { status, grpc_status, .. } => *status < 400 && grpc_status.unwrap_or(0) == 0,
         Outcome::Failure { .. } => false,
@@ -291,6 +389,8 @@ fn is_success(outcome: &Outcome<'_>) -> bool {
 
 /// Five minutes [linkerd's cap on Retry-After].
 const DEFAULT_HINT_CAP: Duration = Duration::from_secs(300);
+/// The key by which a server tells a repetition [draft-ietf-httpapi-idempotency-key-header].
+const IDEMPOTENCY_KEY: &str = "idempotency-key";
 /// RFC 9110 9.2.2, and QUERY, which its draft declares safe.
 const IDEMPOTENT_METHODS: &[&str] = &["GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE", "QUERY"];
 

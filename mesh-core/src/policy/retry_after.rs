@@ -237,6 +237,21 @@ mod tests {
     }
 
     #[test]
+    fn o19_a_value_that_is_no_time_is_ignored() {
+        for value in ["1m0s", "", "soon", "1.5", "120 s"] {
+            assert_eq!(parse(value.as_bytes(), at(NOON)), None, "{value}");
+        }
+    }
+
+    #[test]
+    fn o20_a_date_is_honoured_and_a_negative_number_is_none() {
+        let date = b"Thu, 15 Jan 2026 12:00:30 GMT";
+        assert_eq!(parse(date, at(NOON)), Some(Duration::from_secs(30)));
+        assert_eq!(parse(date, at(NOON + 31)), Some(Duration::ZERO));
+        assert_eq!(parse(b"-5", at(NOON)), None);
+    }
+
+    #[test]
     fn two_pushbacks_forbid_the_retry() {
         let mut headers = HeaderMap::new();
         headers.append(PUSHBACK, HeaderValue::from_static("5"));

@@ -35,6 +35,12 @@ impl Limits {
     }
 }
 
+/// An inherited limit, for the calls that are made under it: shortened by `margin`, so that their end leaves
+/// time to answer the caller, whose clock started earlier than ours. At most a tenth is taken.
+pub fn with_margin(limit: Duration, margin: Duration) -> Duration {
+    limit - margin.min(limit / 10)
+}
+
 /// The earlier of two deadlines, where `None` is no deadline.
 pub fn earlier(a: Option<Instant>, b: Option<Instant>) -> Option<Instant> {
     match (a, b) {

@@ -66,6 +66,15 @@ pub mod metric {
     /// Retries not made.
     pub const RETRIES_REFUSED: Metric =
         Metric::new("libmesh_retries_refused_total", "Retries that were wanted and not made, by what forbade them.");
+    /// Hedges sent.
+    pub const HEDGES: Metric =
+        Metric::new("libmesh_hedges_total", "Copies of a request sent before the first was answered.");
+    /// Hedges not sent.
+    pub const HEDGES_REFUSED: Metric =
+        Metric::new("libmesh_hedges_refused_total", "Copies that were due and not sent, by what forbade them.");
+    /// Hedges that were faster.
+    pub const HEDGES_WON: Metric =
+        Metric::new("libmesh_hedges_won_total", "Copies that were answered before the request they copied.");
     /// Retry budget left.
     pub const RETRY_BUDGET_BALANCE: Metric =
         Metric::new("libmesh_retry_budget_balance", "Retries the budget of a cluster still allows.");
@@ -275,6 +284,15 @@ pub mod header {
     pub const REFUSED: HeaderName = HeaderName::from_static("x-mesh-refused");
     /// One id for one request, as Envoy names it.
     pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+    /// Which attempt of its caller a request is, from 1, as Envoy counts; absent on the first.
+    pub const ATTEMPT_COUNT: HeaderName = HeaderName::from_static("x-envoy-attempt-count");
+    /// How many attempts of the caller came before, as gRPC counts [gRFC A6].
+    pub const PREVIOUS_ATTEMPTS: HeaderName = HeaderName::from_static("grpc-previous-rpc-attempts");
+    /// `false` on a failure that was tried as often as it should be, further down: trying the whole again
+    /// only adds load. Nobody else reads it.
+    pub const SHOULD_RETRY: HeaderName = HeaderName::from_static("x-mesh-should-retry");
+    /// `1` on a request asks that the call be explained, where the configuration allows it.
+    pub const EXPLAIN: HeaderName = HeaderName::from_static("x-mesh-explain");
 }
 
 /// Span attributes.

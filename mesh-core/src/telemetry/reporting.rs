@@ -11,6 +11,7 @@ use http::{HeaderValue, Method, Uri};
 
 use super::access_log::AccessLog;
 use super::access_record::AccessRecord;
+use super::explained::Ring;
 use super::metrics::Registry;
 use super::names::{label, metric, value};
 use super::peer::Peer;
@@ -23,6 +24,8 @@ pub struct Telemetry {
     pub registry: Registry,
     /// Access log.
     pub access_log: AccessLog,
+    /// The latest calls that were explained.
+    pub explained: Ring,
     /// Our own end.
     pub node: Arc<Peer>,
     /// The service we are, as callers' metrics call it.
@@ -43,7 +46,15 @@ impl Telemetry {
             name,
             namespace,
         });
-        Self { registry: Registry::default(), access_log, service, node: Arc::new(node), node_header, exchanges_peers }
+        Self {
+            registry: Registry::default(),
+            explained: Ring::default(),
+            access_log,
+            service,
+            node: Arc::new(node),
+            node_header,
+            exchanges_peers,
+        }
     }
 
     /// Our SPIFFE ID, if we have one.
@@ -59,6 +70,21 @@ impl Telemetry {
     /// A retry would have been wanted.
     pub fn retry_refused(&self, cluster: &str, reason: &str) {
         self.registry.counter(&metric::RETRIES_REFUSED, &[(label::CLUSTER, cluster), (label::REASON, reason)]).inc();
+    }
+
+    /// A hedge was sent.
+    pub fn hedged(&self, cluster: &str) {
+        self.registry.counter(&metric::HEDGES, &[(label::CLUSTER, cluster)]).inc();
+    }
+
+    /// A hedge was due.
+    pub fn hedge_refused(&self, cluster: &str, reason: &str) {
+        self.registry.counter(&metric::HEDGES_REFUSED, &[(label::CLUSTER, cluster), (label::REASON, reason)]).inc();
+    }
+
+    /// A hedge was the answer.
+    pub fn hedge_won(&self, cluster: &str) {
+        self.registry.counter(&metric::HEDGES_WON, &[(label::CLUSTER, cluster)]).inc();
     }
 
     /// A request ended before anything was sent.

@@ -13,6 +13,7 @@ type Call struct {
 	Timeout    int64 // nanoseconds; negative: none
 	Stream     int64 // NoStream, or the size of a streamed body, -1 for unknown
 	Idempotent int32 // 1, 0, or -1 for what the method says
+	Detached   int32 // 1: the deadline of the parent is not inherited
 	// Block is method, target, packed headers and body in a row; the numbers are their lengths.
 	Block                 []byte
 	Method, Target, Heads int
@@ -29,6 +30,7 @@ func (q *Queue) Submit(mesh *Mesh, c *Call) (*Body, *Failure) {
 		method_len: C.size_t(c.Method), target_len: C.size_t(c.Target), headers_len: C.size_t(c.Heads),
 		body_len:   C.size_t(len(c.Block) - c.Method - c.Target - c.Heads),
 		idempotent: C.int32_t(c.Idempotent),
+		detached:   C.int32_t(c.Detached),
 	}
 	var body *C.mesh_body
 	var err *C.mesh_error

@@ -12,6 +12,7 @@ static mesh_code build(const go_call *call, const uint8_t *block, mesh_request *
   mesh_code code = mesh_request_headers_packed(request, bytes_at(headers, call->headers_len), err);
   if (code == MESH_OK && call->timeout_ns >= 0) code = mesh_request_set_timeout(request, call->timeout_ns, err);
   if (code == MESH_OK && call->idempotent >= 0) code = mesh_request_set_idempotent(request, call->idempotent, err);
+  if (code == MESH_OK && call->detached) code = mesh_request_set_detached(request, 1, err);
   if (code == MESH_OK && call->parent) code = mesh_request_set_parent(request, call->parent, err);
   if (code == MESH_OK && call->body_len)
     code = mesh_request_body_copy(request, bytes_at(headers + call->headers_len, call->body_len), err);

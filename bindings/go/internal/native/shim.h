@@ -20,6 +20,7 @@ typedef struct {
   int64_t stream_length;  // GO_NO_STREAM, or the size of a body that is streamed (-1: unknown).
   size_t method_len, target_len, headers_len, body_len;
   int32_t idempotent;
+  int32_t detached;
 } go_call;
 enum { GO_NO_STREAM = -2 };
 

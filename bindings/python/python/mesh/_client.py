@@ -41,6 +41,8 @@ class CallOptions(TypedDict, total=False):
     """Seconds for the whole request; a route's timeout and an inherited deadline still apply."""
     idempotent: bool | None
     """Whether the request may be sent twice; by default its method decides."""
+    detached: bool
+    """Whether it goes on when the request being served runs out of time: for what is not waited for."""
 
 
 class Client:
@@ -251,7 +253,9 @@ def _request(
     if not url.isascii() or " " in url:
         url = quote(url, safe="%/:=&?~#+!$,;'@()*[]")
     request = _native.Request((method.upper(), url), headers, body)
-    request.options(options.get("timeout"), options.get("idempotent"), CURRENT.get())
+    request.options(
+        options.get("timeout"), options.get("idempotent"), options.get("detached", False), CURRENT.get()
+    )
     return request
 
 

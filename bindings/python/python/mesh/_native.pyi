@@ -76,7 +76,9 @@ class BodyPipe:
 @final
 class Request:
     def __new__(cls, target: tuple[str, str], headers: _Pairs, body: bytes | BodyPipe | None) -> Request: ...
-    def options(self, timeout: float | None, idempotent: bool | None, parent: Context | None) -> None: ...
+    def options(
+        self, timeout: float | None, idempotent: bool | None, detached: bool, parent: Context | None
+    ) -> None: ...
 
 @final
 class Response:

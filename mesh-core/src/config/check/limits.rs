@@ -1,6 +1,6 @@
 //! Times and numbers that contradict each other, on the values that result from defaults and overrides.
 
-use super::{Report, admission};
+use super::{Report, admission, retries};
 use crate::config::cluster::Cluster;
 use crate::config::diagnostic::Path;
 use crate::config::document::{Defaults, Document};
@@ -44,7 +44,7 @@ pub(super) fn check(document: &Document, report: &mut Report<'_>) {
 fn check_defaults(defaults: &Defaults, report: &mut Report<'_>) {
     let path = Path::ROOT.field("defaults");
     check_attempt(defaults.timeout, defaults.attempt_timeout, &path, report);
-    check_retry(&defaults.retry, &path.field("retry"), report);
+    retries::check(&defaults.retry, &path.field("retry"), report);
     check_budget(&defaults.retry_budget, &path.field("retry_budget"), report);
     check_breaker(&defaults.circuit_breaker, &path.field("circuit_breaker"), report);
     check_outlier(&defaults.outlier, &path.field("outlier"), report);
@@ -59,7 +59,7 @@ fn check_rule(rule: &Rule, defaults: &Defaults, path: &Path<'_>, report: &mut Re
         check_attempt(timeout, rule.attempt_timeout.unwrap_or(defaults.attempt_timeout), path, report);
     }
     if let Some(retry) = &rule.retry {
-        check_retry(&retry.over(&defaults.retry), &path.field("retry"), report);
+        retries::check(&retry.over(&defaults.retry), &path.field("retry"), report);
     }
 }
 
@@ -113,17 +113,6 @@ fn check_attempt(timeout: TimeSpan, attempt: TimeSpan, path: &Path<'_>, report: 
     }
 }
 
-fn check_retry(retry: &Retry, path: &Path<'_>, report: &mut Report<'_>) {
-    if retry.attempts > 0 && retry.conditions.is_empty() {
-        report.error_with(
-            &path.field("conditions"),
-            "retries without a condition",
-            "write `attempts: 0` to switch them off",
-        );
-    }
-    check_waits(retry, path, report);
-}
-
 fn check_waits(retry: &Retry, path: &Path<'_>, report: &mut Report<'_>) {
     not_zero(retry.base, &path.field("base"), report);
     ordered(("base", retry.base), ("max", retry.max), path, report);
@@ -152,7 +141,12 @@ pub(super) fn not_zero(span: TimeSpan, path: &Path<'_>, report: &mut Report<'_>)
     }
 }
 
-fn ordered(low: (&'static str, TimeSpan), high: (&'static str, TimeSpan), path: &Path<'_>, report: &mut Report<'_>) {
+pub(super) fn ordered(
+    low: (&'static str, TimeSpan),
+    high: (&'static str, TimeSpan),
+    path: &Path<'_>,
+    report: &mut Report<'_>,
+) {
     if low.1 > high.1 {
         let message = format!("`{}` ({}) is longer than `{}` ({})", low.0, low.1, high.0, high.1);
         report.error(&report_at(path, [low.0, high.0], report), message);

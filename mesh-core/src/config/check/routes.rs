@@ -75,7 +75,7 @@ fn check_matches(matches: &Matches, path: &Path<'_>, report: &mut Report<'_>) {
     }
 }
 
-fn check_headers(headers: &[HeaderMatch], path: &Path<'_>, report: &mut Report<'_>) {
+pub(super) fn check_headers(headers: &[HeaderMatch], path: &Path<'_>, report: &mut Report<'_>) {
     for (index, header) in headers.iter().enumerate() {
         let expected = "exact, prefix, suffix, contains, regex or present";
         check_one_test(&header.tests(), &path.index(index), expected, report);

@@ -5,7 +5,7 @@
 //! Invariant: our own refusals (a full limit, a denied request, a passed deadline, a cancelled caller)
 //! match no condition: trying again would only add load.
 
-use super::Outcome;
+use super::{Outcome, RetryPolicy};
 use crate::error::{ErrorKind, Sent};
 
 /// A set of conditions, small enough to copy.
@@ -64,14 +64,17 @@ impl RetryConditions {
         code != 0 && code <= UNAUTHENTICATED && self.grpc & (1 << code) != 0
     }
 
-    pub(super) fn match_outcome(self, outcome: &Outcome<'_>, codes: &[u16]) -> bool {
+    pub(super) fn match_outcome(self, outcome: &Outcome<'_>, policy: &RetryPolicy) -> bool {
         match *outcome {
             Outcome::Response { status, grpc_status, headers } => {
                 // Another limiter said no: that is no fault of the upstream [Envoy].
                 if headers.contains_key(ENVOY_RATELIMITED) {
                     return self.has(ENVOY_RATE_LIMITED);
                 }
-                self.match_status(status, codes) || grpc_status.is_some_and(|code| self.names_grpc(code))
+                self.match_status(status, &policy.retriable_codes)
+                    || grpc_status.is_some_and(|code| self.names_grpc(code))
+                    || (self.has(HEADERS)
+                        && policy.retriable_headers.as_ref().is_some_and(|rule| rule.matches(headers)))
             }
             Outcome::Failure { kind, sent } => self.match_failure(kind, sent),
         }
@@ -134,6 +137,7 @@ const BEFORE_REQUEST: u16 = 1 << 6;
 const STATUS_CODES: u16 = 1 << 7;
 const ATTEMPT_TIMEOUT: u16 = 1 << 8;
 const ENVOY_RATE_LIMITED: u16 = 1 << 9;
+const HEADERS: u16 = 1 << 10;
 
 /// Envoy's `retry_on` names; `attempt-timeout` is ours, for a retry on the per-attempt limit alone.
 const HTTP_NAMES: &[(&str, u16)] = &[
@@ -147,6 +151,7 @@ const HTTP_NAMES: &[(&str, u16)] = &[
     ("retriable-status-codes", STATUS_CODES),
     ("attempt-timeout", ATTEMPT_TIMEOUT),
     ("envoy-ratelimited", ENVOY_RATE_LIMITED),
+    ("retriable-headers", HEADERS),
 ];
 
 /// The header that marks a response of Envoy's rate limit filter.

@@ -264,3 +264,98 @@ fn a_reset_grpc_call_is_not_repeated_although_its_status_would_be() {
     assert_eq!(call.failure(ErrorKind::Reset, Sent::Maybe), Decision::Stop(StopReason::NonIdempotent));
     assert!(retries(call.grpc(14, &HeaderMap::new())));
 }
+
+#[test]
+fn a_response_header_that_the_policy_names_is_retried_by_its_own_condition() {
+    let marked = header("x-again", &true.into());
+    let named = |retry_on| RetryPolicy {
+        retriable_headers: Some(HeaderRule::new(|headers| headers.contains_key("x-again"))),
+        ..policy(retry_on, 1)
+    };
+    assert!(retries(Call::new(named("retriable-headers")).status(200, &marked)));
+    assert!(!retries(Call::new(named("retriable-headers")).status(200, &HeaderMap::new())));
+    assert!(!retries(Call::new(named("5xx")).status(200, &marked)));
+}
+
+#[test]
+fn o13_an_idempotency_key_makes_a_post_repeatable_only_where_the_policy_believes_it() {
+    let keyed = header("idempotency-key", &"7f".into());
+    let believing = RetryPolicy { idempotency_key: true, ..RetryPolicy::default() };
+    assert!(believing.is_idempotent(&Method::POST, &keyed));
+    assert!(!believing.is_idempotent(&Method::POST, &HeaderMap::new()));
+    assert!(!RetryPolicy::default().is_idempotent(&Method::POST, &keyed));
+    assert!(RetryPolicy::default().is_idempotent(&Method::PUT, &HeaderMap::new()));
+}
+
+/// A call that the policy reaches only so far.
+fn reaching(policy: RetryPolicy, headers: &HeaderMap, attempt: u32) -> Call {
+    let budget = Arc::new(Budget::default());
+    let mut call = Call::sharing(policy, Arc::clone(&budget));
+    let policy = Arc::clone(&call.state.policy);
+    call.state = RetryState::reaching(policy.reach(headers, attempt), (policy, budget), call.now);
+    call
+}
+
+#[test]
+fn a_retry_of_our_caller_is_repeated_only_if_it_was_proven_unprocessed() {
+    let plain = HeaderMap::new();
+    assert!(retries(reaching(RetryPolicy::default(), &plain, 1).status(503, &plain)));
+    let mut nested = reaching(RetryPolicy::default(), &plain, 2);
+    assert_eq!(nested.status(503, &plain), Decision::Stop(StopReason::NestedRetry));
+    assert_eq!(nested.failure(ErrorKind::Reset, Sent::Maybe), Decision::Stop(StopReason::NestedRetry));
+    assert!(retries(nested.failure(ErrorKind::Connect, Sent::Never)));
+    assert!(retries(nested.failure(ErrorKind::Reset, Sent::Unprocessed)));
+    let allowed = RetryPolicy { nested: true, ..RetryPolicy::default() };
+    assert!(retries(reaching(allowed, &plain, 2).status(503, &plain)));
+}
+
+#[test]
+fn a_retry_of_our_caller_earns_no_budget() {
+    let plain = HeaderMap::new();
+    let config = BudgetConfig::new(1.0, 0, Duration::from_secs(1)).expect("valid");
+    for (attempt, earned) in [(1, 1), (2, 0)] {
+        let (budget, policy) = (Arc::new(Budget::new(config)), Arc::<RetryPolicy>::default());
+        let now = Instant::now();
+        let reach = policy.reach(&plain, attempt);
+        let _state = RetryState::reaching(reach, (policy, Arc::clone(&budget)), now);
+        assert_eq!(budget.balance(now), earned, "attempt {attempt}");
+    }
+}
+
+#[test]
+fn requests_that_the_policy_is_not_about_are_never_repeated() {
+    let about = RetryPolicy {
+        request_headers: Some(HeaderRule::new(|headers| headers.contains_key("x-retry"))),
+        ..RetryPolicy::default()
+    };
+    let plain = HeaderMap::new();
+    assert!(retries(reaching(about.clone(), &header("x-retry", &1.into()), 1).status(503, &plain)));
+    assert_eq!(reaching(about, &plain, 1).status(503, &plain), Decision::Stop(StopReason::NotRetriable));
+}
+
+#[test]
+fn a_peer_that_gave_up_itself_is_not_asked_again() {
+    let gave_up = header("x-mesh-should-retry", &false.into());
+    assert_eq!(Call::new(RetryPolicy::default()).status(503, &gave_up), Decision::Stop(StopReason::PeerGaveUp));
+    let may = header("x-mesh-should-retry", &true.into());
+    assert!(retries(Call::new(RetryPolicy::default()).status(503, &may)));
+    assert_eq!(Call::new(RetryPolicy::default()).status(200, &gave_up), Decision::Stop(StopReason::Success));
+}
+
+#[test]
+fn only_a_call_that_was_tried_enough_tells_its_caller_so() {
+    let plain = HeaderMap::new();
+    let after = |policy: RetryPolicy, budget: Arc<Budget>| {
+        let mut call = Call::sharing(policy, budget);
+        loop {
+            if let Decision::Stop(reason) = call.status(503, &plain) {
+                return call.state.gave_up(reason);
+            }
+        }
+    };
+    let off = RetryPolicy { retries: 0, ..RetryPolicy::default() };
+    assert!(after(RetryPolicy::default(), Arc::new(Budget::default())));
+    assert!(after(RetryPolicy::default(), small_budget(0)));
+    assert!(!after(off, Arc::new(Budget::default())));
+    assert!(!after(policy("reset", 2), Arc::new(Budget::default())));
+}

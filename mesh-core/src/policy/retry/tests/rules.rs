@@ -21,7 +21,7 @@ const OTHER_KINDS: &[(&str, &str)] = &[
     ("grpc_throttle_validity", "a budget by outcome; ours is by rate"),
     ("aws_bucket", "a budget by outcome; ours is by rate"),
     ("grpc_policy_validity", "gRPC service config is not read"),
-    ("grpc_hedging", "hedging is another engine"),
+    ("grpc_hedging", "policy/hedge"),
 ];
 
 /// Transparent retries happen below this engine, where the connection is known.
