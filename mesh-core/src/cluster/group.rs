@@ -254,6 +254,7 @@ impl Cluster {
         let message = match reason {
             NoEndpoint::Empty => "the cluster has no endpoint",
             NoEndpoint::AllUnavailable => "no endpoint is available",
+            NoEndpoint::Panicking => "too few endpoints are available, and the cluster fails on panic",
         };
         let place = Place { cluster: Some(self.name.to_string()), ..Place::default() };
         Error::new(ErrorKind::NoEndpoint, message).with_place(place)
