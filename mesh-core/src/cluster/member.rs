@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use crate::cluster::locality::Proximity;
 use crate::cluster::outlier::OutlierState;
+use crate::config::cluster::Endpoint as Written;
 use crate::endpoint::load::Load;
 use crate::endpoint::pool::Pool;
 use crate::policy::circuit_breaker::CircuitBreaker;
@@ -27,6 +28,8 @@ pub struct Endpoint {
     pub is_mutual: bool,
     /// The workload behind it, as far as the document says.
     pub workload: Arc<Peer>,
+    /// All a document, or another source, says of it.
+    pub written: Arc<Written>,
     /// What we have learned of it.
     pub live: Arc<Live>,
 }

@@ -15,6 +15,7 @@ mod level;
 pub mod load_weight;
 pub mod locality;
 pub mod member;
+pub mod membership;
 mod order;
 pub mod outlier;
 pub mod peak_ewma;
