@@ -6,7 +6,7 @@
 
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
@@ -48,7 +48,9 @@ pub struct Cluster {
     /// Judges endpoints by their peers.
     pub outlier: Arc<OutlierDetector>,
     pickers: ArcSwap<Pickers>,
+    retired: Mutex<Option<Arc<Pickers>>>,
     members: Mutex<Members>,
+    hosts: ArcSwap<Vec<Arc<Written>>>,
     /// A source spoke.
     heard: tokio::sync::Notify,
     doubted: AtomicBool,
@@ -152,6 +154,8 @@ impl Cluster {
             limit,
             outlier,
             members: Mutex::new(members),
+            retired: Mutex::default(),
+            hosts: ArcSwap::default(),
             heard: tokio::sync::Notify::new(),
             doubted: AtomicBool::new(false),
         })
@@ -161,6 +165,7 @@ impl Cluster {
     pub fn set_endpoints(&self, written: Vec<Arc<Written>>, now: Instant) {
         let mut members = self.members();
         if members.replace(written) {
+            self.hosts.store(Arc::new(members.hosts().to_vec()));
             self.rebuild(&mut members, now);
         }
         drop(members);
@@ -212,9 +217,9 @@ impl Cluster {
         self.members().written().to_vec()
     }
 
-    /// Those of the endpoints that are host names.
-    pub fn hosts(&self) -> Vec<Arc<Written>> {
-        self.members().hosts().to_vec()
+    /// Those of the endpoints that are host names. Does not wait for a list that is being put in force.
+    pub fn hosts(&self) -> Arc<Vec<Arc<Written>>> {
+        self.hosts.load_full()
     }
 
     /// Endpoints in force.
@@ -297,6 +302,7 @@ impl Cluster {
 
     /// Closes connections that are idle for too long, retired or closed by the peer.
     pub fn close_idle(&self, moment: Moment) {
+        self.retired.lock().unwrap_or_else(PoisonError::into_inner).take();
         for endpoint in self.pickers.load_full().endpoints() {
             endpoint.live.pool.sweep(moment, self.settings.pool);
         }
@@ -327,12 +333,14 @@ impl Cluster {
     }
 
     fn members(&self) -> std::sync::MutexGuard<'_, Members> {
-        self.members.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+        self.members.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn rebuild(&self, members: &mut Members, now: Instant) {
         let endpoints = members.build(Ground { settings: &self.settings, outlier: &self.outlier, now });
-        self.pickers.store(Arc::new(Pickers::new(&self.settings, endpoints, members.generation())));
+        let pickers = Pickers::new(&self.settings, endpoints, members.generation());
+        // Kept for a moment: else the last request that looks at it would take a long list apart.
+        *self.retired.lock().unwrap_or_else(PoisonError::into_inner) = Some(self.pickers.swap(Arc::new(pickers)));
     }
 }
 

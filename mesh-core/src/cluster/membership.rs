@@ -28,9 +28,11 @@ pub(super) struct Members {
     written: Vec<Arc<Written>>,
     /// Those of them that are host names.
     hosts: Vec<Arc<Written>>,
+    /// The members as last built, in order.
+    built: Vec<Arc<Endpoint>>,
     /// Addresses of host names, as last resolved.
     names: HashMap<Arc<str>, Vec<SocketAddr>>,
-    known: HashMap<Key, Known>,
+    known: HashMap<Key, Known, foldhash::fast::RandomState>,
     generation: u64,
     /// Whether the source has yet to speak for the first time.
     is_awaited: bool,
@@ -62,18 +64,17 @@ struct Key {
 /// What is kept of an address.
 struct Known {
     live: Arc<Live>,
-    /// The member as last built; `None` until it was, under the settings of this cluster.
+    /// The member as last built under the settings of this cluster.
     endpoint: Option<Arc<Endpoint>>,
-    /// The last list that named it.
-    generation: u64,
+    /// How often the list names it; two host names may have one address.
+    uses: u32,
 }
 
 impl Members {
     /// The members a changed cluster starts from. Without `keeps_live`, nothing learned still holds.
     pub(super) fn carried(&self, keeps_live: bool) -> Self {
         let known = self.known.iter().filter(|_| keeps_live);
-        let known =
-            known.map(|(key, known)| (*key, Known { live: Arc::clone(&known.live), endpoint: None, generation: 0 }));
+        let known = known.map(|(key, known)| (*key, Known { live: Arc::clone(&known.live), endpoint: None, uses: 0 }));
         Self { names: self.names.clone(), known: known.collect(), ..Self::default() }
     }
 
@@ -92,7 +93,7 @@ impl Members {
         {
             return false;
         }
-        self.hosts = written.iter().filter(|written| written.address.socket_addr().is_none()).cloned().collect();
+        self.hosts = written.iter().filter(|written| !written.address.is_ip()).cloned().collect();
         self.written = written;
         true
     }
@@ -162,26 +163,79 @@ impl Members {
     }
 
     /// The members now. Those that are no longer named leave, and their connections end once idle.
+    ///
+    /// A stretch that stays as it was costs a comparison of pointers for each member.
     pub(super) fn build(&mut self, ground: Ground<'_>) -> Vec<Arc<Endpoint>> {
         self.generation += 1;
+        let before = std::mem::take(&mut self.built);
+        let mut walk = Walk { before: &before, place: 0, leaving: Vec::new() };
         let mut endpoints = Vec::with_capacity(self.written.len());
-        let Self { written, names, known, generation, .. } = self;
+        let Self { written, names, known, .. } = self;
         for written in written.iter() {
-            let mut add = |address| endpoints.push(member(known, (written, address), *generation, ground));
-            match written.address.socket_addr() {
-                Some(address) => add(address),
-                None => names.get(written.address.as_str()).into_iter().flatten().copied().for_each(add),
+            if written.address.is_ip() {
+                let same = walk.next(|old| old.is(written));
+                let made = || Some(member(known, (written, written.address.socket_addr()?), ground));
+                endpoints.extend(same.or_else(made));
+                continue;
+            }
+            for address in names.get(written.address.as_str()).into_iter().flatten() {
+                let same = walk.next(|old| old.address == *address && old.is(written));
+                endpoints.push(same.unwrap_or_else(|| member(known, (written, *address), ground)));
             }
         }
-        known.retain(|key, known| {
-            let stays = known.generation == *generation;
-            if !stays {
-                ground.outlier.remove(key.number());
-                known.live.pool.close();
-            }
-            stays
-        });
+        walk.leaving.extend_from_slice(&before[walk.place..]);
+        self.leave(walk.leaving, ground);
+        self.built.clone_from(&endpoints);
         endpoints
+    }
+
+    /// Counts down what is named once less, and lets go of what nobody names.
+    fn leave(&mut self, leaving: Vec<Arc<Endpoint>>, ground: Ground<'_>) {
+        for endpoint in leaving {
+            let key = Key { address: endpoint.address, is_mutual: endpoint.is_mutual };
+            let Some(known) = self.known.get_mut(&key) else { continue };
+            known.uses = known.uses.saturating_sub(1);
+            if known.uses == 0 {
+                known.live.pool.close();
+                ground.outlier.remove(key.number());
+                self.known.remove(&key);
+            }
+        }
+        if self.generation == 1 {
+            // Carried over from the last document, and not named by this one. Its pool is closed when the last
+            // document's cluster leaves.
+            self.known.retain(|key, known| {
+                let stays = known.uses > 0;
+                if !stays {
+                    ground.outlier.remove(key.number());
+                }
+                stays
+            });
+        }
+    }
+}
+
+/// The members as they were, gone through in step with the members as they are to be.
+struct Walk<'a> {
+    before: &'a [Arc<Endpoint>],
+    place: usize,
+    leaving: Vec<Arc<Endpoint>>,
+}
+
+impl Walk<'_> {
+    /// The old member that stands here, give or take a few that left.
+    fn next(&mut self, is_same: impl Fn(&Endpoint) -> bool) -> Option<Arc<Endpoint>> {
+        let ahead = &self.before[self.place..];
+        let skipped = ahead.iter().take(LOOK_AHEAD).position(|old| is_same(old))?;
+        self.leaving.extend_from_slice(&ahead[..skipped]);
+        self.place += skipped + 1;
+        Some(Arc::clone(&ahead[skipped]))
+    }
+}
+
+impl Endpoint {
+    fn is(&self, written: &Arc<Written>) -> bool {
+        Arc::ptr_eq(&self.written, written) || self.written == *written
     }
 }
 
@@ -195,19 +249,16 @@ impl Key {
 }
 
 fn member(
-    known: &mut HashMap<Key, Known>,
+    known: &mut HashMap<Key, Known, foldhash::fast::RandomState>,
     (written, address): (&Arc<Written>, SocketAddr),
-    generation: u64,
     ground: Ground<'_>,
 ) -> Arc<Endpoint> {
     let is_mutual = written.tls.map_or(ground.settings.is_mutual, |mode| mode == TlsMode::Mutual);
     let key = Key { address, is_mutual };
     let kept =
-        known.entry(key).or_insert_with(|| Known { live: Arc::new(fresh(key, ground)), endpoint: None, generation });
-    kept.generation = generation;
-    if let Some(same) =
-        kept.endpoint.as_ref().filter(|same| Arc::ptr_eq(&same.written, written) || same.written == *written)
-    {
+        known.entry(key).or_insert_with(|| Known { live: Arc::new(fresh(key, ground)), endpoint: None, uses: 0 });
+    kept.uses += 1;
+    if let Some(same) = kept.endpoint.as_ref().filter(|same| same.is(written)) {
         return Arc::clone(same);
     }
     let made = Arc::new(endpoint(written, address, (ground.settings, is_mutual, Arc::clone(&kept.live))));
@@ -275,3 +326,6 @@ fn workload(written: &Written, settings: &Settings) -> Arc<Peer> {
     set(&mut peer.cluster, &said.cluster);
     Arc::new(peer)
 }
+
+/// Members that may have left one after the other without the rest being looked up anew.
+const LOOK_AHEAD: usize = 8;
