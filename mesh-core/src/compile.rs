@@ -18,6 +18,7 @@ use crate::time::Clock;
 
 mod access;
 mod admission;
+mod balancing;
 mod cluster;
 mod guard;
 mod limit;

@@ -7,16 +7,20 @@
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use serde_json::{Value, json};
 
+use crate::cluster::load_weight::ReportRule;
 use crate::cluster::locality::Proximity;
 use crate::cluster::member::Endpoint;
 use crate::cluster::membership::{Ground, Members, Resolved};
 use crate::cluster::outlier::{OutlierConfig, OutlierDetector};
-use crate::cluster::picker::{Asked, BalancerKind, Candidate, NoEndpoint, Picker};
+use crate::cluster::picker::{Asked, Balancing, Candidate, NoEndpoint};
+use crate::cluster::pickers::Pickers;
+use crate::cluster::subset::Subsets;
+use crate::cluster::subsetting::Subsetting;
 use crate::cluster::taken::Taken;
 use crate::config::cluster::{Endpoint as Written, Locality};
 use crate::config::dns::Dns;
@@ -43,8 +47,8 @@ pub struct Cluster {
     pub limit: Arc<ConcurrencyLimit>,
     /// Judges endpoints by their peers.
     pub outlier: Arc<OutlierDetector>,
-    picker: ArcSwap<Picker<Endpoint>>,
-    retired: Mutex<Option<Arc<Picker<Endpoint>>>>,
+    pickers: ArcSwap<Pickers>,
+    retired: Mutex<Option<Arc<Pickers>>>,
     members: Mutex<Members>,
     hosts: ArcSwap<Vec<Arc<Written>>>,
     /// A source spoke.
@@ -74,7 +78,11 @@ pub struct Settings {
     /// Limits of each endpoint's pool.
     pub pool: PoolLimits,
     /// How an endpoint is chosen.
-    pub balancer: BalancerKind,
+    pub balancing: Balancing,
+    /// Which subsets rules name.
+    pub subsets: Subsets,
+    /// Which of the endpoints are used; `None`: all.
+    pub subsetting: Option<Subsetting>,
     /// Of each endpoint.
     pub breaker: BreakerConfig,
     /// Of the group.
@@ -116,6 +124,8 @@ pub struct Wanted<'a> {
     pub tried: &'a [Arc<Endpoint>],
     /// What the request hashes to, for balancers that send equal requests to the same endpoint.
     pub hash: Option<u64>,
+    /// Only endpoints of this subset, by its number in [`Settings::subsets`].
+    pub subset: Option<usize>,
 }
 
 impl Cluster {
@@ -138,7 +148,7 @@ impl Cluster {
         let members = members.unwrap_or_default().awaiting(settings.source.speaks_later());
         Ok(Self {
             name: Arc::clone(&settings.name),
-            picker: ArcSwap::from_pointee(Picker::new(settings.balancer, Vec::new(), 0)),
+            pickers: ArcSwap::from_pointee(Pickers::new(&settings, Vec::new(), 0)),
             settings,
             budget,
             limit,
@@ -214,19 +224,17 @@ impl Cluster {
 
     /// Endpoints in force.
     pub fn endpoints(&self) -> Vec<Arc<Endpoint>> {
-        self.picker.load().endpoints().to_vec()
+        self.pickers.load().endpoints().to_vec()
     }
 
     /// Open connections to all endpoints.
     pub fn connections(&self) -> usize {
-        self.picker.load().endpoints().iter().map(|endpoint| endpoint.live.pool.size()).sum()
+        self.pickers.load().endpoints().iter().map(|endpoint| endpoint.live.pool.size()).sum()
     }
 
-    /// Whether so few endpoints are available that the balancer ignores it: fewer than half.
+    /// Whether a priority level has so few available endpoints that the balancer ignores it.
     pub fn is_panicking(&self, now: Instant) -> bool {
-        let picker = self.picker.load();
-        let endpoints = picker.endpoints();
-        endpoints.iter().filter(|endpoint| endpoint.is_available(now)).count() * 2 < endpoints.len()
+        self.pickers.load().of(None).is_panicking(now)
     }
 
     /// Whether there is no endpoint because a source has yet to speak, or a name to be resolved, for the
@@ -252,12 +260,10 @@ impl Cluster {
 
     /// An endpoint for one attempt, other than those already tried if there is one.
     pub fn pick(self: &Arc<Self>, wanted: Wanted<'_>, rng: &mut fastrand::Rng) -> Result<Taken, Error> {
-        let Wanted { now, tried, hash } = wanted;
-        let picker = self.picker.load();
-        let mut skip: Vec<usize> = Vec::new();
-        for endpoint in tried {
-            skip.extend(picker.endpoints().iter().position(|other| Arc::ptr_eq(&other.live, &endpoint.live)));
-        }
+        let Wanted { now, tried, hash, subset } = wanted;
+        let pickers = self.pickers.load();
+        let picker = pickers.of(subset);
+        let mut skip: Vec<usize> = tried.iter().filter_map(|endpoint| pickers.index_of(endpoint)).collect();
         let mut soonest = None;
         // A breaker may close its door between the look and the knock: then knock elsewhere.
         for _ in 0..=picker.endpoints().len() {
@@ -286,6 +292,9 @@ impl Cluster {
     /// Lets ejected endpoints come back and judges the interval. Called each `outlier.interval`.
     pub fn sweep(&self, now: Instant, rng: &mut fastrand::Rng) {
         let sweep = self.outlier.sweep(now, rng);
+        if !sweep.returned.is_empty() {
+            self.members().warm_up(&sweep.returned, now);
+        }
         if !sweep.returned.is_empty() || !sweep.detections.is_empty() {
             tracing::info!(cluster = %self.name, returned = sweep.returned.len(), detected = sweep.detections.len(), "outlier sweep");
         }
@@ -294,7 +303,7 @@ impl Cluster {
     /// Closes connections that are idle for too long, retired or closed by the peer.
     pub fn close_idle(&self, moment: Moment) {
         self.retired.lock().unwrap_or_else(PoisonError::into_inner).take();
-        for endpoint in self.picker.load_full().endpoints() {
+        for endpoint in self.pickers.load_full().endpoints() {
             endpoint.live.pool.sweep(moment, self.settings.pool);
         }
     }
@@ -305,6 +314,7 @@ impl Cluster {
             (NoEndpoint::Empty, Some(trouble)) => format!("the cluster has no endpoint: {trouble}"),
             (NoEndpoint::Empty, None) => "the cluster has no endpoint".to_owned(),
             (NoEndpoint::AllUnavailable, _) => "no endpoint is available".to_owned(),
+            (NoEndpoint::Panicking, _) => "too few endpoints are available, and the cluster fails on panic".to_owned(),
         };
         let place = Place { cluster: Some(self.name.to_string()), ..Place::default() };
         Error::new(ErrorKind::NoEndpoint, message).with_place(place)
@@ -328,9 +338,9 @@ impl Cluster {
 
     fn rebuild(&self, members: &mut Members, now: Instant) {
         let endpoints = members.build(Ground { settings: &self.settings, outlier: &self.outlier, now });
-        let picker = Picker::new(self.settings.balancer, endpoints, members.generation());
+        let pickers = Pickers::new(&self.settings, endpoints, members.generation());
         // Kept for a moment: else the last request that looks at it would take a long list apart.
-        *self.retired.lock().unwrap_or_else(PoisonError::into_inner) = Some(self.picker.swap(Arc::new(picker)));
+        *self.retired.lock().unwrap_or_else(PoisonError::into_inner) = Some(self.pickers.swap(Arc::new(pickers)));
     }
 }
 
@@ -347,6 +357,22 @@ impl Candidate for Endpoint {
         !self.live.outlier.is_ejected() && !self.live.breaker.is_open(now)
     }
 
+    fn priority(&self) -> u32 {
+        self.written.priority
+    }
+
+    fn locality(&self) -> Option<&crate::cluster::Locality> {
+        Some(&self.locality)
+    }
+
+    fn age(&self, now: Instant) -> Duration {
+        self.live.warmth.age(now)
+    }
+
+    fn reported_weight(&self, rule: &ReportRule, now: Instant) -> Option<f64> {
+        self.live.weight.weight(rule, now)
+    }
+
     fn is_local(&self) -> bool {
         self.proximity == Proximity::Zone
     }
@@ -361,6 +387,7 @@ fn endpoint_status(endpoint: &Endpoint, now: Instant) -> Value {
     json!({
         "address": &*endpoint.name,
         "weight": endpoint.weight,
+        "priority": endpoint.written.priority,
         "tls": if endpoint.is_mutual { "mutual" } else { "plaintext" },
         "locality": format!("{:?}", endpoint.proximity).to_lowercase(),
         "in_flight": live.load.in_flight(),

@@ -5,9 +5,12 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
-use crate::cluster::locality::Proximity;
+use crate::cluster::load_weight::LoadWeight;
+use crate::cluster::locality::{Locality, Proximity};
 use crate::cluster::outlier::OutlierState;
+use crate::cluster::slow_start::Warmth;
 use crate::config::cluster::Endpoint as Written;
 use crate::endpoint::load::Load;
 use crate::endpoint::pool::Pool;
@@ -24,6 +27,8 @@ pub struct Endpoint {
     pub weight: u32,
     /// How near it is to us.
     pub proximity: Proximity,
+    /// Where it is, for weights of localities.
+    pub locality: Locality,
     /// Whether it speaks mutual TLS.
     pub is_mutual: bool,
     /// The workload behind it, as far as the document says.
@@ -44,4 +49,24 @@ pub struct Live {
     pub outlier: Arc<OutlierState>,
     /// Its connections.
     pub pool: Pool,
+    /// Since when it is in use.
+    pub warmth: Warmth,
+    /// What it reports of its own load.
+    pub weight: LoadWeight,
+    /// Where it stands in the list now.
+    pub place: ListPlace,
+}
+
+/// Where a member stood in the list that was built last. A hint: whoever uses it looks.
+#[derive(Debug, Default)]
+pub struct ListPlace(AtomicUsize);
+
+impl ListPlace {
+    pub(super) fn set(&self, index: usize) {
+        self.0.store(index, Ordering::Relaxed);
+    }
+
+    pub(super) fn hint(&self) -> usize {
+        self.0.load(Ordering::Relaxed)
+    }
 }

@@ -11,9 +11,11 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use crate::cluster::group::Settings;
-use crate::cluster::locality::Proximity;
-use crate::cluster::member::{Endpoint, Live};
+use crate::cluster::load_weight::LoadWeight;
+use crate::cluster::locality::{self, Proximity};
+use crate::cluster::member::{Endpoint, ListPlace, Live};
 use crate::cluster::outlier::OutlierDetector;
+use crate::cluster::slow_start::Warmth;
 use crate::config::cluster::{Endpoint as Written, Locality, TlsMode};
 use crate::endpoint::load::Load;
 use crate::endpoint::pool::Pool;
@@ -148,6 +150,13 @@ impl Members {
         self.is_awaited || self.hosts.iter().any(|host| !self.names.contains_key(host.address.as_str()))
     }
 
+    /// Those that came back from an ejection start slowly again.
+    pub(super) fn warm_up(&self, returned: &[u64], now: Instant) {
+        for (_, known) in self.known.iter().filter(|(key, _)| returned.contains(&key.number())) {
+            known.live.warmth.restart(now);
+        }
+    }
+
     /// How often the list was built.
     pub(super) fn generation(&self) -> u64 {
         self.generation
@@ -263,6 +272,9 @@ fn fresh(key: Key, ground: Ground<'_>) -> Live {
         breaker: CircuitBreaker::new(ground.settings.breaker, ground.now),
         outlier: ground.outlier.add(key.number()),
         pool: Pool::default(),
+        warmth: Warmth::new(ground.now),
+        weight: LoadWeight::default(),
+        place: ListPlace::default(),
     }
 }
 
@@ -275,6 +287,11 @@ fn endpoint(written: &Arc<Written>, address: SocketAddr, of: (&Settings, bool, A
         address,
         weight: written.weight.0,
         proximity: proximity(settings.locality.as_ref(), written.locality.as_ref()),
+        locality: written
+            .locality
+            .as_ref()
+            .map(|place| locality::Locality { region: place.region.clone(), zone: place.zone.clone() })
+            .unwrap_or_default(),
         is_mutual,
         workload: workload(written, settings),
         written: Arc::clone(written),

@@ -7,12 +7,15 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
+use http::HeaderMap;
 use http::header::RETRY_AFTER;
 
+use crate::cluster::balancing::BalancerKind;
 use crate::cluster::group::Cluster;
 use crate::cluster::member::Endpoint;
 use crate::endpoint::load::{self, InFlight};
 use crate::error::{ErrorKind, Sent};
+use crate::load_report::LoadReport;
 use crate::policy::circuit_breaker::Permit;
 use crate::policy::retry::Outcome;
 use crate::policy::retry_after::retry_after;
@@ -39,6 +42,9 @@ impl Taken {
         if matches!(outcome, Outcome::Failure { kind: ErrorKind::Connect | ErrorKind::ConnectTimeout, .. }) {
             self.cluster.doubt();
         }
+        if let Outcome::Response { headers, .. } = outcome {
+            self.hear(headers, now);
+        }
         let verdict = verdict(outcome);
         permit.record(verdict.into(), now, rng);
         if is_overloaded(outcome)
@@ -63,6 +69,15 @@ impl Taken {
     pub fn overtaken(mut self, now: Instant) {
         if let Some(in_flight) = &mut self.in_flight {
             in_flight.respond(now, load::Outcome::Overtaken);
+        }
+    }
+
+    /// Headers or trailers of the response: the endpoint may report its load in them.
+    pub fn hear(&self, headers: &HeaderMap, now: Instant) {
+        if self.cluster.settings.balancing.kind == BalancerKind::WeightedRoundRobin
+            && let Some(report) = LoadReport::parse(headers)
+        {
+            self.endpoint.live.weight.take(&report, now);
         }
     }
 

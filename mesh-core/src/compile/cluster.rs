@@ -4,11 +4,10 @@ use std::num::NonZeroU32;
 use std::path::Path;
 use std::sync::Arc;
 
-use super::Context;
+use super::{Context, balancing};
 use crate::cluster::group::{Cluster, Settings, Source};
 use crate::cluster::outlier::OutlierConfig;
-use crate::cluster::picker::BalancerKind;
-use crate::config::cluster::{self as written, Balancer, TlsMode};
+use crate::config::cluster::{self as written, TlsMode};
 use crate::config::document::Document;
 use crate::config::policy::{CircuitBreaker, Outlier, RetryBudget};
 use crate::endpoint::connect::{Protocol, Transport};
@@ -25,8 +24,8 @@ pub(super) fn compile(
     document: &Document,
     context: &Context<'_>,
 ) -> Result<Arc<Cluster>, String> {
-    let settings = settings(cluster, document, context)?;
     let previous = context.previous.and_then(|previous| previous.clusters.get(cluster.name.as_str()));
+    let settings = settings(cluster, document, (context, previous.map(|previous| &previous.settings)))?;
     let endpoints = match &settings.source {
         Source::Inline(endpoints) => endpoints.clone(),
         Source::File(path) => endpoints_of(path, previous.map(|cluster| cluster.written()))?,
@@ -72,7 +71,11 @@ pub fn endpoints_of(path: &Path, last_good: Option<Endpoints>) -> Result<Endpoin
     }
 }
 
-fn settings(cluster: &written::Cluster, document: &Document, context: &Context<'_>) -> Result<Settings, String> {
+fn settings(
+    cluster: &written::Cluster,
+    document: &Document,
+    (context, previous): (&Context<'_>, Option<&Settings>),
+) -> Result<Settings, String> {
     let defaults = &document.defaults;
     let breaker = cluster
         .circuit_breaker
@@ -107,11 +110,9 @@ fn settings(cluster: &written::Cluster, document: &Document, context: &Context<'
         },
         plain,
         pool: PoolLimits { max_idle: cluster.max_idle_connections as usize, idle_timeout: cluster.idle_timeout.0 },
-        balancer: match cluster.balancer.unwrap_or(defaults.balancer) {
-            Balancer::PeakEwma => BalancerKind::PeakEwma,
-            Balancer::LeastRequest => BalancerKind::LeastRequest,
-            Balancer::RoundRobin => BalancerKind::RoundRobin,
-        },
+        balancing: balancing::balancing(cluster, document)?,
+        subsets: balancing::subsets(cluster, document),
+        subsetting: balancing::subsetting(cluster, previous),
         breaker: breaker_config(&breaker)?,
         outlier: outlier_config(&outlier),
         concurrency: super::admission::terms(&limit)?,

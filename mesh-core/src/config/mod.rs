@@ -5,8 +5,9 @@
 //! Invariant: a [`Document`] that left [`parse`] has no dangling reference and no malformed value.
 
 pub mod access;
-pub mod authorization;
 pub mod admission;
+pub mod authorization;
+pub mod balancing;
 pub mod check;
 pub mod cluster;
 pub mod diagnostic;

@@ -60,7 +60,8 @@ async fn route(core: Arc<Core>, request: Request<Body>) -> Result<Response<Body>
     if let Some(rewrite) = &action.rewrite {
         rewrite.apply(&mut head.uri, &mut head.headers, prefix)?;
     }
-    let cluster = action.split.pick(&mut rng);
+    let target = action.split.pick(&mut rng);
+    let cluster = &target.cluster;
     head.extensions.insert(Tried::default());
 
     let options = head.extensions.get::<CallOptions>().copied().unwrap_or_default();
@@ -98,7 +99,7 @@ async fn route(core: Arc<Core>, request: Request<Body>) -> Result<Response<Body>
                 .with_clock(Arc::clone(&core.clock)),
         )
         .option_layer(hedge)
-        .service(EndpointService::of(&core, cluster, action.attempt_timeout));
+        .service(EndpointService::of(&core, cluster, action.attempt_timeout).within(target.subset));
     let mut response = CallContext::scope(Arc::clone(&context), stack.oneshot(Request::from_parts(head, body))).await?;
     if response.headers_mut().remove(SHOULD_RETRY).is_some_and(|value| value.as_bytes() == b"false") {
         context.gave_up.set();

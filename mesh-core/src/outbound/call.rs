@@ -75,11 +75,19 @@ pub(super) struct Call<'a> {
 /// Where a call goes and under which terms; of a rule, or the defaults when a cluster was named.
 pub(super) struct Terms {
     pub(super) cluster: Arc<Cluster>,
+    subset: Option<usize>,
     route: Option<Duration>,
     attempt: Option<Duration>,
     header_max: Option<Duration>,
     pub(super) retry: Arc<RetryPolicy>,
     hedge: Option<Arc<Hedging>>,
+}
+
+impl Terms {
+    /// What an attempt wants of the cluster.
+    pub(super) fn wanted<'t>(&self, now: Instant, tried: &'t [Arc<Endpoint>]) -> Wanted<'t> {
+        Wanted { now, tried, hash: None, subset: self.subset }
+    }
 }
 
 /// What all attempts of a call share.
@@ -151,7 +159,7 @@ impl<'a> Call<'a> {
         let (mut tried, mut kind) = (Vec::<Arc<Endpoint>>::new(), FIRST);
         loop {
             let now = core.clock.now();
-            let taken = self.pick(cluster, now, &tried).await?;
+            let taken = self.pick(cluster, terms.wanted(now, &tried)).await?;
             let step = Step { terms: &terms, retry: &retry, dialer, is_idempotent };
             let lead = Lead { taken, kind, now };
             let (mut taken, result) = match &mut hedge {
@@ -285,6 +293,7 @@ impl<'a> Call<'a> {
             let defaults = &snapshot.defaults;
             return Ok(Terms {
                 cluster: Arc::clone(cluster),
+                subset: None,
                 route: defaults.timeout,
                 attempt: defaults.attempt_timeout,
                 header_max: defaults.timeout_header_max,
@@ -312,13 +321,15 @@ impl<'a> Call<'a> {
                 Error::new(ErrorKind::BadRequest, format!("the rewritten target is not valid: {error}"))
             })?;
         }
-        let cluster = Arc::clone(action.split.pick(&mut self.rng));
+        let target = action.split.pick(&mut self.rng);
+        let (cluster, subset) = (Arc::clone(&target.cluster), target.subset);
         self.going_to(&cluster);
         if self.trail.level > Level::Off {
-            self.trail.why = split_draw(&action.split, &cluster);
+            self.trail.why = split_draw(&action.split, target);
         }
         Ok(Terms {
             cluster,
+            subset,
             route: action.timeout,
             attempt: action.attempt_timeout,
             header_max: action.timeout_header_max,
@@ -328,11 +339,11 @@ impl<'a> Call<'a> {
     }
 
     /// An endpoint; only a cluster whose names were never resolved yet is worth a wait.
-    async fn pick(&mut self, cluster: &Arc<Cluster>, now: Instant, tried: &[Arc<Endpoint>]) -> Result<Taken, Error> {
+    async fn pick(&mut self, cluster: &Arc<Cluster>, wanted: Wanted<'_>) -> Result<Taken, Error> {
+        let now = wanted.now;
         if self.deadline.is_some_and(|deadline| deadline <= now) {
             return Err(Error::new(ErrorKind::Timeout, "no time is left"));
         }
-        let wanted = Wanted { now, tried, hash: None };
         let picked = cluster.pick(wanted, &mut self.rng);
         if picked.is_ok() || !cluster.is_resolving() {
             return picked;

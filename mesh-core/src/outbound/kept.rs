@@ -4,7 +4,7 @@
 
 use std::sync::Arc;
 
-use crate::cluster::group::Cluster;
+use crate::snapshot::Target;
 use crate::error::Error;
 use crate::outbound::call::Call;
 use crate::outbound::trail::{Level, Why, worded};
@@ -61,9 +61,9 @@ impl Call<'_> {
     }
 }
 
-/// Why a rule's split went to `cluster`.
-pub(super) fn split_draw(split: &Split<Arc<Cluster>>, cluster: &Arc<Cluster>) -> Why {
+/// Why a rule's split went to `target`.
+pub(super) fn split_draw(split: &Split<Target>, target: &Target) -> Why {
     let total: u64 = split.iter().map(|(weight, _)| u64::from(weight)).sum();
-    let of = split.iter().filter(|(_, other)| Arc::ptr_eq(other, cluster)).map(|(weight, _)| u64::from(weight));
+    let of = split.iter().filter(|(_, other)| std::ptr::eq(*other, target)).map(|(weight, _)| u64::from(weight));
     Why::Drawn(of.sum(), total)
 }

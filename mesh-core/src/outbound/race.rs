@@ -10,7 +10,7 @@ use std::time::Instant;
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 
-use crate::cluster::group::{Cluster, Wanted};
+use crate::cluster::group::Cluster;
 use crate::cluster::member::Endpoint;
 use crate::cluster::taken::Taken;
 use crate::core::Core;
@@ -129,7 +129,7 @@ impl Call<'_> {
     fn second(&mut self, step: &Step<'_>, tried: &[Arc<Endpoint>], hedge: &mut HedgeState) -> Option<Lead> {
         let now = self.core.clock.now();
         let cluster = &step.terms.cluster;
-        let picked = cluster.pick(Wanted { now, tried, hash: None }, &mut self.rng).ok();
+        let picked = cluster.pick(step.terms.wanted(now, tried), &mut self.rng).ok();
         let is_new = |taken: &Taken| !tried.iter().any(|other| Arc::ptr_eq(&other.live, &taken.endpoint.live));
         let paid = match picked.filter(is_new) {
             None => Err(HedgeRefused::NoOtherEndpoint),

@@ -113,7 +113,7 @@ fn a_cluster_that_waits_for_its_source_says_so_and_a_failed_one_says_why() {
     assert!(cluster.is_resolving());
     cluster.source_failed(&"SERVFAIL".into());
     assert!(!cluster.is_resolving());
-    let wanted = Wanted { now: Instant::now(), tried: &[], hash: None };
+    let wanted = Wanted { now: Instant::now(), tried: &[], hash: None, subset: None };
     let Err(error) = cluster.pick(wanted, &mut fastrand::Rng::new()) else { panic!("picked") };
     assert_eq!(error.kind(), ErrorKind::NoEndpoint);
     assert!(error.to_string().contains("SERVFAIL"), "{error}");
