@@ -13,12 +13,13 @@ use std::time::Instant;
 use arc_swap::ArcSwap;
 use serde_json::{Value, json};
 
+use crate::cluster::health::{Health, HealthCheck, HealthState};
 use crate::cluster::locality::Proximity;
 use crate::cluster::member::{Endpoint, Live};
 use crate::cluster::outlier::{OutlierConfig, OutlierDetector};
 use crate::cluster::picker::{Asked, BalancerKind, Candidate, NoEndpoint, Picker};
 use crate::cluster::taken::Taken;
-use crate::config::cluster::{Endpoint as Written, Locality, TlsMode};
+use crate::config::cluster::{Declared, Endpoint as Written, Locality, TlsMode};
 use crate::endpoint::connect::{Moment, Transport};
 use crate::endpoint::load::Load;
 use crate::endpoint::pool::{Pool, PoolLimits};
@@ -72,6 +73,8 @@ pub struct Settings {
     pub breaker: BreakerConfig,
     /// Of the group.
     pub outlier: OutlierConfig,
+    /// How endpoints are probed, if they are.
+    pub health_check: Option<HealthCheck>,
     /// Requests in flight at most.
     pub max_requests: u32,
     /// Retries at most.
@@ -289,7 +292,8 @@ impl Cluster {
         let endpoints = endpoints.into_iter().map(|(written, address)| {
             let is_mutual = written.tls.map_or(self.settings.is_mutual, |mode| mode == TlsMode::Mutual);
             let key = format!("{address} {is_mutual}");
-            let kept = members.live.get(&key).cloned().unwrap_or_else(|| Arc::new(self.fresh(&key, now)));
+            let is_late = !members.live.is_empty();
+            let kept = members.live.get(&key).cloned().unwrap_or_else(|| Arc::new(self.fresh(&key, (is_late, now))));
             live.insert(key, Arc::clone(&kept));
             Arc::new(endpoint(&written, address, (&self.settings, is_mutual, kept)))
         });
@@ -302,8 +306,9 @@ impl Cluster {
         members.live = live;
     }
 
-    fn fresh(&self, key: &str, now: Instant) -> Live {
+    fn fresh(&self, key: &str, (is_late, now): (bool, Instant)) -> Live {
         Live {
+            health: Arc::new(HealthState::new(is_late, now)),
             load: Arc::new(Load::new(now)),
             breaker: CircuitBreaker::new(self.settings.breaker, now),
             outlier: self.outlier.add(outlier_key(key)),
@@ -322,7 +327,7 @@ impl Candidate for Endpoint {
     }
 
     fn is_available(&self, now: Instant) -> bool {
-        !self.live.outlier.is_ejected() && !self.live.breaker.is_open(now)
+        self.health(now) <= Health::Degraded && !self.live.outlier.is_ejected() && !self.live.breaker.is_open(now)
     }
 
     fn is_local(&self) -> bool {
@@ -331,6 +336,17 @@ impl Candidate for Endpoint {
 
     fn proximity(&self) -> Proximity {
         self.proximity
+    }
+}
+
+impl From<Declared> for Health {
+    fn from(declared: Declared) -> Self {
+        match declared {
+            Declared::Healthy => Self::Healthy,
+            Declared::Degraded => Self::Degraded,
+            Declared::Draining => Self::Draining,
+            Declared::Unhealthy => Self::Unhealthy,
+        }
     }
 }
 
@@ -351,6 +367,8 @@ fn endpoint(written: &Written, address: SocketAddr, of: (&Settings, bool, Arc<Li
         weight: written.weight.0,
         proximity: proximity(settings.locality.as_ref(), written.locality.as_ref()),
         is_mutual,
+        declared: written.health.into(),
+        is_checked: settings.health_check.is_some(),
         workload: Arc::new(workload(written, settings)),
         live,
     }
@@ -396,6 +414,7 @@ fn endpoint_status(endpoint: &Endpoint, now: Instant) -> Value {
         "locality": format!("{:?}", endpoint.proximity).to_lowercase(),
         "in_flight": live.load.in_flight(),
         "breaker": format!("{:?}", live.breaker.state(now)).to_lowercase(),
+        "health": endpoint.health(now).as_str(),
         "ejected": live.outlier.is_ejected(),
         "connections": live.pool.size(),
     })

@@ -5,7 +5,9 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Instant;
 
+use crate::cluster::health::{Health, HealthState};
 use crate::cluster::locality::Proximity;
 use crate::cluster::outlier::OutlierState;
 use crate::endpoint::load::Load;
@@ -25,6 +27,10 @@ pub struct Endpoint {
     pub proximity: Proximity,
     /// Whether it speaks mutual TLS.
     pub is_mutual: bool,
+    /// How it is, as its operator declares.
+    pub declared: Health,
+    /// Whether its cluster has a health check.
+    pub is_checked: bool,
     /// The workload behind it, as far as the document says.
     pub workload: Arc<Peer>,
     /// What we have learned of it.
@@ -39,6 +45,16 @@ pub struct Live {
     pub breaker: Arc<CircuitBreaker>,
     /// Its standing with outlier detection.
     pub outlier: Arc<OutlierState>,
+    /// What was said of it: by a health check, and by itself.
+    pub health: Arc<HealthState>,
     /// Its connections.
     pub pool: Pool,
+}
+
+impl Endpoint {
+    /// How it is: the worst of what its operator, the health check and the endpoint itself say. Ejections
+    /// and breakers are not part of it.
+    pub fn health(&self, now: Instant) -> Health {
+        self.declared.max(self.live.health.health(self.is_checked, now))
+    }
 }

@@ -6,6 +6,7 @@
 //! ejections) belongs to the endpoint and survives.
 
 pub mod group;
+pub mod health;
 pub mod least_request;
 pub mod locality;
 pub mod member;

@@ -97,6 +97,7 @@ fn settings(cluster: &written::Cluster, document: &Document, context: &Context<'
         },
         breaker: breaker_config(&breaker)?,
         outlier: outlier_config(&outlier),
+        health_check: None,
         max_requests: limit.max_requests,
         budget: BudgetConfig::new(budget.percent.fraction(), budget.min_per_second, budget.window.0)
             .map_err(|error| error.to_string())?,

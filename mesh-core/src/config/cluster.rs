@@ -94,9 +94,28 @@ pub struct Endpoint {
     /// TLS of this endpoint alone. Default: the cluster's mode.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tls: Option<TlsMode>,
+    /// How the operator declares it: a draining endpoint gets no new request while there is another one.
+    /// Default: healthy (Envoy's EDS `health_status`).
+    #[serde(default)]
+    pub health: Declared,
     /// What runs there: the destination labels of telemetry until the peer tells its own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub workload: Option<Workload>,
+}
+
+/// How an endpoint is, as its operator declares it (Envoy's EDS `health_status`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Declared {
+    /// It may be used.
+    #[default]
+    Healthy,
+    /// It may be used when the healthy ones do not suffice.
+    Degraded,
+    /// It finishes what it has; used only when nothing better is left.
+    Draining,
+    /// It must not be used.
+    Unhealthy,
 }
 
 /// Where something runs.
