@@ -26,6 +26,8 @@ use crate::identity::spiffe_id::{SpiffeId, TrustDomain};
 use crate::telemetry::reporting::Telemetry;
 use crate::telemetry::{AccessLog, Target};
 
+mod health;
+
 /// Issues the first identity, then starts everything else on `runtime`.
 pub(crate) fn start(core: &Arc<Core>, runtime: &Handle) -> Result<(), Error> {
     let document = Arc::clone(&core.snapshot.load().document);
@@ -55,6 +57,7 @@ pub(crate) fn start(core: &Arc<Core>, runtime: &Handle) -> Result<(), Error> {
     }
     runtime.spawn(watch(Arc::downgrade(core)));
     runtime.spawn(sweep(Arc::downgrade(core)));
+    runtime.spawn(health::watch(Arc::downgrade(core)));
     runtime.spawn(resolve(Arc::downgrade(core)));
     Ok(())
 }

@@ -18,8 +18,10 @@ use crate::time::Clock;
 
 mod access;
 mod cluster;
+mod health;
 pub(crate) mod problems;
 mod route;
+mod standing;
 
 pub use cluster::endpoints_of;
 

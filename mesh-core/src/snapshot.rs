@@ -14,6 +14,7 @@ use crate::access::check::RemoteCheck;
 use crate::access::rbac::Rules;
 use crate::cluster::group::Cluster;
 use crate::config::document::Document;
+use crate::config::health::ListenerHealth;
 use crate::policy::retry::RetryPolicy;
 use crate::route::matcher::RequestMatch;
 use crate::route::rewrite::Rewrite;
@@ -87,6 +88,8 @@ pub struct ListenerPolicy {
     pub tls: TlsMode,
     /// Whether its requests are routed onward.
     pub is_forwarding: bool,
+    /// Health checks it answers itself.
+    pub health: ListenerHealth,
     /// Local rules.
     pub rules: Rules,
     /// Remote checks, in the order they are asked.

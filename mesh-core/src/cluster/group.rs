@@ -7,6 +7,7 @@
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
@@ -16,19 +17,18 @@ use serde_json::{Value, json};
 use crate::cluster::health::{Health, HealthCheck, HealthState};
 use crate::cluster::locality::Proximity;
 use crate::cluster::member::{Endpoint, Live};
-use crate::cluster::outlier::{OutlierConfig, OutlierDetector};
+use crate::cluster::outlier::{Observed, OutlierConfig, OutlierDetector};
 use crate::cluster::picker::{Asked, BalancerKind, Candidate, NoEndpoint, Picker};
 use crate::cluster::taken::Taken;
 use crate::config::cluster::{Declared, Endpoint as Written, Locality, TlsMode};
 use crate::endpoint::connect::{Moment, Transport};
 use crate::endpoint::load::Load;
-use crate::endpoint::pool::{Pool, PoolLimits};
+use crate::endpoint::pool::PoolLimits;
 use crate::error::{Error, ErrorKind, Place};
 use crate::policy::Invalid;
 use crate::policy::budget::{Budget, BudgetConfig};
-use crate::policy::circuit_breaker::{BreakerConfig, CircuitBreaker};
+use crate::policy::circuit_breaker::{BreakerConfig, CircuitBreaker, Refused, Transitions};
 use crate::policy::concurrency::ConcurrencyLimit;
-use crate::policy::verdict::Verdict;
 use crate::telemetry::{DestinationService, Peer};
 
 /// A named group of endpoints.
@@ -43,6 +43,12 @@ pub struct Cluster {
     pub limit: Arc<ConcurrencyLimit>,
     /// Judges endpoints by their peers.
     pub outlier: Arc<OutlierDetector>,
+    /// Of the cluster as a whole.
+    pub breaker: Option<Arc<CircuitBreaker>>,
+    /// Transitions of all its endpoints' breakers.
+    pub transitions: Arc<Transitions>,
+    /// Whether a request ever asked for an endpoint: decides how often an idle cluster is probed.
+    is_used: Arc<AtomicBool>,
     picker: ArcSwap<Picker<Endpoint>>,
     members: Mutex<Members>,
     resolved: tokio::sync::Notify,
@@ -71,6 +77,8 @@ pub struct Settings {
     pub balancer: BalancerKind,
     /// Of each endpoint.
     pub breaker: BreakerConfig,
+    /// Of the cluster as a whole, if it has one.
+    pub cluster_breaker: Option<BreakerConfig>,
     /// Of the group.
     pub outlier: OutlierConfig,
     /// How endpoints are probed, if they are.
@@ -114,27 +122,36 @@ struct Members {
 
 impl Cluster {
     /// A cluster without endpoints yet; what fits is carried over from `previous`.
-    pub fn new(settings: Settings, previous: Option<&Self>) -> Result<Self, Invalid> {
+    pub fn new(settings: Settings, previous: Option<&Self>, now: Instant) -> Result<Self, Invalid> {
         let same =
             |same: fn(&Settings, &Settings) -> bool| previous.filter(|previous| same(&previous.settings, &settings));
         let budget = same(|a, b| a.budget == b.budget)
             .map_or_else(|| Arc::new(Budget::new(settings.budget)), |previous| Arc::clone(&previous.budget));
-        let outlier = same(|a, b| a.outlier == b.outlier).map_or_else(
-            || OutlierDetector::new(settings.outlier).map(Arc::new),
-            |previous| Ok(Arc::clone(&previous.outlier)),
-        )?;
+        let outlier = match previous {
+            Some(previous) => previous.outlier.under(settings.outlier)?,
+            None => OutlierDetector::new(settings.outlier)?,
+        };
+        let outlier = Arc::new(outlier);
         let limit = previous
             .map_or_else(|| ConcurrencyLimit::new(settings.max_requests), |previous| Arc::clone(&previous.limit));
         limit.resize(settings.max_requests);
-        let keeps_live =
-            same(|a, b| (a.breaker, a.outlier, &a.plain, &a.mutual) == (b.breaker, b.outlier, &b.plain, &b.mutual));
+        let keeps_live = same(|a, b| (&a.plain, &a.mutual) == (&b.plain, &b.mutual));
         let members = previous.map(|previous| {
             let members = previous.members();
             let live = if keeps_live.is_some() { members.live.clone() } else { HashMap::new() };
             Members { written: Vec::new(), names: members.names.clone(), live, generation: 0 }
         });
+        let breaker =
+            settings.cluster_breaker.map(|config| match previous.and_then(|previous| previous.breaker.as_ref()) {
+                Some(breaker) if *breaker.config() == config => Arc::clone(breaker),
+                Some(breaker) => breaker.under(config, now),
+                None => CircuitBreaker::new(config, now),
+            });
         Ok(Self {
             name: Arc::clone(&settings.name),
+            breaker,
+            transitions: previous.map(|previous| Arc::clone(&previous.transitions)).unwrap_or_default(),
+            is_used: previous.map(|previous| Arc::clone(&previous.is_used)).unwrap_or_default(),
             picker: ArcSwap::from_pointee(Picker::new(settings.balancer, Vec::new(), 0)),
             settings,
             budget,
@@ -174,6 +191,11 @@ impl Cluster {
         self.picker.load().endpoints().to_vec()
     }
 
+    /// Looks at every endpoint in force, without a copy of the list.
+    pub fn each_endpoint(&self, look: impl FnMut(&Arc<Endpoint>)) {
+        self.picker.load().endpoints().iter().for_each(look);
+    }
+
     /// Open connections to all endpoints.
     pub fn connections(&self) -> usize {
         self.picker.load().endpoints().iter().map(|endpoint| endpoint.live.pool.size()).sum()
@@ -183,7 +205,9 @@ impl Cluster {
     pub fn is_panicking(&self, now: Instant) -> bool {
         let picker = self.picker.load();
         let endpoints = picker.endpoints();
-        endpoints.iter().filter(|endpoint| endpoint.is_available(now)).count() * 2 < endpoints.len()
+        // Who is draining is neither missing nor there.
+        let staying = || endpoints.iter().filter(|endpoint| endpoint.health(now) != Health::Draining);
+        staying().filter(|endpoint| endpoint.is_available(now)).count() * 2 < staying().count()
     }
 
     /// Whether a host name has yet to be resolved for the first time.
@@ -208,32 +232,70 @@ impl Cluster {
     /// An endpoint for one attempt, other than those already tried if there is one.
     pub fn pick(self: &Arc<Self>, wanted: Wanted<'_>, rng: &mut fastrand::Rng) -> Result<Taken, Error> {
         let Wanted { now, tried, hash } = wanted;
+        if !self.is_used.load(Ordering::Relaxed) {
+            self.is_used.store(true, Ordering::Relaxed);
+        }
+        let leave = self.breaker.as_ref().map(|breaker| breaker.admit(now)).transpose();
+        let mut leave = leave.map_err(|refused| self.broken(refused))?;
         let picker = self.picker.load();
         let mut skip: Vec<usize> = Vec::new();
         for endpoint in tried {
             skip.extend(picker.endpoints().iter().position(|other| Arc::ptr_eq(&other.live, &endpoint.live)));
         }
-        let mut soonest = None;
+        let (mut soonest, mut reserve) = (None, None);
         // A breaker may close its door between the look and the knock: then knock elsewhere.
         for _ in 0..=picker.endpoints().len() {
             let picked =
                 picker.pick(Asked { now, tried: &skip, hash }, rng).map_err(|reason| self.no_endpoint(reason))?;
+            let was_skipped = skip.contains(&picked.index);
+            // A picker that finds nothing available asks anybody; who is leaving comes last, before the broken.
+            if !was_skipped && picked.endpoint.health(now) == Health::Draining {
+                skip.push(picked.index);
+                reserve.get_or_insert(picked.endpoint);
+                continue;
+            }
+            if reserve.is_some() && !picked.endpoint.is_available(now) {
+                break;
+            }
             match picked.endpoint.live.breaker.admit(now) {
-                Ok(permit) => return Ok(Taken::new(self, picked.endpoint, permit, now)),
+                Ok(permit) => return Ok(Taken::new(self, picked.endpoint, (permit, leave.take()), now)),
                 Err(refused) => soonest = soonest.into_iter().chain(refused.retry_after).min(),
             }
-            if skip.contains(&picked.index) {
+            if was_skipped {
                 break;
             }
             skip.push(picked.index);
+        }
+        if let Some(reserve) = reserve
+            && let Ok(permit) = reserve.live.breaker.admit(now)
+        {
+            return Ok(Taken::new(self, reserve, (permit, leave), now));
         }
         let place = Place { cluster: Some(self.name.to_string()), retry_after: soonest, ..Place::default() };
         Err(Error::new(ErrorKind::CircuitOpen, "every endpoint's circuit breaker is open").with_place(place))
     }
 
+    /// Refuses what the breaker of the cluster would refuse: before anything is waited for, at the cost of two
+    /// loads. The permit itself is taken with the endpoint.
+    pub fn refuse_if_broken(&self, now: Instant) -> Result<(), Error> {
+        let refusal = self.breaker.as_ref().and_then(|breaker| breaker.refusal(now));
+        refusal.map_or(Ok(()), |refused| Err(self.broken(refused)))
+    }
+
+    fn broken(&self, refused: Refused) -> Error {
+        let retry_after = refused.retry_after;
+        let place = Place { cluster: Some(self.name.to_string()), retry_after, ..Place::default() };
+        Error::new(ErrorKind::CircuitOpen, "the cluster's circuit breaker is open").with_place(place)
+    }
+
+    /// Whether it ever had a request.
+    pub fn is_used(&self) -> bool {
+        self.is_used.load(Ordering::Relaxed)
+    }
+
     /// Tells outlier detection what an attempt ended in.
-    pub(super) fn judge(&self, endpoint: &Endpoint, verdict: Verdict, now: Instant, rng: &mut fastrand::Rng) {
-        if let Some(detection) = self.outlier.record(&endpoint.live.outlier, verdict, now, rng) {
+    pub(super) fn judge(&self, endpoint: &Endpoint, observed: Observed, now: Instant, rng: &mut fastrand::Rng) {
+        if let Some(detection) = self.outlier.record(&endpoint.live.outlier, observed, now, rng) {
             tracing::warn!(cluster = %self.name, endpoint = %endpoint.name, cause = ?detection.cause, consequence = ?detection.consequence, "outlier");
         }
     }
@@ -267,6 +329,8 @@ impl Cluster {
         let endpoints = self.endpoints().iter().map(|endpoint| endpoint_status(endpoint, now)).collect::<Vec<_>>();
         json!({
             "service": &*self.settings.service.host,
+            "breaker": self.breaker.as_ref().map(|breaker| breaker.state(now).as_str()),
+            "ejected_share": self.outlier.ejected_share(),
             "in_flight": self.limit.in_flight(),
             "max_requests": self.limit.max(),
             "retry_budget": self.budget.balance(now),
@@ -293,7 +357,11 @@ impl Cluster {
             let is_mutual = written.tls.map_or(self.settings.is_mutual, |mode| mode == TlsMode::Mutual);
             let key = format!("{address} {is_mutual}");
             let is_late = !members.live.is_empty();
-            let kept = members.live.get(&key).cloned().unwrap_or_else(|| Arc::new(self.fresh(&key, (is_late, now))));
+            let kept = match members.live.get(&key) {
+                Some(live) if *live.breaker.config() == self.settings.breaker => Arc::clone(live),
+                Some(live) => Arc::new(live.under(self.settings.breaker, now)),
+                None => Arc::new(self.fresh(&key, (is_late, now))),
+            };
             live.insert(key, Arc::clone(&kept));
             Arc::new(endpoint(&written, address, (&self.settings, is_mutual, kept)))
         });
@@ -310,9 +378,9 @@ impl Cluster {
         Live {
             health: Arc::new(HealthState::new(is_late, now)),
             load: Arc::new(Load::new(now)),
-            breaker: CircuitBreaker::new(self.settings.breaker, now),
+            breaker: CircuitBreaker::counted(self.settings.breaker, Arc::clone(&self.transitions), now),
             outlier: self.outlier.add(outlier_key(key)),
-            pool: Pool::default(),
+            pool: Arc::default(),
         }
     }
 }
@@ -413,7 +481,8 @@ fn endpoint_status(endpoint: &Endpoint, now: Instant) -> Value {
         "tls": if endpoint.is_mutual { "mutual" } else { "plaintext" },
         "locality": format!("{:?}", endpoint.proximity).to_lowercase(),
         "in_flight": live.load.in_flight(),
-        "breaker": format!("{:?}", live.breaker.state(now)).to_lowercase(),
+        "breaker": live.breaker.state(now).as_str(),
+        "ejections": live.outlier.ejections(),
         "health": endpoint.health(now).as_str(),
         "ejected": live.outlier.is_ejected(),
         "connections": live.pool.size(),

@@ -6,6 +6,7 @@
 //! keep it out for good; reading costs two loads and no lock.
 
 mod check;
+pub mod notice;
 
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};

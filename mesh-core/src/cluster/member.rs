@@ -12,7 +12,7 @@ use crate::cluster::locality::Proximity;
 use crate::cluster::outlier::OutlierState;
 use crate::endpoint::load::Load;
 use crate::endpoint::pool::Pool;
-use crate::policy::circuit_breaker::CircuitBreaker;
+use crate::policy::circuit_breaker::{BreakerConfig, CircuitBreaker};
 use crate::telemetry::Peer;
 
 /// An endpoint of one cluster.
@@ -48,7 +48,20 @@ pub struct Live {
     /// What was said of it: by a health check, and by itself.
     pub health: Arc<HealthState>,
     /// Its connections.
-    pub pool: Pool,
+    pub pool: Arc<Pool>,
+}
+
+impl Live {
+    /// The same endpoint with a breaker of other rules.
+    pub(super) fn under(&self, config: BreakerConfig, now: Instant) -> Self {
+        Self {
+            load: Arc::clone(&self.load),
+            breaker: self.breaker.under(config, now),
+            outlier: Arc::clone(&self.outlier),
+            health: Arc::clone(&self.health),
+            pool: Arc::clone(&self.pool),
+        }
+    }
 }
 
 impl Endpoint {

@@ -10,7 +10,9 @@ use std::time::{Duration, Instant, SystemTime};
 use http::header::RETRY_AFTER;
 
 use crate::cluster::group::Cluster;
+use crate::cluster::health::notice;
 use crate::cluster::member::Endpoint;
+use crate::cluster::outlier::Observed;
 use crate::endpoint::load::{self, InFlight};
 use crate::error::Sent;
 use crate::policy::circuit_breaker::Permit;
@@ -24,13 +26,20 @@ pub struct Taken {
     pub endpoint: Arc<Endpoint>,
     cluster: Arc<Cluster>,
     permit: Option<Permit>,
+    /// Of the cluster's breaker, if it has one.
+    leave: Option<Permit>,
     in_flight: Option<InFlight>,
 }
 
 impl Taken {
-    pub(super) fn new(cluster: &Arc<Cluster>, endpoint: Arc<Endpoint>, permit: Permit, now: Instant) -> Self {
+    pub(super) fn new(
+        cluster: &Arc<Cluster>,
+        endpoint: Arc<Endpoint>,
+        (permit, leave): (Permit, Option<Permit>),
+        now: Instant,
+    ) -> Self {
         let in_flight = endpoint.live.load.start(now);
-        Self { endpoint, cluster: Arc::clone(cluster), permit: Some(permit), in_flight: Some(in_flight) }
+        Self { endpoint, cluster: Arc::clone(cluster), permit: Some(permit), leave, in_flight: Some(in_flight) }
     }
 
     /// The head of the response, or the failure, is here.
@@ -38,14 +47,27 @@ impl Taken {
         let Some(permit) = self.permit.take() else { return };
         let verdict = verdict(outcome);
         permit.record(verdict.into(), now, rng);
+        if let Some(leave) = self.leave.take() {
+            leave.record(verdict.into(), now, rng);
+        }
+        self.hear_notice(outcome, now);
         let Some(verdict) = verdict else { return };
-        self.cluster.judge(&self.endpoint, verdict, now, rng);
+        let is_local = matches!(outcome, Outcome::Failure { .. });
+        self.cluster.judge(&self.endpoint, Observed { verdict, is_local }, now, rng);
         let seen = match verdict {
             Verdict::Success => load::Outcome::Answered,
             _ => load::Outcome::Failed { retry_after: hint(outcome) },
         };
         if let Some(in_flight) = &mut self.in_flight {
             in_flight.respond(now, seen);
+        }
+    }
+
+    /// An endpoint that says it is leaving, in whatever it answers, gets nothing new.
+    fn hear_notice(&self, outcome: &Outcome<'_>, now: Instant) {
+        let Outcome::Response { headers, .. } = outcome else { return };
+        if notice::is_leaving(headers) && self.endpoint.live.health.told_draining(now) {
+            tracing::info!(cluster = %self.cluster.name, endpoint = %self.endpoint.name, "the endpoint is draining");
         }
     }
 

@@ -39,6 +39,7 @@ pub(super) fn compile(
             address: listener.address.as_ref().map(|address| address.as_str().to_owned()),
             tls: tls_mode(listener, document),
             is_forwarding: listener.forward,
+            health: listener.health.clone().unwrap_or_default(),
             rules: compile_rules(document, problems),
             checks: mine.map(|(_, check)| check.clone()).collect(),
             name: Arc::clone(&name),

@@ -1,22 +1,17 @@
 //! Clusters: defaults are filled in, live state is carried over.
 
-use std::num::NonZeroU32;
 use std::path::Path;
 use std::sync::Arc;
 
-use super::Context;
+use super::{Context, health, standing};
 use crate::cluster::group::{Cluster, Settings, Source};
-use crate::cluster::outlier::OutlierConfig;
 use crate::cluster::picker::BalancerKind;
 use crate::config::cluster::{self as written, Balancer, TlsMode};
 use crate::config::document::Document;
-use crate::config::policy::{CircuitBreaker, Outlier};
 use crate::endpoint::connect::{Protocol, Transport};
 use crate::endpoint::pool::PoolLimits;
 use crate::identity::spiffe_id::SpiffeId;
-use crate::policy::backoff::{Backoff, Jitter};
 use crate::policy::budget::BudgetConfig;
-use crate::policy::circuit_breaker::{BreakerConfig, HalfOpen, RateTrip, Threshold};
 use crate::telemetry::DestinationService;
 
 /// Compiles one cluster; the same text as before gives the same cluster.
@@ -37,7 +32,8 @@ pub(super) fn compile(
         previous.set_endpoints(endpoints, context.clock.now());
         return Ok(Arc::clone(previous));
     }
-    let cluster = Cluster::new(settings, previous.map(|cluster| &**cluster)).map_err(|error| error.to_string())?;
+    let cluster = Cluster::new(settings, previous.map(|cluster| &**cluster), context.clock.now())
+        .map_err(|error| error.to_string())?;
     cluster.set_endpoints(endpoints, context.clock.now());
     Ok(Arc::new(cluster))
 }
@@ -95,9 +91,14 @@ fn settings(cluster: &written::Cluster, document: &Document, context: &Context<'
             Balancer::LeastRequest => BalancerKind::LeastRequest,
             Balancer::RoundRobin => BalancerKind::RoundRobin,
         },
-        breaker: breaker_config(&breaker)?,
-        outlier: outlier_config(&outlier),
-        health_check: None,
+        breaker: standing::breaker(&breaker)?,
+        cluster_breaker: cluster
+            .cluster_circuit_breaker
+            .as_ref()
+            .map(|set| standing::breaker(&set.over(&defaults.circuit_breaker)))
+            .transpose()?,
+        outlier: standing::outlier(&outlier),
+        health_check: cluster.health_check.as_ref().map(|check| health::check(check, cluster)).transpose()?,
         max_requests: limit.max_requests,
         budget: BudgetConfig::new(budget.percent.fraction(), budget.min_per_second, budget.window.0)
             .map_err(|error| error.to_string())?,
@@ -105,34 +106,6 @@ fn settings(cluster: &written::Cluster, document: &Document, context: &Context<'
         source,
         name,
     })
-}
-
-fn breaker_config(written: &CircuitBreaker) -> Result<BreakerConfig, String> {
-    let backoff = Backoff::new(written.open.0, written.max_open.0).and_then(|wait| wait.with_jitter(Jitter::Equal));
-    let rate = match (written.min_success_percent.fraction(), written.min_requests) {
-        (share, requests) if share <= 0.0 || requests == 0 => None,
-        (share, requests) => Some(
-            RateTrip::new(written.window.0, requests, Threshold::SuccessesBelow(share))
-                .map_err(|error| error.to_string())?,
-        ),
-    };
-    Ok(BreakerConfig {
-        consecutive_failures: NonZeroU32::new(written.consecutive_failures),
-        rate,
-        open_for: backoff.map_err(|error| error.to_string())?,
-        half_open: HalfOpen::default(),
-    })
-}
-
-fn outlier_config(written: &Outlier) -> OutlierConfig {
-    OutlierConfig {
-        consecutive_5xx: written.consecutive_5xx,
-        interval: written.interval.0,
-        base_ejection: written.base_ejection.0,
-        max_ejection: written.max_ejection.0,
-        max_ejection_percent: written.max_ejection_percent.0.round() as u8,
-        ..OutlierConfig::default()
-    }
 }
 
 fn is_mutual(cluster: &written::Cluster, document: &Document) -> bool {

@@ -10,6 +10,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::duration::TimeSpan;
+use super::health::HealthCheck;
 use super::policy::{CircuitBreakerOverride, ConcurrencyLimitOverride, OutlierOverride, RetryBudgetOverride};
 use super::value::{AddressText, Name, SpiffeIdText, Weight};
 
@@ -41,6 +42,13 @@ pub struct Cluster {
     /// Overrides `defaults.circuit_breaker`, field by field.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub circuit_breaker: Option<CircuitBreakerOverride>,
+    /// A breaker of the cluster as a whole, beside those of its endpoints: on top of `defaults.circuit_breaker`,
+    /// field by field. Default: none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cluster_circuit_breaker: Option<CircuitBreakerOverride>,
+    /// How endpoints are probed, besides what requests show. Default: not at all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub health_check: Option<HealthCheck>,
     /// Overrides `defaults.outlier`, field by field.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub outlier: Option<OutlierOverride>,

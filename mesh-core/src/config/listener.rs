@@ -5,6 +5,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::health::ListenerHealth;
 use super::value::{AddressText, Name};
 
 /// One inbound side.
@@ -22,6 +23,9 @@ pub struct Listener {
     /// Whether requests are routed onward by `routes` (an ingress) instead of served here. Default: false.
     #[serde(default)]
     pub forward: bool,
+    /// Which health checks are answered here, before rules and application. Default: none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub health: Option<ListenerHealth>,
 }
 
 /// Who may connect (Istio's PeerAuthentication modes).

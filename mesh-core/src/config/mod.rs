@@ -10,6 +10,7 @@ pub mod cluster;
 pub mod diagnostic;
 pub mod document;
 pub mod duration;
+pub mod health;
 pub mod identity;
 pub mod listener;
 pub mod parse;
@@ -21,17 +22,20 @@ pub mod tree;
 pub mod value;
 
 pub use access::{Access, AccessRule, Action};
-pub use cluster::{Balancer, Cluster, ClusterTls, Endpoint, Locality, Protocol, ServiceNames, TlsMode, Workload};
+pub use cluster::{
+    Balancer, Cluster, ClusterTls, Declared, Endpoint, Locality, Protocol, ServiceNames, TlsMode, Workload,
+};
 pub use diagnostic::{Diagnostic, Path, Severity};
 pub use document::{Defaults, Document, Node};
 pub use duration::TimeSpan;
+pub use health::{GrpcQuestion, HealthCheck, HttpQuestion, ListenerHealth, StatusRange, TcpQuestion};
 pub use identity::{DevCa, Identity, IdentityFiles, TrustBundle};
 pub use listener::{Listener, ListenerTls};
 pub use parse::{Parsed, Positions, parse, parse_endpoints};
 pub use policy::{
     CacheAttribute, Check, CheckCache, CircuitBreaker, CircuitBreakerOverride, ConcurrencyLimit,
-    ConcurrencyLimitOverride, FailureMode, Outlier, OutlierOverride, Policy, Retry, RetryBudget, RetryBudgetOverride,
-    RetryCondition, RetryOverride,
+    ConcurrencyLimitOverride, FailureMode, ForcedBreaker, Outlier, OutlierOverride, Policy, Retry, RetryBudget,
+    RetryBudgetOverride, RetryCondition, RetryOverride,
 };
 pub use route::{Backend, HeaderMatch, Matches, PathMatch, QueryMatch, RequestMatch, Rewrite, Route, Rule, Test};
 pub use schema::json_schema;

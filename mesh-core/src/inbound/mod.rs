@@ -25,6 +25,7 @@ use crate::telemetry::names::{label, metric};
 
 mod body;
 pub mod forward;
+mod health;
 pub mod listener;
 pub(crate) mod serve;
 
