@@ -232,8 +232,8 @@ fn status_reads_a_running_process() {
             "refused: bad.yaml:1:",
             "identity   spiffe://cluster.local/ns/default/sa/productpage, expires in 1",
             "listeners  none",
-            "CLUSTER    ENDPOINT         HEALTH  IN FLIGHT",
-            "details-a                   1/1     0/1024",
+            "CLUSTER    ENDPOINT         HEALTH  EJECTIONS  IN FLIGHT",
+            "details-a                   1/1                0/1024",
             "           127.0.1.11:9080  ok",
         ],
     );
