@@ -99,7 +99,8 @@ fn identity(identity: &Value, paint: Paint) -> String {
 
 fn clusters(clusters: &Value) -> String {
     let Some(clusters) = clusters.as_object().filter(|clusters| !clusters.is_empty()) else { return String::new() };
-    let mut table = Table::new(["CLUSTER", "ENDPOINT", "HEALTH", "EJECTIONS", "IN FLIGHT", "CONNECTIONS", "WEIGHT", "TLS", "NEAR"]);
+    let mut table =
+        Table::new(["CLUSTER", "ENDPOINT", "HEALTH", "EJECTIONS", "IN FLIGHT", "CONNECTIONS", "WEIGHT", "TLS", "NEAR"]);
     for (name, cluster) in clusters {
         let load = format!("{}/{}", word(&cluster["in_flight"]), word(&cluster["max_requests"]));
         let endpoints = cluster["endpoints"].as_array().map_or(&[][..], Vec::as_slice);
@@ -109,10 +110,21 @@ fn clusters(clusters: &Value) -> String {
         let standing = healthy(endpoints) + &standing;
         table.row([name.clone(), none.to_owned(), standing, String::new(), load]);
         for endpoint in endpoints {
-            let cells = ["ejections", "in_flight", "connections", "weight", "tls", "locality"].map(|key| word(&endpoint[key]));
+            let cells =
+                ["ejections", "in_flight", "connections", "weight", "tls", "locality"].map(|key| word(&endpoint[key]));
             let [ejections, in_flight, connections, weight, tls, locality] = cells;
             let address = word(&endpoint["address"]);
-            table.row([String::new(), address, health(endpoint), ejections, in_flight, connections, weight, tls, locality]);
+            table.row([
+                String::new(),
+                address,
+                health(endpoint),
+                ejections,
+                in_flight,
+                connections,
+                weight,
+                tls,
+                locality,
+            ]);
         }
     }
     format!("\n{}", table.render(""))

@@ -1,11 +1,9 @@
 //! A cluster: a named group of endpoints with one policy.
 //!
-//! Decides: which endpoints exist now and what is kept of them from one document to the next. Never:
-//! touches the request path when endpoints change; it builds a new picker and swaps it.
-//! Invariant: an address that stays keeps its load, breaker, standing and connections.
+//! Decides: what is kept of a cluster from one document to the next. Never: touches the request path
+//! when endpoints change; it builds a new picker and swaps it.
+//! Invariant: what a changed cluster has learned goes on to the next, as far as it still holds.
 
-use std::collections::HashMap;
-use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
@@ -14,13 +12,15 @@ use std::time::Instant;
 use arc_swap::ArcSwap;
 use serde_json::{Value, json};
 
-use crate::cluster::health::{Health, HealthCheck, HealthState};
+use crate::cluster::health::{Health, HealthCheck};
 use crate::cluster::locality::Proximity;
-use crate::cluster::member::{Endpoint, Live};
+use crate::cluster::member::Endpoint;
+use crate::cluster::membership::{Ground, Members, Resolved};
 use crate::cluster::outlier::{Observed, OutlierConfig, OutlierDetector};
 use crate::cluster::picker::{Asked, BalancerKind, Candidate, NoEndpoint, Picker};
 use crate::cluster::taken::Taken;
-use crate::config::cluster::{Declared, Endpoint as Written, Locality, TlsMode};
+use crate::config::cluster::{Declared, Endpoint as Written, Locality};
+use crate::config::dns::Dns;
 use crate::endpoint::connect::{Moment, Transport};
 use crate::endpoint::load::Load;
 use crate::endpoint::pool::PoolLimits;
@@ -51,7 +51,9 @@ pub struct Cluster {
     is_used: Arc<AtomicBool>,
     picker: ArcSwap<Picker<Endpoint>>,
     members: Mutex<Members>,
-    resolved: tokio::sync::Notify,
+    /// A source spoke.
+    heard: tokio::sync::Notify,
+    doubted: AtomicBool,
 }
 
 /// What a document says of a cluster, defaults filled in. Equal settings are the same cluster.
@@ -61,6 +63,8 @@ pub struct Settings {
     pub name: Arc<str>,
     /// What metrics call it.
     pub service: Arc<DestinationService>,
+    /// What metrics call the workload behind an endpoint that says nothing of itself.
+    pub workload: Arc<Peer>,
     /// Where its endpoints come from.
     pub source: Source,
     /// Whether an endpoint speaks mutual TLS unless it says otherwise.
@@ -95,9 +99,20 @@ pub struct Settings {
 #[derive(Clone, PartialEq)]
 pub enum Source {
     /// The document.
-    Inline(Vec<Written>),
+    Inline(Vec<Arc<Written>>),
     /// A file of their own, watched.
     File(PathBuf),
+    /// Name servers.
+    Dns(Arc<Dns>),
+    /// A source that the application registered by this name.
+    Registered(Arc<str>),
+}
+
+impl Source {
+    /// Whether the endpoints are told later, by a source in the background.
+    pub fn speaks_later(&self) -> bool {
+        matches!(self, Self::Dns(_) | Self::Registered(_))
+    }
 }
 
 /// What an attempt wants of a cluster.
@@ -109,15 +124,6 @@ pub struct Wanted<'a> {
     pub tried: &'a [Arc<Endpoint>],
     /// What the request hashes to, for balancers that send equal requests to the same endpoint.
     pub hash: Option<u64>,
-}
-
-#[derive(Default)]
-struct Members {
-    written: Vec<Written>,
-    /// Addresses of host names, as last resolved.
-    names: HashMap<String, Vec<SocketAddr>>,
-    live: HashMap<String, Arc<Live>>,
-    generation: u64,
 }
 
 impl Cluster {
@@ -136,11 +142,8 @@ impl Cluster {
             .map_or_else(|| ConcurrencyLimit::new(settings.max_requests), |previous| Arc::clone(&previous.limit));
         limit.resize(settings.max_requests);
         let keeps_live = same(|a, b| (&a.plain, &a.mutual) == (&b.plain, &b.mutual));
-        let members = previous.map(|previous| {
-            let members = previous.members();
-            let live = if keeps_live.is_some() { members.live.clone() } else { HashMap::new() };
-            Members { written: Vec::new(), names: members.names.clone(), live, generation: 0 }
-        });
+        let members = previous.map(|previous| previous.members().carried(keeps_live.is_some()));
+        let members = members.unwrap_or_default().awaiting(settings.source.speaks_later());
         let breaker =
             settings.cluster_breaker.map(|config| match previous.and_then(|previous| previous.breaker.as_ref()) {
                 Some(breaker) if *breaker.config() == config => Arc::clone(breaker),
@@ -157,33 +160,70 @@ impl Cluster {
             budget,
             limit,
             outlier,
-            members: Mutex::new(members.unwrap_or_default()),
-            resolved: tokio::sync::Notify::new(),
+            members: Mutex::new(members),
+            heard: tokio::sync::Notify::new(),
+            doubted: AtomicBool::new(false),
         })
     }
 
-    /// The endpoints a document, or an endpoints file, names now.
-    pub fn set_endpoints(&self, written: Vec<Written>, now: Instant) {
+    /// The endpoints a document, or another source, names now. Only a change has an effect.
+    pub fn set_endpoints(&self, written: Vec<Arc<Written>>, now: Instant) {
         let mut members = self.members();
-        if members.written != written || members.generation == 0 {
-            members.written = written;
+        if members.replace(written) {
             self.rebuild(&mut members, now);
         }
+        drop(members);
+        self.heard.notify_waiters();
     }
 
-    /// What the host names among the endpoints resolve to now.
-    pub fn set_addresses(&self, host: &str, addresses: Vec<SocketAddr>, now: Instant) {
+    /// What host names among the endpoints (as written, with their port) resolve to now; `Err`: why one does not.
+    pub fn set_addresses(&self, found: Vec<(Arc<str>, Resolved)>, now: Instant) {
         let mut members = self.members();
-        if members.names.get(host) != Some(&addresses) {
-            members.names.insert(host.to_owned(), addresses);
+        let mut is_new = false;
+        for (host, addresses) in found {
+            is_new |= members.name(&host, addresses);
+        }
+        if is_new {
             self.rebuild(&mut members, now);
         }
-        self.resolved.notify_waiters();
+        drop(members);
+        self.heard.notify_waiters();
+    }
+
+    /// The source has nothing that can be used: requests need not wait for it. What is in force stays.
+    pub fn source_failed(&self, reason: &Arc<str>) {
+        self.members().source_failed(reason);
+        self.heard.notify_waiters();
+    }
+
+    /// A connection to an endpoint failed: what a name stands for may have changed.
+    pub fn doubt(&self) {
+        self.doubted.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether connections failed since this was last asked.
+    pub fn take_doubt(&self) -> bool {
+        self.doubted.load(Ordering::Relaxed) && self.doubted.swap(false, Ordering::Relaxed)
+    }
+
+    /// Another cluster, or none, has taken this one's place: connections that it did not take over end once
+    /// they are idle, also while a call still holds this one.
+    pub fn leave_to(self: &Arc<Self>, successor: Option<&Arc<Self>>) {
+        match successor {
+            Some(successor) if Arc::ptr_eq(self, successor) => {}
+            Some(successor) => self.members().leave_to(&successor.members()),
+            None => self.members().leave_to(&Members::default()),
+        }
     }
 
     /// The endpoints as written.
-    pub fn written(&self) -> Vec<Written> {
-        self.members().written.clone()
+    pub fn written(&self) -> Vec<Arc<Written>> {
+        self.members().written().to_vec()
+    }
+
+    /// Those of the endpoints that are host names.
+    pub fn hosts(&self) -> Vec<Arc<Written>> {
+        self.members().hosts().to_vec()
     }
 
     /// Endpoints in force.
@@ -210,17 +250,19 @@ impl Cluster {
         staying().filter(|endpoint| endpoint.is_available(now)).count() * 2 < staying().count()
     }
 
-    /// Whether a host name has yet to be resolved for the first time.
+    /// Whether there is no endpoint because a source has yet to speak, or a name to be resolved, for the
+    /// first time.
     pub fn is_resolving(&self) -> bool {
-        let members = self.members();
-        members.written.iter().any(|endpoint| {
-            endpoint.address.socket_addr().is_none() && !members.names.contains_key(endpoint.address.as_str())
-        })
+        self.members().is_resolving()
     }
 
-    /// Completes when a name has been resolved.
+    /// Completes when a name has been resolved, or a source has spoken.
     pub async fn resolved(&self) {
-        self.resolved.notified().await;
+        let heard = self.heard.notified();
+        // Said between the look and the wait: then there is nothing to wait for.
+        if self.is_resolving() {
+            heard.await;
+        }
     }
 
     /// How this endpoint is reached. gRPC needs HTTP/2, also where a plaintext cluster left it open.
@@ -242,34 +284,19 @@ impl Cluster {
         for endpoint in tried {
             skip.extend(picker.endpoints().iter().position(|other| Arc::ptr_eq(&other.live, &endpoint.live)));
         }
-        let (mut soonest, mut reserve) = (None, None);
+        let mut soonest = None;
         // A breaker may close its door between the look and the knock: then knock elsewhere.
         for _ in 0..=picker.endpoints().len() {
             let picked =
                 picker.pick(Asked { now, tried: &skip, hash }, rng).map_err(|reason| self.no_endpoint(reason))?;
-            let was_skipped = skip.contains(&picked.index);
-            // A picker that finds nothing available asks anybody; who is leaving comes last, before the broken.
-            if !was_skipped && picked.endpoint.health(now) == Health::Draining {
-                skip.push(picked.index);
-                reserve.get_or_insert(picked.endpoint);
-                continue;
-            }
-            if reserve.is_some() && !picked.endpoint.is_available(now) {
-                break;
-            }
             match picked.endpoint.live.breaker.admit(now) {
                 Ok(permit) => return Ok(Taken::new(self, picked.endpoint, (permit, leave.take()), now)),
                 Err(refused) => soonest = soonest.into_iter().chain(refused.retry_after).min(),
             }
-            if was_skipped {
+            if skip.contains(&picked.index) {
                 break;
             }
             skip.push(picked.index);
-        }
-        if let Some(reserve) = reserve
-            && let Ok(permit) = reserve.live.breaker.admit(now)
-        {
-            return Ok(Taken::new(self, reserve, (permit, leave), now));
         }
         let place = Place { cluster: Some(self.name.to_string()), retry_after: soonest, ..Place::default() };
         Err(Error::new(ErrorKind::CircuitOpen, "every endpoint's circuit breaker is open").with_place(place))
@@ -310,15 +337,18 @@ impl Cluster {
 
     /// Closes connections that are idle for too long, retired or closed by the peer.
     pub fn close_idle(&self, moment: Moment) {
-        for endpoint in self.endpoints() {
+        for endpoint in self.picker.load_full().endpoints() {
             endpoint.live.pool.sweep(moment, self.settings.pool);
         }
     }
 
     fn no_endpoint(&self, reason: NoEndpoint) -> Error {
-        let message = match reason {
-            NoEndpoint::Empty => "the cluster has no endpoint",
-            NoEndpoint::AllUnavailable => "no endpoint is available",
+        let trouble = self.members().trouble();
+        let message = match (reason, trouble) {
+            (NoEndpoint::Empty, Some(trouble)) => format!("the cluster has no endpoint: {trouble}"),
+            (NoEndpoint::Empty, None) => "the cluster has no endpoint".to_owned(),
+            (NoEndpoint::AllUnavailable, _) => "no endpoint is available".to_owned(),
+            (NoEndpoint::Panicking, _) => "too few endpoints are available, and the cluster fails on panic".to_owned(),
         };
         let place = Place { cluster: Some(self.name.to_string()), ..Place::default() };
         Error::new(ErrorKind::NoEndpoint, message).with_place(place)
@@ -343,45 +373,9 @@ impl Cluster {
     }
 
     fn rebuild(&self, members: &mut Members, now: Instant) {
-        let mut endpoints = Vec::new();
-        for written in &members.written {
-            let name = written.address.as_str();
-            let addresses = match written.address.socket_addr() {
-                Some(address) => vec![address],
-                None => members.names.get(name).cloned().unwrap_or_default(),
-            };
-            endpoints.extend(addresses.into_iter().map(|address| (written.clone(), address)));
-        }
-        let mut live = HashMap::new();
-        let endpoints = endpoints.into_iter().map(|(written, address)| {
-            let is_mutual = written.tls.map_or(self.settings.is_mutual, |mode| mode == TlsMode::Mutual);
-            let key = format!("{address} {is_mutual}");
-            let is_late = !members.live.is_empty();
-            let kept = match members.live.get(&key) {
-                Some(live) if *live.breaker.config() == self.settings.breaker => Arc::clone(live),
-                Some(live) => Arc::new(live.under(self.settings.breaker, now)),
-                None => Arc::new(self.fresh(&key, (is_late, now))),
-            };
-            live.insert(key, Arc::clone(&kept));
-            Arc::new(endpoint(&written, address, (&self.settings, is_mutual, kept)))
-        });
-        let endpoints: Vec<_> = endpoints.collect();
-        members.generation += 1;
-        for gone in members.live.keys().filter(|key| !live.contains_key(*key)) {
-            self.outlier.remove(outlier_key(gone));
-        }
-        self.picker.store(Arc::new(Picker::new(self.settings.balancer, endpoints, members.generation)));
-        members.live = live;
-    }
-
-    fn fresh(&self, key: &str, (is_late, now): (bool, Instant)) -> Live {
-        Live {
-            health: Arc::new(HealthState::new(is_late, now)),
-            load: Arc::new(Load::new(now)),
-            breaker: CircuitBreaker::counted(self.settings.breaker, Arc::clone(&self.transitions), now),
-            outlier: self.outlier.add(outlier_key(key)),
-            pool: Arc::default(),
-        }
+        let ground = Ground { settings: &self.settings, outlier: &self.outlier, transitions: &self.transitions, now };
+        let endpoints = members.build(ground);
+        self.picker.store(Arc::new(Picker::new(self.settings.balancer, endpoints, members.generation())));
     }
 }
 
@@ -396,6 +390,14 @@ impl Candidate for Endpoint {
 
     fn is_available(&self, now: Instant) -> bool {
         self.health(now) <= Health::Degraded && !self.live.outlier.is_ejected() && !self.live.breaker.is_open(now)
+    }
+
+    fn is_degraded(&self) -> bool {
+        self.declared.max(self.live.health.checked(self.is_checked)) == Health::Degraded
+    }
+
+    fn is_leaving(&self, now: Instant) -> bool {
+        self.health(now) == Health::Draining && !self.live.breaker.is_open(now)
     }
 
     fn is_local(&self) -> bool {
@@ -416,61 +418,6 @@ impl From<Declared> for Health {
             Declared::Unhealthy => Self::Unhealthy,
         }
     }
-}
-
-/// The detector knows endpoints by number.
-fn outlier_key(key: &str) -> u64 {
-    let mut hasher = std::hash::DefaultHasher::new();
-    std::hash::Hash::hash(key, &mut hasher);
-    std::hash::Hasher::finish(&hasher)
-}
-
-fn endpoint(written: &Written, address: SocketAddr, of: (&Settings, bool, Arc<Live>)) -> Endpoint {
-    let (settings, is_mutual, live) = of;
-    let name = written.address.as_str();
-    let name = if written.address.socket_addr().is_some() { name.into() } else { address.to_string().into() };
-    Endpoint {
-        name,
-        address,
-        weight: written.weight.0,
-        proximity: proximity(settings.locality.as_ref(), written.locality.as_ref()),
-        is_mutual,
-        declared: written.health.into(),
-        is_checked: settings.health_check.is_some(),
-        workload: Arc::new(workload(written, settings)),
-        live,
-    }
-}
-
-fn proximity(ours: Option<&Locality>, theirs: Option<&Locality>) -> Proximity {
-    match (ours, theirs) {
-        (Some(ours), Some(theirs)) if ours == theirs => Proximity::Zone,
-        (Some(ours), Some(theirs)) if ours.region == theirs.region => Proximity::Region,
-        _ => Proximity::Elsewhere,
-    }
-}
-
-/// What metrics call the workload behind an endpoint until it tells us itself.
-fn workload(written: &Written, settings: &Settings) -> Peer {
-    let mut peer = Peer {
-        canonical_service: Arc::clone(&settings.service.name),
-        namespace: Arc::clone(&settings.service.namespace),
-        ..Peer::default()
-    };
-    let Some(said) = &written.workload else { return peer };
-    let set = |field: &mut Arc<str>, value: &Option<String>| {
-        if let Some(value) = value {
-            *field = value.as_str().into();
-        }
-    };
-    set(&mut peer.workload, &said.name);
-    set(&mut peer.namespace, &said.namespace);
-    set(&mut peer.app, &said.app);
-    set(&mut peer.canonical_service, &said.app);
-    set(&mut peer.version, &said.version);
-    set(&mut peer.canonical_revision, &said.version);
-    set(&mut peer.cluster, &said.cluster);
-    peer
 }
 
 fn endpoint_status(endpoint: &Endpoint, now: Instant) -> Value {

@@ -24,8 +24,8 @@ pub enum Health {
     Healthy,
     /// It may be used when the healthy ones do not suffice [Envoy].
     Degraded,
-    /// It serves what it has and wants nothing new: used only when nothing better is left, and not
-    /// counted by the panic rule, neither as available nor as missing.
+    /// It serves what it has and wants nothing new: used only when nothing available is left, panic or not,
+    /// and then before what is broken.
     Draining,
     /// It must not be used, panic aside.
     Unhealthy,
@@ -88,8 +88,13 @@ impl HealthState {
 
     /// The worst of what check and notice say. Without a check (any more) only the notice counts.
     pub fn health(&self, is_checked: bool, now: Instant) -> Health {
-        let said = if is_checked { self.word().health() } else { Health::Healthy };
+        let said = self.checked(is_checked);
         if self.is_draining(now) { said.max(Health::Draining) } else { said }
+    }
+
+    /// What the check says, where there is one.
+    pub fn checked(&self, is_checked: bool) -> Health {
+        if is_checked { self.word().health() } else { Health::Healthy }
     }
 
     /// Whether the endpoint said so, not longer ago than it counts.

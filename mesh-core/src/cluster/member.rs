@@ -10,6 +10,7 @@ use std::time::Instant;
 use crate::cluster::health::{Health, HealthState};
 use crate::cluster::locality::Proximity;
 use crate::cluster::outlier::OutlierState;
+use crate::config::cluster::Endpoint as Written;
 use crate::endpoint::load::Load;
 use crate::endpoint::pool::Pool;
 use crate::policy::circuit_breaker::{BreakerConfig, CircuitBreaker};
@@ -33,6 +34,8 @@ pub struct Endpoint {
     pub is_checked: bool,
     /// The workload behind it, as far as the document says.
     pub workload: Arc<Peer>,
+    /// All a document, or another source, says of it.
+    pub written: Arc<Written>,
     /// What we have learned of it.
     pub live: Arc<Live>,
 }

@@ -14,7 +14,7 @@ use crate::cluster::health::notice;
 use crate::cluster::member::Endpoint;
 use crate::cluster::outlier::Observed;
 use crate::endpoint::load::{self, InFlight};
-use crate::error::Sent;
+use crate::error::{ErrorKind, Sent};
 use crate::policy::circuit_breaker::Permit;
 use crate::policy::retry::Outcome;
 use crate::policy::retry_after::retry_after;
@@ -45,6 +45,9 @@ impl Taken {
     /// The head of the response, or the failure, is here.
     pub fn judge(&mut self, outcome: &Outcome<'_>, now: Instant, rng: &mut fastrand::Rng) {
         let Some(permit) = self.permit.take() else { return };
+        if matches!(outcome, Outcome::Failure { kind: ErrorKind::Connect | ErrorKind::ConnectTimeout, .. }) {
+            self.cluster.doubt();
+        }
         let verdict = verdict(outcome);
         permit.record(verdict.into(), now, rng);
         if let Some(leave) = self.leave.take() {

@@ -8,6 +8,7 @@ pub mod access;
 pub mod check;
 pub mod cluster;
 pub mod diagnostic;
+pub mod dns;
 pub mod document;
 pub mod duration;
 pub mod health;
@@ -26,6 +27,7 @@ pub use cluster::{
     Balancer, Cluster, ClusterTls, Declared, Endpoint, Locality, Protocol, ServiceNames, TlsMode, Workload,
 };
 pub use diagnostic::{Diagnostic, Path, Severity};
+pub use dns::{Dns, DnsFamily, DnsMode, DnsRecords, OnEmpty};
 pub use document::{Defaults, Document, Node};
 pub use duration::TimeSpan;
 pub use health::{GrpcQuestion, HealthCheck, HttpQuestion, ListenerHealth, StatusRange, TcpQuestion};
@@ -41,6 +43,6 @@ pub use route::{Backend, HeaderMatch, Matches, PathMatch, QueryMatch, RequestMat
 pub use schema::json_schema;
 pub use telemetry::{AccessLog, Admin, LogTarget, Metrics, Telemetry, Tracing};
 pub use value::{
-    AddressText, HeaderName, HostPattern, HostPatternKind, Method, Name, Percent, RegexText, SpiffeIdText, TextPattern,
-    TextPatternKind, TextValue, TrustDomainText, ValueError, Weight,
+    AddressText, HeaderName, HostPattern, HostPatternKind, HostText, Method, Name, Percent, RegexText, SpiffeIdText,
+    TextPattern, TextPatternKind, TextValue, TrustDomainText, ValueError, Weight,
 };
