@@ -124,6 +124,16 @@ func (m *Mesh) metrics() ([]byte, error) {
 	return page, asError(failed)
 }
 
+// SetServing says whether new requests are wanted; a mesh begins with true. Callers within the mesh learn it
+// from the next response and go elsewhere while they can; what still comes is served.
+func (m *Mesh) SetServing(serving bool) error {
+	if !m.enter() {
+		return closedError()
+	}
+	defer m.leave()
+	return asError(m.native.SetServing(serving))
+}
+
 // Drain makes the mesh a lame duck until the deadline of ctx (10 s without one): all its listeners tell
 // their peers to go elsewhere and finish what is in flight. It lasts all that time, because a peer that
 // has not heard yet may still send. When ctx is cancelled, its error is returned and the drain goes on.

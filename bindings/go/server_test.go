@@ -319,6 +319,43 @@ func TestAnIngressRoutesWithoutCode(t *testing.T) {
 	}
 }
 
+func TestAMeshThatIsNotServingIsAskedOnlyForWantOfAnother(t *testing.T) {
+	var seen [2]atomic.Int64
+	var meshes [2]*mesh.Mesh
+	var endpoints []string
+	for i := range meshes {
+		port := freePort(t)
+		meshes[i] = open(t, "version: 1\n"+listener(port))
+		count := func(w http.ResponseWriter, _ *http.Request) { seen[i].Add(1) }
+		if _, err := meshes[i].Listen("inbound", http.HandlerFunc(count)); err != nil {
+			t.Fatal(err)
+		}
+		endpoints = append(endpoints, fmt.Sprintf("{ address: \"127.0.0.1:%d\" }", port))
+	}
+	text := "version: 1\nclusters: [ { name: pair, endpoints: [" + strings.Join(endpoints, ",") + "] } ]\n" +
+		"routes: [ { hosts: [pair], rules: [ { backends: [ { cluster: pair } ] } ] } ]\n"
+	client := &http.Client{Transport: open(t, text).Transport()}
+	call := func(times int) {
+		for range times {
+			resp, err := client.Get("http://pair/")
+			if err != nil {
+				t.Fatal(err)
+			}
+			resp.Body.Close()
+		}
+	}
+	if err := meshes[0].SetServing(false); err != nil {
+		t.Fatal(err)
+	}
+	for seen[0].Load() == 0 {
+		call(1)
+	}
+	call(50)
+	if n := seen[0].Load(); n != 1 {
+		t.Errorf("%d requests after the notice", n-1)
+	}
+}
+
 func TestCloseEndsADrainAndWhoWaitsForIt(t *testing.T) {
 	w := newWorld(t, echo)
 	drained, waited := make(chan error, 1), make(chan bool)

@@ -72,17 +72,32 @@ fn identity(identity: &Value, paint: Paint) -> String {
 
 fn clusters(clusters: &Value) -> String {
     let Some(clusters) = clusters.as_object().filter(|clusters| !clusters.is_empty()) else { return String::new() };
-    let mut table = Table::new(["CLUSTER", "ENDPOINT", "HEALTH", "IN FLIGHT", "CONNECTIONS", "WEIGHT", "TLS", "NEAR"]);
+    let mut table =
+        Table::new(["CLUSTER", "ENDPOINT", "HEALTH", "EJECTIONS", "IN FLIGHT", "CONNECTIONS", "WEIGHT", "TLS", "NEAR"]);
     for (name, cluster) in clusters {
         let load = format!("{}/{}", word(&cluster["in_flight"]), word(&cluster["max_requests"]));
         let endpoints = cluster["endpoints"].as_array().map_or(&[][..], Vec::as_slice);
         let none = if endpoints.is_empty() { "no endpoint" } else { "" };
-        table.row([name.clone(), none.to_owned(), healthy(endpoints), load]);
+        let breaker = cluster["breaker"].as_str().filter(|state| *state != "closed");
+        let standing = breaker.map_or(String::new(), |state| format!(", breaker {}", state.replace('_', " ")));
+        let standing = healthy(endpoints) + &standing;
+        table.row([name.clone(), none.to_owned(), standing, String::new(), load]);
         for endpoint in endpoints {
-            let cells = ["in_flight", "connections", "weight", "tls", "locality"].map(|key| word(&endpoint[key]));
-            let [in_flight, connections, weight, tls, locality] = cells;
+            let cells =
+                ["ejections", "in_flight", "connections", "weight", "tls", "locality"].map(|key| word(&endpoint[key]));
+            let [ejections, in_flight, connections, weight, tls, locality] = cells;
             let address = word(&endpoint["address"]);
-            table.row([String::new(), address, health(endpoint), in_flight, connections, weight, tls, locality]);
+            table.row([
+                String::new(),
+                address,
+                health(endpoint),
+                ejections,
+                in_flight,
+                connections,
+                weight,
+                tls,
+                locality,
+            ]);
         }
     }
     format!("\n{}", table.render(""))
@@ -100,12 +115,14 @@ fn guards(guards: &Value) -> String {
     format!("\n{}", table.render(""))
 }
 
-/// How one endpoint stands: ejected beats breaker.
+/// How one endpoint stands: what was said of it beats an ejection, which beats its breaker.
 fn health(endpoint: &Value) -> String {
-    match (endpoint["ejected"].as_bool(), endpoint["breaker"].as_str()) {
-        (Some(true), _) => "ejected".to_owned(),
-        (_, None | Some("closed")) => "ok".to_owned(),
-        (_, Some(state)) => format!("breaker {state}"),
+    let said = endpoint["health"].as_str().filter(|said| *said != "healthy");
+    match (said, endpoint["ejected"].as_bool(), endpoint["breaker"].as_str()) {
+        (Some(said), ..) => said.to_owned(),
+        (_, Some(true), _) => "ejected".to_owned(),
+        (.., None | Some("closed")) => "ok".to_owned(),
+        (.., Some(state)) => format!("breaker {}", state.replace('_', " ")),
     }
 }
 

@@ -22,9 +22,11 @@ mod balancing;
 mod cluster;
 mod guard;
 mod limit;
+mod health;
 pub(crate) mod problems;
 mod retry;
 mod route;
+mod standing;
 
 pub use cluster::{Endpoints, endpoints_of, shared};
 

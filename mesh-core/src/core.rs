@@ -16,7 +16,7 @@ use crate::cluster::group::Cluster;
 use crate::discovery::feeds::Registered;
 use crate::discovery::publish::{ConfigError, Publisher};
 use crate::discovery::resolver::Resolver;
-use crate::drain::{Drain, Phase};
+use crate::drain::Drain;
 use crate::endpoint::connect::{Connector, Dialer};
 use crate::error::{Error, ErrorKind};
 use crate::identity::source::IdentitySource;
@@ -27,6 +27,7 @@ use crate::telemetry::reporting::Telemetry;
 use crate::time::{Clock, Randomness};
 
 mod gauges;
+mod standing;
 
 /// The shared state of a mesh.
 pub struct Core {
@@ -189,7 +190,7 @@ impl Core {
     /// Whether this process can serve: started, with a valid identity if one is configured, not draining.
     pub(crate) fn is_ready(&self) -> bool {
         let has_identity = self.identity.as_ref().is_none_or(|identity| identity.current().is_some());
-        self.started.get().is_some() && has_identity && self.drain.phase() == Phase::Serving
+        self.started.get().is_some() && has_identity && self.drain.is_serving()
     }
 
     /// What a support engineer asks for.
@@ -200,6 +201,7 @@ impl Core {
             "revision": snapshot.revision,
             "ready": self.is_ready(),
             "phase": self.drain.phase().as_str(),
+            "serving": self.drain.is_serving(),
             "requests_in_flight": self.drain.requests(),
             "config": self.publisher().status(),
             "identity": self.identity.as_ref().map(identity_status),

@@ -4,7 +4,7 @@
 //! Invariant: after `drain` returns, either every connection is gone or the grace is over.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use tokio::sync::watch;
@@ -39,6 +39,8 @@ pub struct Drain {
 
 struct Shared {
     phase: watch::Sender<Phase>,
+    /// The application's own word; a drain overrides it.
+    is_willing: AtomicBool,
     requests: AtomicUsize,
     connections: watch::Sender<usize>,
 }
@@ -58,6 +60,7 @@ impl Drain {
     pub fn new() -> Self {
         let shared = Shared {
             phase: watch::Sender::new(Phase::Serving),
+            is_willing: AtomicBool::new(true),
             requests: AtomicUsize::new(0),
             connections: watch::Sender::new(0),
         };
@@ -67,6 +70,16 @@ impl Drain {
     /// The present phase.
     pub fn phase(&self) -> Phase {
         *self.shared.phase.borrow()
+    }
+
+    /// Whether new requests are wanted: not draining, and the application did not say otherwise.
+    pub fn is_serving(&self) -> bool {
+        self.shared.is_willing.load(Ordering::Relaxed) && self.phase() == Phase::Serving
+    }
+
+    /// The application says whether it wants new requests. What comes is served either way.
+    pub fn set_serving(&self, is_willing: bool) {
+        self.shared.is_willing.store(is_willing, Ordering::Relaxed);
     }
 
     /// Counts a connection.

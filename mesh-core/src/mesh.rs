@@ -165,6 +165,12 @@ impl Mesh {
         self.core.is_ready()
     }
 
+    /// Says whether new requests are wanted, while the process goes on. Callers within the mesh learn it from
+    /// the next response and go elsewhere while they can; what still comes is served. A mesh begins willing.
+    pub fn set_serving(&self, is_serving: bool) {
+        self.core.drain.set_serving(is_serving);
+    }
+
     /// Lame duck: tells callers to go elsewhere, serves what still comes for `grace`, then stops listening.
     pub async fn drain(&self, grace: Duration) {
         self.core.drain.run(grace).await;

@@ -20,6 +20,7 @@ use crate::policy::concurrency::Terms;
 use crate::policy::criticality::Criticality;
 use crate::policy::guard::Guarded;
 use crate::policy::hedge::Hedging;
+use crate::config::health::ListenerHealth;
 use crate::policy::retry::RetryPolicy;
 use crate::route::matcher::RequestMatch;
 use crate::route::rewrite::Rewrite;
@@ -141,6 +142,8 @@ pub struct ListenerPolicy {
     pub intake: Option<Intake>,
     /// The highest class believed of callers without a proven identity.
     pub max_criticality: Criticality,
+    /// Health checks it answers itself.
+    pub health: ListenerHealth,
     /// Local rules.
     pub rules: Rules,
     /// Istio's authorization policies.

@@ -179,6 +179,23 @@ pub unsafe extern "C" fn mesh_metrics(
     })
 }
 
+/// Says whether new requests are wanted: 1 yes (as at first), 0 no. Callers within the mesh learn it from the
+/// next response and go elsewhere while they can; what still comes is served.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn mesh_set_serving(mesh: *const mesh, serving: i32, err: *mut *mut mesh_error) -> mesh_code {
+    guard!(mesh_set_serving, err, {
+        // SAFETY: rule 1: a live handle, checked for NULL.
+        let mesh = unsafe { handles::lend(mesh)? };
+        let serving = match serving {
+            0 => false,
+            1 => true,
+            _ => return Err(Failure::invalid("`serving` is 0 or 1")),
+        };
+        mesh.engine.mesh()?.set_serving(serving);
+        Ok(())
+    })
+}
+
 /// Lame duck: listeners say so to their peers, take no new connection and finish what is in flight,
 /// for at most `grace_ns`. Blocks.
 #[unsafe(no_mangle)]

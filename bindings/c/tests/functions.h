@@ -11,6 +11,7 @@
   FALLIBLE(mesh_reload, (NULL, NULL, NULL, &err))                                                 \
   FALLIBLE(mesh_status_json, (NULL, NULL, &err))                                                  \
   FALLIBLE(mesh_metrics, (NULL, 0, NULL, &err))                                                   \
+  FALLIBLE(mesh_set_serving, (NULL, 0, &err))                                                     \
   FALLIBLE(mesh_drain, (NULL, 0, &err))                                                           \
   FALLIBLE(mesh_close, (NULL, 0, &err))                                                           \
   FALLIBLE(mesh_request_new, (NULL, MESH_STR("GET"), MESH_STR("http://a/"), NULL, &err))          \

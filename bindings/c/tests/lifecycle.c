@@ -87,6 +87,28 @@ static void a_reload_gives_a_new_revision(void) {
   mesh_free(w.mesh);
 }
 
+// Status is NUL-terminated.
+static bool says(const mesh *mesh, const char *word) {
+  mesh_buf *json = NULL;
+  MUST(mesh_status_json(mesh, &json, &err));
+  bool found = strstr((const char *)mesh_buf_bytes(json).ptr, word) != NULL;
+  mesh_buf_free(json);
+  return found;
+}
+
+static void a_program_may_say_that_it_is_not_serving(void) {
+  world w;
+  world_open(&w, NULL, NULL, 0);
+  CHECK(says(w.mesh, "\"serving\":true"));
+  MUST(mesh_set_serving(w.mesh, 0, &err));
+  CHECK(says(w.mesh, "\"serving\":false"));
+  MUST(mesh_set_serving(w.mesh, 1, &err));
+  CHECK(says(w.mesh, "\"serving\":true"));
+  MUST_FAIL(MESH_E_INVALID_ARGUMENT, mesh_set_serving(w.mesh, 2, &err));
+  MUST(mesh_close(w.mesh, 10000000000, &err));
+  mesh_free(w.mesh);
+}
+
 static void versions_can_be_asked_for(void) {
   CHECK(mesh_abi_version() == MESH_ABI_VERSION);
   CHECK(strchr(mesh_version(), '.') != NULL);
@@ -114,5 +136,6 @@ int main(void) {
   a_mesh_starts_closes_and_frees_in_any_order();
   status_and_metrics_are_text();
   a_reload_gives_a_new_revision();
+  a_program_may_say_that_it_is_not_serving();
   return report("lifecycle");
 }

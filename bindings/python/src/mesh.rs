@@ -134,6 +134,14 @@ impl Mesh {
         })
     }
 
+    /// Says whether new requests are wanted.
+    fn set_serving(&self, py: Python<'_>, serving: bool) -> PyResult<()> {
+        guard(py, || {
+            self.parts(py)?.mesh.set_serving(serving);
+            Ok(())
+        })
+    }
+
     /// Lame duck for `grace` seconds; completes when it is over.
     fn drain(&self, py: Python<'_>, queue: &Queue, grace: f64) -> PyResult<Op> {
         guard(py, || {

@@ -273,3 +273,25 @@ def test_a_file_that_broke_after_the_start_does_not_break_the_child(port: int, t
     with served(config(port), apps.echo):
         out, err = finish(python(FILE_FORK, str(file)))
     assert out.strip() == "fine", err
+
+
+def test_a_server_that_is_not_serving_is_told_apart_by_its_callers(port: int) -> None:
+    with served(config(port), apps.echo) as server, mesh.Mesh.from_yaml(config(port)) as client_mesh:
+        client = client_mesh.client()
+
+        def health() -> str:
+            endpoint = client_mesh.status()["clusters"]["app"]["endpoints"][0]
+            return str(endpoint["health"])
+
+        assert client.get("http://app/").status == 200
+        assert health() == "healthy"
+        server.set_serving(False)
+        response = client.get("http://app/")
+        assert response.status == 200, "what still comes is served"
+        assert "x-mesh-draining" not in response.headers
+        assert (server.status()["serving"], health()) == (False, "draining")
+        server.set_serving(True)
+        end = time.monotonic() + 30
+        while health() != "healthy" and time.monotonic() < end:
+            time.sleep(0.05)
+        assert health() == "healthy"

@@ -12,17 +12,18 @@ use std::time::{Duration, Instant};
 use arc_swap::ArcSwap;
 use serde_json::{Value, json};
 
+use crate::cluster::health::{Health, HealthCheck};
 use crate::cluster::load_weight::ReportRule;
 use crate::cluster::locality::Proximity;
 use crate::cluster::member::Endpoint;
 use crate::cluster::membership::{Ground, Members, Resolved};
-use crate::cluster::outlier::{OutlierConfig, OutlierDetector};
+use crate::cluster::outlier::{Observed, OutlierConfig, OutlierDetector};
 use crate::cluster::picker::{Asked, Balancing, Candidate, NoEndpoint};
 use crate::cluster::pickers::Pickers;
 use crate::cluster::subset::Subsets;
 use crate::cluster::subsetting::Subsetting;
 use crate::cluster::taken::Taken;
-use crate::config::cluster::{Endpoint as Written, Locality};
+use crate::config::cluster::{Declared, Endpoint as Written, Locality};
 use crate::config::dns::Dns;
 use crate::endpoint::connect::{Moment, Transport};
 use crate::endpoint::load::Load;
@@ -30,9 +31,8 @@ use crate::endpoint::pool::PoolLimits;
 use crate::error::{Error, ErrorKind, Place};
 use crate::policy::Invalid;
 use crate::policy::budget::{Budget, BudgetConfig};
-use crate::policy::circuit_breaker::BreakerConfig;
+use crate::policy::circuit_breaker::{BreakerConfig, CircuitBreaker, Refused, Transitions};
 use crate::policy::concurrency::{ConcurrencyLimit, Terms};
-use crate::policy::verdict::Verdict;
 use crate::telemetry::{DestinationService, Peer};
 
 /// A named group of endpoints.
@@ -47,6 +47,12 @@ pub struct Cluster {
     pub limit: Arc<ConcurrencyLimit>,
     /// Judges endpoints by their peers.
     pub outlier: Arc<OutlierDetector>,
+    /// Of the cluster as a whole.
+    pub breaker: Option<Arc<CircuitBreaker>>,
+    /// Transitions of all its endpoints' breakers.
+    pub transitions: Arc<Transitions>,
+    /// Whether a request ever asked for an endpoint: decides how often an idle cluster is probed.
+    is_used: Arc<AtomicBool>,
     pickers: ArcSwap<Pickers>,
     retired: Mutex<Option<Arc<Pickers>>>,
     members: Mutex<Members>,
@@ -85,8 +91,12 @@ pub struct Settings {
     pub subsetting: Option<Subsetting>,
     /// Of each endpoint.
     pub breaker: BreakerConfig,
+    /// Of the cluster as a whole, if it has one.
+    pub cluster_breaker: Option<BreakerConfig>,
     /// Of the group.
     pub outlier: OutlierConfig,
+    /// How endpoints are probed, if they are.
+    pub health_check: Option<HealthCheck>,
     /// Requests in flight at most.
     pub concurrency: Terms,
     /// Retries at most.
@@ -130,24 +140,33 @@ pub struct Wanted<'a> {
 
 impl Cluster {
     /// A cluster without endpoints yet; what fits is carried over from `previous`.
-    pub fn new(settings: Settings, previous: Option<&Self>) -> Result<Self, Invalid> {
+    pub fn new(settings: Settings, previous: Option<&Self>, now: Instant) -> Result<Self, Invalid> {
         let same =
             |same: fn(&Settings, &Settings) -> bool| previous.filter(|previous| same(&previous.settings, &settings));
         let budget = same(|a, b| a.budget == b.budget)
             .map_or_else(|| Arc::new(Budget::new(settings.budget)), |previous| Arc::clone(&previous.budget));
-        let outlier = same(|a, b| a.outlier == b.outlier).map_or_else(
-            || OutlierDetector::new(settings.outlier).map(Arc::new),
-            |previous| Ok(Arc::clone(&previous.outlier)),
-        )?;
+        let outlier = match previous {
+            Some(previous) => previous.outlier.under(settings.outlier)?,
+            None => OutlierDetector::new(settings.outlier)?,
+        };
+        let outlier = Arc::new(outlier);
         let limit = previous
             .map_or_else(|| ConcurrencyLimit::with(settings.concurrency), |previous| Arc::clone(&previous.limit));
         limit.retune(settings.concurrency);
-        let keeps_live =
-            same(|a, b| (a.breaker, a.outlier, &a.plain, &a.mutual) == (b.breaker, b.outlier, &b.plain, &b.mutual));
+        let keeps_live = same(|a, b| (&a.plain, &a.mutual) == (&b.plain, &b.mutual));
         let members = previous.map(|previous| previous.members().carried(keeps_live.is_some()));
         let members = members.unwrap_or_default().awaiting(settings.source.speaks_later());
+        let breaker =
+            settings.cluster_breaker.map(|config| match previous.and_then(|previous| previous.breaker.as_ref()) {
+                Some(breaker) if *breaker.config() == config => Arc::clone(breaker),
+                Some(breaker) => breaker.under(config, now),
+                None => CircuitBreaker::new(config, now),
+            });
         Ok(Self {
             name: Arc::clone(&settings.name),
+            breaker,
+            transitions: previous.map(|previous| Arc::clone(&previous.transitions)).unwrap_or_default(),
+            is_used: previous.map(|previous| Arc::clone(&previous.is_used)).unwrap_or_default(),
             pickers: ArcSwap::from_pointee(Pickers::new(&settings, Vec::new(), 0)),
             settings,
             budget,
@@ -227,6 +246,11 @@ impl Cluster {
         self.pickers.load().endpoints().to_vec()
     }
 
+    /// Looks at every endpoint in force, without a copy of the list.
+    pub fn each_endpoint(&self, look: impl FnMut(&Arc<Endpoint>)) {
+        self.pickers.load().endpoints().iter().for_each(look);
+    }
+
     /// Open connections to all endpoints.
     pub fn connections(&self) -> usize {
         self.pickers.load().endpoints().iter().map(|endpoint| endpoint.live.pool.size()).sum()
@@ -261,6 +285,11 @@ impl Cluster {
     /// An endpoint for one attempt, other than those already tried if there is one.
     pub fn pick(self: &Arc<Self>, wanted: Wanted<'_>, rng: &mut fastrand::Rng) -> Result<Taken, Error> {
         let Wanted { now, tried, hash, subset } = wanted;
+        if !self.is_used.load(Ordering::Relaxed) {
+            self.is_used.store(true, Ordering::Relaxed);
+        }
+        let leave = self.breaker.as_ref().map(|breaker| breaker.admit(now)).transpose();
+        let mut leave = leave.map_err(|refused| self.broken(refused))?;
         let pickers = self.pickers.load();
         let picker = pickers.of(subset);
         let mut skip: Vec<usize> = tried.iter().filter_map(|endpoint| pickers.index_of(endpoint)).collect();
@@ -270,7 +299,7 @@ impl Cluster {
             let picked =
                 picker.pick(Asked { now, tried: &skip, hash }, rng).map_err(|reason| self.no_endpoint(reason))?;
             match picked.endpoint.live.breaker.admit(now) {
-                Ok(permit) => return Ok(Taken::new(self, picked.endpoint, permit, now)),
+                Ok(permit) => return Ok(Taken::new(self, picked.endpoint, (permit, leave.take()), now)),
                 Err(refused) => soonest = soonest.into_iter().chain(refused.retry_after).min(),
             }
             if skip.contains(&picked.index) {
@@ -282,9 +311,27 @@ impl Cluster {
         Err(Error::new(ErrorKind::CircuitOpen, "every endpoint's circuit breaker is open").with_place(place))
     }
 
+    /// Refuses what the breaker of the cluster would refuse: before anything is waited for, at the cost of two
+    /// loads. The permit itself is taken with the endpoint.
+    pub fn refuse_if_broken(&self, now: Instant) -> Result<(), Error> {
+        let refusal = self.breaker.as_ref().and_then(|breaker| breaker.refusal(now));
+        refusal.map_or(Ok(()), |refused| Err(self.broken(refused)))
+    }
+
+    fn broken(&self, refused: Refused) -> Error {
+        let retry_after = refused.retry_after;
+        let place = Place { cluster: Some(self.name.to_string()), retry_after, ..Place::default() };
+        Error::new(ErrorKind::CircuitOpen, "the cluster's circuit breaker is open").with_place(place)
+    }
+
+    /// Whether it ever had a request.
+    pub fn is_used(&self) -> bool {
+        self.is_used.load(Ordering::Relaxed)
+    }
+
     /// Tells outlier detection what an attempt ended in.
-    pub(super) fn judge(&self, endpoint: &Endpoint, verdict: Verdict, now: Instant, rng: &mut fastrand::Rng) {
-        if let Some(detection) = self.outlier.record(&endpoint.live.outlier, verdict, now, rng) {
+    pub(super) fn judge(&self, endpoint: &Endpoint, observed: Observed, now: Instant, rng: &mut fastrand::Rng) {
+        if let Some(detection) = self.outlier.record(&endpoint.live.outlier, observed, now, rng) {
             tracing::warn!(cluster = %self.name, endpoint = %endpoint.name, cause = ?detection.cause, consequence = ?detection.consequence, "outlier");
         }
     }
@@ -325,6 +372,8 @@ impl Cluster {
         let endpoints = self.endpoints().iter().map(|endpoint| endpoint_status(endpoint, now)).collect::<Vec<_>>();
         json!({
             "service": &*self.settings.service.host,
+            "breaker": self.breaker.as_ref().map(|breaker| breaker.state(now).as_str()),
+            "ejected_share": self.outlier.ejected_share(),
             "in_flight": self.limit.in_flight(),
             "max_requests": self.limit.limit(),
             "retry_budget": self.budget.balance(now),
@@ -337,7 +386,8 @@ impl Cluster {
     }
 
     fn rebuild(&self, members: &mut Members, now: Instant) {
-        let endpoints = members.build(Ground { settings: &self.settings, outlier: &self.outlier, now });
+        let ground = Ground { settings: &self.settings, outlier: &self.outlier, transitions: &self.transitions, now };
+        let endpoints = members.build(ground);
         let pickers = Pickers::new(&self.settings, endpoints, members.generation());
         // Kept for a moment: else the last request that looks at it would take a long list apart.
         *self.retired.lock().unwrap_or_else(PoisonError::into_inner) = Some(self.pickers.swap(Arc::new(pickers)));
@@ -354,7 +404,15 @@ impl Candidate for Endpoint {
     }
 
     fn is_available(&self, now: Instant) -> bool {
-        !self.live.outlier.is_ejected() && !self.live.breaker.is_open(now)
+        self.health(now) <= Health::Degraded && !self.live.outlier.is_ejected() && !self.live.breaker.is_open(now)
+    }
+
+    fn is_degraded(&self, _now: Instant) -> bool {
+        self.declared.max(self.live.health.checked(self.is_checked)) == Health::Degraded
+    }
+
+    fn is_leaving(&self, now: Instant) -> bool {
+        self.health(now) == Health::Draining && !self.live.breaker.is_open(now)
     }
 
     fn priority(&self) -> u32 {
@@ -382,6 +440,17 @@ impl Candidate for Endpoint {
     }
 }
 
+impl From<Declared> for Health {
+    fn from(declared: Declared) -> Self {
+        match declared {
+            Declared::Healthy => Self::Healthy,
+            Declared::Degraded => Self::Degraded,
+            Declared::Draining => Self::Draining,
+            Declared::Unhealthy => Self::Unhealthy,
+        }
+    }
+}
+
 fn endpoint_status(endpoint: &Endpoint, now: Instant) -> Value {
     let live = &endpoint.live;
     json!({
@@ -391,7 +460,9 @@ fn endpoint_status(endpoint: &Endpoint, now: Instant) -> Value {
         "tls": if endpoint.is_mutual { "mutual" } else { "plaintext" },
         "locality": format!("{:?}", endpoint.proximity).to_lowercase(),
         "in_flight": live.load.in_flight(),
-        "breaker": format!("{:?}", live.breaker.state(now)).to_lowercase(),
+        "breaker": live.breaker.state(now).as_str(),
+        "ejections": live.outlier.ejections(),
+        "health": endpoint.health(now).as_str(),
         "ejected": live.outlier.is_ejected(),
         "connections": live.pool.size(),
     })

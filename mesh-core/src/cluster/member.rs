@@ -6,7 +6,9 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Instant;
 
+use crate::cluster::health::{Health, HealthState};
 use crate::cluster::load_weight::LoadWeight;
 use crate::cluster::locality::{Locality, Proximity};
 use crate::cluster::outlier::OutlierState;
@@ -14,7 +16,7 @@ use crate::cluster::slow_start::Warmth;
 use crate::config::cluster::Endpoint as Written;
 use crate::endpoint::load::Load;
 use crate::endpoint::pool::Pool;
-use crate::policy::circuit_breaker::CircuitBreaker;
+use crate::policy::circuit_breaker::{BreakerConfig, CircuitBreaker};
 use crate::telemetry::Peer;
 
 /// An endpoint of one cluster.
@@ -31,6 +33,10 @@ pub struct Endpoint {
     pub locality: Locality,
     /// Whether it speaks mutual TLS.
     pub is_mutual: bool,
+    /// How it is, as its operator declares.
+    pub declared: Health,
+    /// Whether its cluster has a health check.
+    pub is_checked: bool,
     /// The workload behind it, as far as the document says.
     pub workload: Arc<Peer>,
     /// All a document, or another source, says of it.
@@ -47,12 +53,14 @@ pub struct Live {
     pub breaker: Arc<CircuitBreaker>,
     /// Its standing with outlier detection.
     pub outlier: Arc<OutlierState>,
+    /// What was said of it: by a health check, and by itself.
+    pub health: Arc<HealthState>,
     /// Its connections.
-    pub pool: Pool,
+    pub pool: Arc<Pool>,
     /// Since when it is in use.
-    pub warmth: Warmth,
+    pub warmth: Arc<Warmth>,
     /// What it reports of its own load.
-    pub weight: LoadWeight,
+    pub weight: Arc<LoadWeight>,
     /// Where it stands in the list now.
     pub place: ListPlace,
 }
@@ -68,5 +76,29 @@ impl ListPlace {
 
     pub(super) fn hint(&self) -> usize {
         self.0.load(Ordering::Relaxed)
+    }
+}
+
+impl Live {
+    /// The same endpoint with a breaker of other rules.
+    pub(super) fn under(&self, config: BreakerConfig, now: Instant) -> Self {
+        Self {
+            load: Arc::clone(&self.load),
+            breaker: self.breaker.under(config, now),
+            outlier: Arc::clone(&self.outlier),
+            health: Arc::clone(&self.health),
+            pool: Arc::clone(&self.pool),
+            warmth: Arc::clone(&self.warmth),
+            weight: Arc::clone(&self.weight),
+            place: ListPlace::default(),
+        }
+    }
+}
+
+impl Endpoint {
+    /// How it is: the worst of what its operator, the health check and the endpoint itself say. Ejections
+    /// and breakers are not part of it.
+    pub fn health(&self, now: Instant) -> Health {
+        self.declared.max(self.live.health.health(self.is_checked, now))
     }
 }

@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use crate::cluster::group::Settings;
+use crate::cluster::health::HealthState;
 use crate::cluster::load_weight::LoadWeight;
 use crate::cluster::locality::{self, Proximity};
 use crate::cluster::member::{Endpoint, ListPlace, Live};
@@ -18,8 +19,7 @@ use crate::cluster::outlier::OutlierDetector;
 use crate::cluster::slow_start::Warmth;
 use crate::config::cluster::{Endpoint as Written, Locality, TlsMode};
 use crate::endpoint::load::Load;
-use crate::endpoint::pool::Pool;
-use crate::policy::circuit_breaker::CircuitBreaker;
+use crate::policy::circuit_breaker::{CircuitBreaker, Transitions};
 use crate::telemetry::Peer;
 
 /// The members of a cluster.
@@ -50,6 +50,8 @@ pub(super) struct Ground<'a> {
     pub settings: &'a Settings,
     /// Where members are judged.
     pub outlier: &'a OutlierDetector,
+    /// Where transitions of breakers are counted.
+    pub transitions: &'a Arc<Transitions>,
     /// The time.
     pub now: Instant,
 }
@@ -128,7 +130,7 @@ impl Members {
     /// Closes what those that come after did not take over.
     pub(super) fn leave_to(&self, others: &Self) {
         for (key, known) in &self.known {
-            let is_shared = others.known.get(key).is_some_and(|other| Arc::ptr_eq(&other.live, &known.live));
+            let is_shared = others.known.get(key).is_some_and(|other| Arc::ptr_eq(&other.live.pool, &known.live.pool));
             if !is_shared {
                 known.live.pool.close();
             }
@@ -170,17 +172,19 @@ impl Members {
         let before = std::mem::take(&mut self.built);
         let mut walk = Walk { before: &before, place: 0, leaving: Vec::new() };
         let mut endpoints = Vec::with_capacity(self.written.len());
+        // Who joins others that are known waits for the health check, if there is one.
+        let is_late = !self.known.is_empty();
         let Self { written, names, known, .. } = self;
         for written in written.iter() {
             if written.address.is_ip() {
                 let same = walk.next(|old| old.is(written));
-                let made = || Some(member(known, (written, written.address.socket_addr()?), ground));
+                let made = || Some(member(known, (written, written.address.socket_addr()?), is_late, ground));
                 endpoints.extend(same.or_else(made));
                 continue;
             }
             for address in names.get(written.address.as_str()).into_iter().flatten() {
                 let same = walk.next(|old| old.address == *address && old.is(written));
-                endpoints.push(same.unwrap_or_else(|| member(known, (written, *address), ground)));
+                endpoints.push(same.unwrap_or_else(|| member(known, (written, *address), is_late, ground)));
             }
         }
         walk.leaving.extend_from_slice(&before[walk.place..]);
@@ -251,12 +255,19 @@ impl Key {
 fn member(
     known: &mut HashMap<Key, Known, foldhash::fast::RandomState>,
     (written, address): (&Arc<Written>, SocketAddr),
+    is_late: bool,
     ground: Ground<'_>,
 ) -> Arc<Endpoint> {
     let is_mutual = written.tls.map_or(ground.settings.is_mutual, |mode| mode == TlsMode::Mutual);
     let key = Key { address, is_mutual };
-    let kept =
-        known.entry(key).or_insert_with(|| Known { live: Arc::new(fresh(key, ground)), endpoint: None, uses: 0 });
+    let kept = known.entry(key).or_insert_with(|| Known {
+        live: Arc::new(fresh(key, is_late, ground)),
+        endpoint: None,
+        uses: 0,
+    });
+    if *kept.live.breaker.config() != ground.settings.breaker {
+        (kept.live, kept.endpoint) = (Arc::new(kept.live.under(ground.settings.breaker, ground.now)), None);
+    }
     kept.uses += 1;
     if let Some(same) = kept.endpoint.as_ref().filter(|same| same.is(written)) {
         return Arc::clone(same);
@@ -266,14 +277,15 @@ fn member(
     made
 }
 
-fn fresh(key: Key, ground: Ground<'_>) -> Live {
+fn fresh(key: Key, is_late: bool, ground: Ground<'_>) -> Live {
     Live {
+        health: Arc::new(HealthState::new(is_late, ground.now)),
         load: Arc::new(Load::new(ground.now)),
-        breaker: CircuitBreaker::new(ground.settings.breaker, ground.now),
+        breaker: CircuitBreaker::counted(ground.settings.breaker, Arc::clone(ground.transitions), ground.now),
         outlier: ground.outlier.add(key.number()),
-        pool: Pool::default(),
-        warmth: Warmth::new(ground.now),
-        weight: LoadWeight::default(),
+        pool: Arc::default(),
+        warmth: Arc::new(Warmth::new(ground.now)),
+        weight: Arc::default(),
         place: ListPlace::default(),
     }
 }
@@ -293,6 +305,8 @@ fn endpoint(written: &Arc<Written>, address: SocketAddr, of: (&Settings, bool, A
             .map(|place| locality::Locality { region: place.region.clone(), zone: place.zone.clone() })
             .unwrap_or_default(),
         is_mutual,
+        declared: written.health.into(),
+        is_checked: settings.health_check.is_some(),
         workload: workload(written, settings),
         written: Arc::clone(written),
         live,

@@ -11,6 +11,7 @@ mod area;
 pub mod balancing;
 mod census;
 pub mod group;
+pub mod health;
 pub mod least_request;
 mod level;
 pub mod load_weight;

@@ -9,86 +9,45 @@
 //! is complete and once an interval, by [`OutlierDetector::sweep`].
 
 mod config;
+mod detection;
+mod state;
 mod statistics;
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use self::state::Ground;
 use self::statistics::Tally;
 use crate::policy::Invalid;
-use crate::policy::verdict::Verdict;
 
-pub use self::config::{FailurePercentage, OutlierConfig, SuccessRate};
+pub use self::config::{FailurePercentage, LocalOrigin, OutlierConfig, SuccessRate};
+pub use self::detection::{Cause, Consequence, Counts, Detection, Sweep};
+pub use self::state::{Observed, OutlierState};
 
-/// The detection of one cluster.
+/// The detection of one cluster. A detector with other rules may share what is known of the endpoints.
 #[derive(Debug)]
 pub struct OutlierDetector {
     config: OutlierConfig,
-    hosts: Mutex<Hosts>,
-}
-
-/// What is counted of one endpoint. Held by the endpoint, so that a result needs no lookup.
-#[derive(Debug, Default)]
-pub struct OutlierState {
-    key: u64,
-    ejected: AtomicBool,
-    streak_5xx: AtomicU32,
-    streak_gateway: AtomicU32,
-    /// Of the running interval.
-    successes: AtomicU64,
-    total: AtomicU64,
-}
-
-/// Which rule an endpoint broke.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Cause {
-    /// A streak of 5xx.
-    Consecutive5xx,
-    /// A streak of gateway errors.
-    ConsecutiveGateway,
-    /// Much worse than the mean.
-    SuccessRate,
-    /// Too large a share of failures.
-    FailurePercentage,
-}
-
-/// What followed from a detection.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Consequence {
-    /// The endpoint left the balancer.
-    Ejected,
-    /// `enforcing` spared it; only counted.
-    NotEnforced,
-    /// Too many are out already.
-    CapReached,
-}
-
-/// An endpoint broke a rule. For metrics and logs.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Detection {
-    /// The endpoint.
-    pub key: u64,
-    /// The rule.
-    pub cause: Cause,
-    /// What followed.
-    pub consequence: Consequence,
-}
-
-/// What a sweep changed.
-#[derive(Debug, Default, PartialEq, Eq)]
-pub struct Sweep {
-    /// Endpoints that broke a rule in the interval.
-    pub detections: Vec<Detection>,
-    /// Endpoints that came back.
-    pub returned: Vec<u64>,
+    hosts: Arc<Mutex<Hosts>>,
+    counts: Arc<Counts>,
 }
 
 impl OutlierDetector {
     /// A detector without endpoints.
     pub fn new(config: OutlierConfig) -> Result<Self, Invalid> {
-        Ok(Self { config: config.checked()?, hosts: Mutex::default() })
+        Ok(Self { config: config.checked()?, hosts: Arc::default(), counts: Arc::default() })
+    }
+
+    /// The same endpoints and ejections under other rules: a reload forgets nothing.
+    pub fn under(&self, config: OutlierConfig) -> Result<Self, Invalid> {
+        let (hosts, counts) = (Arc::clone(&self.hosts), Arc::clone(&self.counts));
+        Ok(Self { config: config.checked()?, hosts, counts })
+    }
+
+    /// What was detected so far, by rule and consequence.
+    pub fn counts(&self) -> &Counts {
+        &self.counts
     }
 
     /// Adds an endpoint, or finds it: a reload keeps what is known about an endpoint that stays.
@@ -126,42 +85,82 @@ impl OutlierDetector {
         self.lock().by_key.get(&key).is_some_and(|host| host.state.is_ejected())
     }
 
+    /// Share of the endpoints that are ejected, 0 to 1.
+    pub fn ejected_share(&self) -> f64 {
+        let hosts = self.lock();
+        if hosts.by_key.is_empty() { 0.0 } else { hosts.ejected as f64 / hosts.by_key.len() as f64 }
+    }
+
+    /// Ends an ejection early: a health check found the endpoint well [Envoy]. True if it was ejected.
+    pub fn take_back_early(&self, key: u64) -> bool {
+        let mut hosts = self.lock();
+        let ejected = hosts.by_key.get_mut(&key).filter(|host| host.ejected_at.is_some());
+        let Some(host) = ejected.filter(|_| self.config.uneject_on_check) else { return false };
+        host.come_back();
+        hosts.ejected -= 1;
+        true
+    }
+
     /// Counts a result. Ejects at once when a streak is complete.
     pub fn record(
         &self,
         state: &OutlierState,
-        verdict: Verdict,
+        observed: Observed,
         now: Instant,
         rng: &mut fastrand::Rng,
     ) -> Option<Detection> {
-        let broken = state.count(verdict, &self.config)?;
+        let broken = state.count(observed, &self.config)?;
         let enforcing = match broken {
             Cause::ConsecutiveGateway => self.config.enforcing_consecutive_gateway,
+            Cause::ConsecutiveLocalOrigin => self.config.local_origin.enforcing_consecutive,
             _ => self.config.enforcing_consecutive_5xx,
         };
         let mut hosts = self.lock();
         // An answer from before the ejection tells nothing new; an endpoint removed meanwhile is gone.
-        let is_in = hosts.by_key.get(&state.key).is_some_and(|host| host.ejected_at.is_none());
-        is_in.then(|| self.detect(&mut hosts, Offence { key: state.key, cause: broken, enforcing }, now, rng))
+        let is_in = hosts.by_key.get(&state.key()).is_some_and(|host| host.ejected_at.is_none());
+        is_in.then(|| self.detect(&mut hosts, Offence { key: state.key(), cause: broken, enforcing }, now, rng))
     }
 
     /// Ends an interval: endpoints whose time is up return, the others are compared with each other.
     pub fn sweep(&self, now: Instant, rng: &mut fastrand::Rng) -> Sweep {
         let mut hosts = self.lock();
         let returned = self.take_back(&mut hosts, now);
-        let tallies = hosts.tallies();
-        let rate = &self.config.success_rate;
-        let share = &self.config.failure_percentage;
-        let slow = statistics::below_the_mean(rate, &tallies).map(|key| (key, Cause::SuccessRate, rate.enforcing));
-        let failing = statistics::above_the_share(share, &tallies);
-        let failing = failing.map(|key| (key, Cause::FailurePercentage, share.enforcing));
+        let offences = self.offences(&hosts);
         let mut detections = Vec::new();
-        for (key, cause, enforcing) in slow.chain(failing) {
-            if hosts.by_key.get(&key).is_some_and(|host| host.ejected_at.is_none()) {
-                detections.push(self.detect(&mut hosts, Offence { key, cause, enforcing }, now, rng));
+        for offence in offences {
+            if hosts.by_key.get(&offence.key).is_some_and(|host| host.ejected_at.is_none()) {
+                detections.push(self.detect(&mut hosts, offence, now, rng));
             }
         }
         Sweep { detections, returned }
+    }
+
+    /// Who broke a rule in the interval that ends. What the endpoints answered comes first, then whether
+    /// they could be reached.
+    fn offences(&self, hosts: &Hosts) -> Vec<Offence> {
+        let config = &self.config;
+        let mut offences = Vec::new();
+        for ground in [Ground::External, Ground::Local] {
+            let tallies = hosts.tallies(ground);
+            let is_local = ground == Ground::Local;
+            if is_local && !config.local_origin.split {
+                continue;
+            }
+            let (rate_cause, share_cause) = match ground {
+                Ground::External => (Cause::SuccessRate, Cause::FailurePercentage),
+                Ground::Local => (Cause::LocalOriginSuccessRate, Cause::LocalOriginFailurePercentage),
+            };
+            let [mut by_rate, mut by_share] = [config.success_rate.enforcing, config.failure_percentage.enforcing];
+            if is_local {
+                by_rate = config.local_origin.enforcing_success_rate;
+                by_share = config.local_origin.enforcing_failure_percentage;
+            }
+            let slow = statistics::below_the_mean(&config.success_rate, &tallies);
+            offences.extend(slow.map(|key| Offence { key, cause: rate_cause, enforcing: by_rate }));
+            let failing = statistics::above_the_share(&config.failure_percentage, &tallies);
+            offences.extend(failing.map(|key| Offence { key, cause: share_cause, enforcing: by_share }));
+        }
+        offences
     }
 
     /// Ejects, or says why not.
@@ -172,9 +171,11 @@ impl OutlierDetector {
         } else if !self.may_eject(hosts) {
             Consequence::CapReached
         } else {
-            hosts.eject(key, now);
+            let jitter = self.config.max_ejection_jitter.mul_f64(rng.f64());
+            hosts.eject(key, (now, jitter));
             Consequence::Ejected
         };
+        self.counts.add(cause, consequence);
         Detection { key, cause, consequence }
     }
 
@@ -191,12 +192,13 @@ impl OutlierDetector {
         let mut returned = Vec::new();
         for (key, host) in &mut hosts.by_key {
             match host.ejected_at {
-                Some(at) if now.saturating_duration_since(at) >= self.config.ejection_time(host.times) => {
-                    host.ejected_at = None;
-                    host.state.come_back();
-                    returned.push(*key);
+                Some(at) => {
+                    let lasts = self.config.ejection_time(host.times) + host.jitter;
+                    if now.saturating_duration_since(at) >= lasts {
+                        host.come_back();
+                        returned.push(*key);
+                    }
                 }
-                Some(_) => {}
                 // A clean interval forgives one ejection.
                 None => host.times = host.times.saturating_sub(1),
             }
@@ -207,61 +209,6 @@ impl OutlierDetector {
 
     fn lock(&self) -> MutexGuard<'_, Hosts> {
         self.hosts.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl OutlierState {
-    /// Whether a picker must leave it out. One load. Only a sweep ends an ejection: the answer does not
-    /// change between two sweeps because time passed.
-    pub fn is_ejected(&self) -> bool {
-        self.ejected.load(Ordering::Acquire)
-    }
-
-    /// The key it was added with.
-    pub fn key(&self) -> u64 {
-        self.key
-    }
-
-    /// Counts, and names the streak that became complete. A complete streak starts again, so that a
-    /// detection that had no consequence is repeated only after as many failures.
-    fn count(&self, verdict: Verdict, config: &OutlierConfig) -> Option<Cause> {
-        self.total.fetch_add(1, Ordering::Relaxed);
-        match verdict {
-            // Throttling is a 4xx: it ends a streak of failures.
-            Verdict::Success | Verdict::Throttled => {
-                self.successes.fetch_add(1, Ordering::Relaxed);
-                reset(&self.streak_gateway);
-                reset(&self.streak_5xx);
-                return None;
-            }
-            Verdict::ServerError => reset(&self.streak_gateway),
-            Verdict::GatewayError if is_complete(&self.streak_gateway, config.consecutive_gateway) => {
-                // Counted as a 5xx too; if both streaks end here, the one that is enforced speaks.
-                let both = is_complete(&self.streak_5xx, config.consecutive_5xx);
-                let by_5xx = both && config.enforcing_consecutive_gateway < config.enforcing_consecutive_5xx;
-                return Some(if by_5xx { Cause::Consecutive5xx } else { Cause::ConsecutiveGateway });
-            }
-            Verdict::GatewayError => {}
-        }
-        is_complete(&self.streak_5xx, config.consecutive_5xx).then_some(Cause::Consecutive5xx)
-    }
-
-    fn come_back(&self) {
-        reset(&self.streak_5xx);
-        reset(&self.streak_gateway);
-        self.ejected.store(false, Ordering::Release);
-    }
-}
-
-impl Cause {
-    /// The stable name, for metrics and logs.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Consecutive5xx => "consecutive_5xx",
-            Self::ConsecutiveGateway => "consecutive_gateway_failure",
-            Self::SuccessRate => "success_rate",
-            Self::FailurePercentage => "failure_percentage",
-        }
     }
 }
 
@@ -278,6 +225,8 @@ struct Host {
     ejected_at: Option<Instant>,
     /// Ejections not yet forgiven: the multiplier of the next one's length.
     times: u32,
+    /// Drawn for the present ejection, so that a group ejected together does not return together.
+    jitter: Duration,
 }
 
 struct Offence {
@@ -288,49 +237,32 @@ struct Offence {
 }
 
 impl Hosts {
-    fn eject(&mut self, key: u64, now: Instant) {
+    fn eject(&mut self, key: u64, (now, jitter): (Instant, Duration)) {
         if let Some(host) = self.by_key.get_mut(&key) {
             host.ejected_at = Some(now);
+            host.jitter = jitter;
             host.times = host.times.saturating_add(1);
-            host.state.ejected.store(true, Ordering::Release);
+            host.state.leave();
             self.ejected += 1;
         }
     }
 
     /// The results of the interval that ends, of endpoints that are in; a new interval begins for all.
-    fn tallies(&self) -> Vec<Tally> {
-        let read = |host: &Host| {
-            let successes = host.state.successes.swap(0, Ordering::Relaxed);
-            let total = host.state.total.swap(0, Ordering::Relaxed);
-            // Two counters are not read at one instant.
-            Tally { key: host.state.key, successes: successes.min(total), total }
-        };
-        let all = self.by_key.values().map(|host| (host.ejected_at.is_none(), read(host)));
+    fn tallies(&self, ground: Ground) -> Vec<Tally> {
+        let all = self.by_key.values().map(|host| (host.ejected_at.is_none(), host.state.tally(ground)));
         all.filter_map(|(is_in, tally)| is_in.then_some(tally)).collect()
     }
 }
 
 impl Host {
     fn new(key: u64) -> Self {
-        let state = Arc::new(OutlierState { key, ..OutlierState::default() });
-        Self { state, ejected_at: None, times: 0 }
+        Self { state: Arc::new(OutlierState::new(key)), ejected_at: None, times: 0, jitter: Duration::ZERO }
     }
-}
 
-/// Writes only what is not zero already: most results are successes, and share the cache line.
-fn reset(streak: &AtomicU32) {
-    if streak.load(Ordering::Relaxed) != 0 {
-        streak.store(0, Ordering::Relaxed);
+    fn come_back(&mut self) {
+        self.ejected_at = None;
+        self.state.come_back();
     }
-}
-
-/// Adds one failure; true for exactly the caller that completes the streak. A limit of 0 never is.
-fn is_complete(streak: &AtomicU32, limit: u32) -> bool {
-    let complete = streak.fetch_add(1, Ordering::Relaxed).saturating_add(1) == limit;
-    if complete {
-        streak.store(0, Ordering::Relaxed);
-    }
-    complete
 }
 
 #[cfg(test)]

@@ -21,7 +21,7 @@
 //!    available, its available ones are used; with less, the next tier is asked. So a tier that loses
 //!    endpoints keeps traffic in proportion to what it has left, and the rest spills.
 //! 5. Tried endpoints are left out of all this. If their level has nothing else, the other levels are
-//!    asked; then an available one is taken again, and in panic any.
+//!    asked; then an available one is taken again, then one that is leaving, and in panic any.
 //!
 //! # Cost
 //! Two draws and two comparisons when the drawn ones are available, whatever the number of endpoints.
@@ -50,6 +50,10 @@ pub trait Candidate {
     fn is_available(&self, now: Instant) -> bool;
     /// Whether it is to be used only where the healthy ones do not suffice.
     fn is_degraded(&self, _now: Instant) -> bool {
+        false
+    }
+    /// Whether it still answers but wants nothing new: taken only when nothing available is left, also in panic.
+    fn is_leaving(&self, _now: Instant) -> bool {
         false
     }
     /// Whether it is in the caller's zone.
@@ -249,7 +253,15 @@ impl<C: Candidate> Picker<C> {
     fn pick_from(&self, source: Source, ask: Asked<'_>, rng: &mut fastrand::Rng) -> Result<Option<usize>, Disproved> {
         let untried = |index: usize| ask.is_untried(index);
         match source {
-            Source::Any(level) => Ok(self.choose(&self.levels[level].all, ask, rng, &untried)),
+            Source::Any(level) => {
+                let level = &self.levels[level];
+                let leaving = |index: usize| self.endpoints[index].is_leaving(ask.now);
+                // With nothing available, who is leaving and still answers comes before the broken.
+                let fallen = !level.has_usable();
+                let first =
+                    if fallen { self.choose(&level.all, ask, rng, &|i| untried(i) && leaving(i)) } else { None };
+                Ok(first.or_else(|| self.choose(&level.all, ask, rng, &|i| untried(i) && !leaving(i))))
+            }
             Source::Degraded(level) => {
                 let accept =
                     |index: usize| untried(index) && self.is_usable(index, ask.now) && !self.is_fit(index, ask.now);
@@ -325,9 +337,19 @@ impl<C: Candidate> Picker<C> {
                 return Ok(self.picked(index, false));
             }
         }
+        if let Some(index) = self.levels.iter().find_map(|level| self.choose_leaving(level, ask, rng)) {
+            return Ok(self.picked(index, false));
+        }
         let Source::Any(level) = source else { return Err(NoEndpoint::AllUnavailable) };
         let any = self.choose(&self.levels[level].all, ask, rng, &|_| true);
         any.map(|index| self.picked(index, true)).ok_or(NoEndpoint::AllUnavailable)
+    }
+
+    /// One that is leaving, an untried one if there is.
+    fn choose_leaving(&self, level: &Level, ask: Asked<'_>, rng: &mut fastrand::Rng) -> Option<usize> {
+        let leaving = |index: usize| self.endpoints[index].is_leaving(ask.now);
+        let untried = |index: usize| ask.is_untried(index) && leaving(index);
+        self.choose(&level.all, ask, rng, &untried).or_else(|| self.choose(&level.all, ask, rng, &leaving))
     }
 
     /// The balancer's choice among the accepted members of an area.

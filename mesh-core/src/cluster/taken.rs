@@ -12,7 +12,9 @@ use http::header::RETRY_AFTER;
 
 use crate::cluster::balancing::BalancerKind;
 use crate::cluster::group::Cluster;
+use crate::cluster::health::notice;
 use crate::cluster::member::Endpoint;
+use crate::cluster::outlier::Observed;
 use crate::endpoint::load::{self, InFlight};
 use crate::error::{ErrorKind, Sent};
 use crate::load_report::LoadReport;
@@ -27,13 +29,20 @@ pub struct Taken {
     pub endpoint: Arc<Endpoint>,
     cluster: Arc<Cluster>,
     permit: Option<Permit>,
+    /// Of the cluster's breaker, if it has one.
+    leave: Option<Permit>,
     in_flight: Option<InFlight>,
 }
 
 impl Taken {
-    pub(super) fn new(cluster: &Arc<Cluster>, endpoint: Arc<Endpoint>, permit: Permit, now: Instant) -> Self {
+    pub(super) fn new(
+        cluster: &Arc<Cluster>,
+        endpoint: Arc<Endpoint>,
+        (permit, leave): (Permit, Option<Permit>),
+        now: Instant,
+    ) -> Self {
         let in_flight = endpoint.live.load.start(now);
-        Self { endpoint, cluster: Arc::clone(cluster), permit: Some(permit), in_flight: Some(in_flight) }
+        Self { endpoint, cluster: Arc::clone(cluster), permit: Some(permit), leave, in_flight: Some(in_flight) }
     }
 
     /// The head of the response, or the failure, is here.
@@ -53,8 +62,13 @@ impl Taken {
             // Turning requests away is quick: without a charge it would attract more of them.
             in_flight.respond(now, load::Outcome::Failed { retry_after: Some(OVERLOAD_PENALTY) });
         }
+        if let Some(leave) = self.leave.take() {
+            leave.record(verdict.into(), now, rng);
+        }
+        self.hear_notice(outcome, now);
         let Some(verdict) = verdict else { return };
-        self.cluster.judge(&self.endpoint, verdict, now, rng);
+        let is_local = matches!(outcome, Outcome::Failure { .. });
+        self.cluster.judge(&self.endpoint, Observed { verdict, is_local }, now, rng);
         let seen = match verdict {
             Verdict::Success => load::Outcome::Answered,
             _ => load::Outcome::Failed { retry_after: hint(outcome) },
@@ -78,6 +92,14 @@ impl Taken {
             && let Some(report) = LoadReport::parse(headers)
         {
             self.endpoint.live.weight.take(&report, now);
+        }
+    }
+
+    /// An endpoint that says it is leaving, in whatever it answers, gets nothing new.
+    fn hear_notice(&self, outcome: &Outcome<'_>, now: Instant) {
+        let Outcome::Response { headers, .. } = outcome else { return };
+        if notice::is_leaving(headers) && self.endpoint.live.health.told_draining(now) {
+            tracing::info!(cluster = %self.cluster.name, endpoint = %self.endpoint.name, "the endpoint is draining");
         }
     }
 

@@ -49,6 +49,7 @@ pub(super) fn compile(
             is_forwarding: listener.forward,
             intake: intake.flatten(),
             max_criticality: super::admission::criticality(listener.max_criticality),
+            health: listener.health.clone().unwrap_or_default(),
             rules: compile_rules(document, problems),
             authorization: Arc::clone(&authorization),
             limits: limits

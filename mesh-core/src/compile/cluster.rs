@@ -1,21 +1,17 @@
 //! Clusters: defaults are filled in, live state is carried over.
 
-use std::num::NonZeroU32;
 use std::path::Path;
 use std::sync::Arc;
 
-use super::{Context, balancing};
+use super::{Context, balancing, health, standing};
 use crate::cluster::group::{Cluster, Settings, Source};
-use crate::cluster::outlier::OutlierConfig;
 use crate::config::cluster::{self as written, TlsMode};
 use crate::config::document::Document;
-use crate::config::policy::{CircuitBreaker, Outlier, RetryBudget};
+use crate::config::policy::RetryBudget;
 use crate::endpoint::connect::{Protocol, Transport};
 use crate::endpoint::pool::PoolLimits;
 use crate::identity::spiffe_id::SpiffeId;
-use crate::policy::backoff::{Backoff, Jitter};
 use crate::policy::budget::BudgetConfig;
-use crate::policy::circuit_breaker::{BreakerConfig, HalfOpen, RateTrip, Threshold};
 use crate::telemetry::{DestinationService, Peer};
 
 /// Compiles one cluster; the same text as before gives the same cluster.
@@ -40,7 +36,8 @@ pub(super) fn compile(
         }
         return Ok(Arc::clone(previous));
     }
-    let cluster = Cluster::new(settings, previous.map(|cluster| &**cluster)).map_err(|error| error.to_string())?;
+    let cluster = Cluster::new(settings, previous.map(|cluster| &**cluster), context.clock.now())
+        .map_err(|error| error.to_string())?;
     if !endpoints.is_empty() || !cluster.settings.source.speaks_later() {
         cluster.set_endpoints(endpoints, context.clock.now());
     }
@@ -113,8 +110,14 @@ fn settings(
         balancing: balancing::balancing(cluster, document)?,
         subsets: balancing::subsets(cluster, document),
         subsetting: balancing::subsetting(cluster, previous),
-        breaker: breaker_config(&breaker)?,
-        outlier: outlier_config(&outlier),
+        breaker: standing::breaker(&breaker)?,
+        cluster_breaker: cluster
+            .cluster_circuit_breaker
+            .as_ref()
+            .map(|set| standing::breaker(&set.over(&defaults.circuit_breaker)))
+            .transpose()?,
+        outlier: standing::outlier(&outlier),
+        health_check: cluster.health_check.as_ref().map(|check| health::check(check, cluster)).transpose()?,
         concurrency: super::admission::terms(&limit)?,
         budget: budget_config(&budget)?,
         locality: document.node.locality.clone(),
@@ -139,34 +142,6 @@ fn source(cluster: &written::Cluster, context: &Context<'_>) -> Result<Source, S
 pub(super) fn budget_config(written: &RetryBudget) -> Result<BudgetConfig, String> {
     BudgetConfig::new(written.percent.fraction(), written.min_per_second, written.window.0)
         .map_err(|error| error.to_string())
-}
-
-pub(super) fn breaker_config(written: &CircuitBreaker) -> Result<BreakerConfig, String> {
-    let backoff = Backoff::new(written.open.0, written.max_open.0).and_then(|wait| wait.with_jitter(Jitter::Equal));
-    let rate = match (written.min_success_percent.fraction(), written.min_requests) {
-        (share, requests) if share <= 0.0 || requests == 0 => None,
-        (share, requests) => Some(
-            RateTrip::new(written.window.0, requests, Threshold::SuccessesBelow(share))
-                .map_err(|error| error.to_string())?,
-        ),
-    };
-    Ok(BreakerConfig {
-        consecutive_failures: NonZeroU32::new(written.consecutive_failures),
-        rate,
-        open_for: backoff.map_err(|error| error.to_string())?,
-        half_open: HalfOpen::default(),
-    })
-}
-
-fn outlier_config(written: &Outlier) -> OutlierConfig {
-    OutlierConfig {
-        consecutive_5xx: written.consecutive_5xx,
-        interval: written.interval.0,
-        base_ejection: written.base_ejection.0,
-        max_ejection: written.max_ejection.0,
-        max_ejection_percent: written.max_ejection_percent.0.round() as u8,
-        ..OutlierConfig::default()
-    }
 }
 
 fn is_mutual(cluster: &written::Cluster, document: &Document) -> bool {

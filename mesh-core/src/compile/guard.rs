@@ -3,7 +3,8 @@
 use std::sync::Arc;
 
 use super::Context;
-use super::cluster::{breaker_config, budget_config};
+use super::cluster::budget_config;
+use super::standing;
 use super::route::retry_policy;
 use crate::config::document::Document;
 use crate::config::guard as written;
@@ -33,7 +34,7 @@ fn terms(guard: &written::Guard, document: &Document) -> Result<Terms, String> {
         timeout: guard.timeout.unwrap_or(defaults.timeout).nonzero(),
         attempt_timeout: guard.attempt_timeout.unwrap_or(defaults.attempt_timeout).nonzero(),
         retry: Arc::new(retry_policy(&guard.retry.over(&defaults.retry))?),
-        breaker: breaker_config(&breaker)?,
+        breaker: standing::breaker(&breaker)?,
         max_in_flight: limit.max_requests,
         budget: budget_config(&budget)?,
         idempotent: guard.idempotent,

@@ -6,6 +6,7 @@
 mod balancing;
 mod dns;
 mod admission;
+mod health;
 mod limits;
 mod names;
 mod retries;
@@ -28,6 +29,7 @@ pub fn document(document: &Document, positions: &Positions) -> Vec<Diagnostic> {
     balancing::check(document, &mut report);
     for (index, cluster) in document.clusters.iter().enumerate() {
         check_cluster(cluster, &Path::ROOT.field("clusters").index(index), &mut report);
+        health::check(cluster, &Path::ROOT.field("clusters").index(index), &mut report);
     }
     report.found
 }

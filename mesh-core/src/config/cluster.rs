@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use super::balancing::Balancing;
 use super::dns::Dns;
 use super::duration::TimeSpan;
+use super::health::HealthCheck;
 use super::policy::{CircuitBreakerOverride, ConcurrencyLimitOverride, OutlierOverride, RetryBudgetOverride};
 use super::value::{AddressText, Name, SpiffeIdText, Weight};
 
@@ -52,6 +53,13 @@ pub struct Cluster {
     /// Overrides `defaults.circuit_breaker`, field by field.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub circuit_breaker: Option<CircuitBreakerOverride>,
+    /// A breaker of the cluster as a whole, beside those of its endpoints: on top of `defaults.circuit_breaker`,
+    /// field by field. Default: none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cluster_circuit_breaker: Option<CircuitBreakerOverride>,
+    /// How endpoints are probed, besides what requests show. Default: not at all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub health_check: Option<HealthCheck>,
     /// Overrides `defaults.outlier`, field by field.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub outlier: Option<OutlierOverride>,
@@ -110,6 +118,10 @@ pub struct Endpoint {
     /// TLS of this endpoint alone. Default: the cluster's mode.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tls: Option<TlsMode>,
+    /// How the operator declares it: a draining endpoint gets no new request while there is another one.
+    /// Default: healthy (Envoy's EDS `health_status`).
+    #[serde(default)]
+    pub health: Declared,
     /// What runs there: the destination labels of telemetry until the peer tells its own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub workload: Option<Workload>,
@@ -125,9 +137,25 @@ impl Endpoint {
             locality: None,
             labels: BTreeMap::new(),
             tls: None,
+            health: Declared::default(),
             workload: None,
         }
     }
+}
+
+/// How an endpoint is, as its operator declares it (Envoy's EDS `health_status`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Declared {
+    /// It may be used.
+    #[default]
+    Healthy,
+    /// It may be used when the healthy ones do not suffice.
+    Degraded,
+    /// It finishes what it has; used only when nothing better is left.
+    Draining,
+    /// It must not be used.
+    Unhealthy,
 }
 
 /// Where something runs.

@@ -6,6 +6,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::admission::{Criticality, ListenerConcurrency};
+use super::health::ListenerHealth;
 use super::value::{AddressText, Name};
 
 /// One inbound side.
@@ -33,6 +34,9 @@ pub struct Listener {
     /// The highest class that is believed of callers who prove no identity. Default: critical (ours).
     #[serde(default)]
     pub max_criticality: Criticality,
+    /// Which health checks are answered here, before rules and application. Default: none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub health: Option<ListenerHealth>,
 }
 
 /// When responses carry a load report: `endpoint-load-metrics`, for gRPC the trailer `endpoint-load-metrics-bin`.

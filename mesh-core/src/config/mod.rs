@@ -16,6 +16,7 @@ pub mod document;
 pub mod duration;
 pub mod guard;
 pub mod hedge;
+pub mod health;
 pub mod identity;
 pub mod listener;
 pub mod parse;
@@ -29,19 +30,22 @@ pub mod value;
 
 pub use access::{Access, AccessRule, Action};
 pub use authorization::{Authorization, AuthorizationPolicy};
-pub use cluster::{Balancer, Cluster, ClusterTls, Endpoint, Locality, Protocol, ServiceNames, TlsMode, Workload};
+pub use cluster::{
+    Balancer, Cluster, ClusterTls, Declared, Endpoint, Locality, Protocol, ServiceNames, TlsMode, Workload,
+};
 pub use diagnostic::{Diagnostic, Path, Severity};
 pub use dns::{Dns, DnsFamily, DnsMode, DnsRecords, OnEmpty};
 pub use document::{Defaults, Document, Node};
 pub use duration::TimeSpan;
 pub use hedge::HedgeDelay;
+pub use health::{GrpcQuestion, HealthCheck, HttpQuestion, ListenerHealth, StatusRange, TcpQuestion};
 pub use identity::{DevCa, Identity, IdentityFiles, TrustBundle};
 pub use listener::{Listener, ListenerTls};
 pub use parse::{Parsed, Positions, parse, parse_endpoints};
 pub use policy::{
     CacheAttribute, Check, CheckCache, CircuitBreaker, CircuitBreakerOverride, ConcurrencyLimit,
-    ConcurrencyLimitOverride, FailureMode, Hedge, HedgeOverride, Outlier, OutlierOverride, Policy, Retry, RetryBudget,
-    RetryBudgetOverride, RetryCondition, RetryJitter, RetryOverride,
+    ConcurrencyLimitOverride, FailureMode, ForcedBreaker, Hedge, HedgeOverride, Outlier, OutlierOverride, Policy,
+    Retry, RetryBudget, RetryBudgetOverride, RetryCondition, RetryJitter, RetryOverride,
 };
 pub use rate_limit::RateLimit;
 pub use route::{Backend, HeaderMatch, Matches, PathMatch, QueryMatch, RequestMatch, Rewrite, Route, Rule, Test};

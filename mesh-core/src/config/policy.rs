@@ -156,22 +156,99 @@ setting! {
         open: TimeSpan = TimeSpan::secs(5),
         /// How long it stays open at most, after failed probes. Default: 300s (Finagle).
         max_open: TimeSpan = TimeSpan::secs(300),
+        /// Judge the last so many requests, however old, instead of those of `window`; 0 = by time.
+        /// Default: 0 (resilience4j counts the last 100).
+        #[schemars(range(max = 10000))]
+        window_requests: u32 = 0,
+        /// An answer whose head took this long is slow; 0s = none is. Default: 0s (resilience4j: 60s).
+        slow_call: TimeSpan = TimeSpan::ZERO,
+        /// Share of slow answers at which the breaker opens. Default: 100 (resilience4j).
+        max_slow_percent: Percent = Percent(100.0),
+        /// Requests that a breaker lets pass after its wait; their results decide. Default: 1 (Hystrix, Finagle).
+        #[schemars(range(min = 1))]
+        half_open_requests: u32 = 1,
+        /// How many of them may fail. Default: 0 (Hystrix, Finagle).
+        half_open_failures: u32 = 0,
+        /// How long they may take to say something; then others are let through. Default: 30s (ours: twice
+        /// the default timeout).
+        max_half_open: TimeSpan = TimeSpan::secs(30),
+        /// Takes the decision away from the results. Default: none.
+        force: ForcedBreaker = ForcedBreaker::None,
     }
+}
+
+/// Who decides whether requests pass a circuit breaker (resilience4j's states).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum ForcedBreaker {
+    /// The results.
+    #[default]
+    None,
+    /// Nothing passes.
+    Open,
+    /// Everything passes and nothing is counted.
+    Closed,
+    /// Everything passes and is counted: shows what the breaker would do.
+    MetricsOnly,
 }
 
 setting! {
     /// When an endpoint that answers badly is ejected for a while.
     Outlier, OutlierOverride {
-        /// 5xx answers or connect failures in a row; 0 = off. Default: 5 (Envoy).
+        /// 5xx answers or failures to get one in a row; 0 = off. Default: 5 (Envoy).
         consecutive_5xx: u32 = 5,
+        /// Share of such detections that eject; the others are only counted. Default: 100 (Envoy).
+        enforcing_consecutive_5xx: Percent = Percent(100.0),
+        /// 502, 503, 504 or failures to get an answer in a row; 0 = off. Default: 5 (Envoy).
+        consecutive_gateway_failure: u32 = 5,
+        /// Share of such detections that eject. Default: 0 (Envoy).
+        enforcing_consecutive_gateway_failure: Percent = Percent(0.0),
+        /// Whether failures to get an answer (no connection, a reset, a timeout) are told apart from bad answers.
+        /// Default: false (Envoy).
+        split_external_local_origin_errors: bool = false,
+        /// Failures to get an answer in a row, if told apart; 0 = off. Default: 5 (Envoy).
+        consecutive_local_origin_failure: u32 = 5,
+        /// Share of such detections that eject. Default: 100 (Envoy).
+        enforcing_consecutive_local_origin_failure: Percent = Percent(100.0),
+        /// Endpoints with enough requests that are needed to compare success rates. Default: 5 (Envoy, gRPC A50).
+        success_rate_minimum_hosts: u32 = 5,
+        /// Requests of an endpoint in an interval that are enough. Default: 100 (Envoy, gRPC A50).
+        success_rate_request_volume: u32 = 100,
+        /// Who is worse than the mean by so many thousandths of the standard deviation is an outlier.
+        /// Default: 1900 (Envoy, gRPC A50).
+        success_rate_stdev_factor: u32 = 1900,
+        /// Share of such detections that eject. Default: 100 (Envoy, gRPC A50).
+        enforcing_success_rate: Percent = Percent(100.0),
+        /// The same for failures to get an answer, if told apart. Default: 100 (Envoy).
+        enforcing_local_origin_success_rate: Percent = Percent(100.0),
+        /// Who failed at least this share is an outlier. Default: 85 (Envoy, gRPC A50).
+        failure_percentage_threshold: Percent = Percent(85.0),
+        /// Endpoints with enough requests that are needed to judge any by its share. Default: 5 (Envoy, gRPC A50).
+        failure_percentage_minimum_hosts: u32 = 5,
+        /// Requests of an endpoint in an interval that are enough. Default: 50 (Envoy, gRPC A50).
+        failure_percentage_request_volume: u32 = 50,
+        /// Share of such detections that eject. Default: 0 (Envoy).
+        enforcing_failure_percentage: Percent = Percent(0.0),
+        /// The same for failures to get an answer, if told apart. Default: 0 (Envoy).
+        enforcing_failure_percentage_local_origin: Percent = Percent(0.0),
         /// Time between two sweeps. Default: 10s (Envoy, gRPC A50).
         interval: TimeSpan = TimeSpan::secs(10),
         /// How long the first ejection lasts; the n-th lasts n times as long. Default: 30s (Envoy, gRPC A50).
         base_ejection: TimeSpan = TimeSpan::secs(30),
         /// How long an ejection lasts at most. Default: 300s (Envoy, gRPC A50).
         max_ejection: TimeSpan = TimeSpan::secs(300),
-        /// Share of the endpoints that may be ejected at once; one always may, the last never. Default: 10 (Envoy, gRPC A50).
+        /// Share of the endpoints that may be ejected at once. Default: 10 (Envoy, gRPC A50).
         max_ejection_percent: Percent = Percent(10.0),
+        /// At most this much is added to each ejection, by chance, so that a group does not return at once.
+        /// Default: 0s (Envoy).
+        max_ejection_jitter: TimeSpan = TimeSpan::ZERO,
+        /// Whether one endpoint may be ejected even if that is more than the share. Default: true (ours; Envoy: false,
+        /// with which nothing ever leaves a cluster of fewer than ten).
+        always_eject_one: bool = true,
+        /// Whether the last endpoint stays, whatever it does. Default: true (ours).
+        keep_last: bool = true,
+        /// Whether a successful health check ends an ejection. Default: true (Envoy).
+        uneject_on_check: bool = true,
     }
 }
 

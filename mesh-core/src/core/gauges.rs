@@ -80,6 +80,12 @@ impl Core {
         };
         registry.gauge_fn(&metric::ENDPOINTS, &labels, of(|cluster, _| cluster.endpoints().len()));
         registry.gauge_fn(&metric::EJECTED, &labels, of(|cluster, _| cluster.outlier.ejected()));
+        let share = {
+            let cluster = Arc::downgrade(cluster);
+            move || cluster.upgrade().map(|cluster| cluster.outlier.ejected_share())
+        };
+        registry.gauge_fn(&metric::EJECTED_SHARE, &labels, share);
+        self.register_standing(cluster);
         registry.gauge_fn(
             &metric::RETRY_BUDGET_BALANCE,
             &labels,

@@ -26,6 +26,7 @@ use crate::telemetry::names::{label, metric};
 mod body;
 pub mod forward;
 pub mod gate;
+mod health;
 pub mod listener;
 mod load;
 pub(crate) mod serve;

@@ -17,7 +17,7 @@ use super::body::{counted, recorded};
 use super::forward::{check_reply, local_reply, overloaded_reply};
 use super::gate::Inside;
 use super::load::Reporting;
-use super::{ConnectionAddress, Inbound};
+use super::{ConnectionAddress, Inbound, health};
 use crate::access::attributes::Attributes;
 use crate::access::authorization::Ruling;
 use crate::access::check::CheckOutcome;
@@ -58,6 +58,9 @@ where
     let core = &inbound.core;
     let snapshot = core.snapshot.load_full();
     let policy = inbound.policy(&snapshot);
+    if let Some(word) = health::answer(inbound, &policy, &request) {
+        return word;
+    }
     let in_flight = core.drain.request();
     let claimed = request.headers_mut().remove(PEER);
     let mut record = begin(inbound, &snapshot, &origin, (&request, claimed.as_ref()));
@@ -108,6 +111,7 @@ where
     if claimed.is_some() && core.telemetry.exchanges_peers {
         response.headers_mut().insert(PEER, core.telemetry.node.to_header());
     }
+    health::tell(inbound, claimed.is_some() || origin.1.is_some(), response.headers_mut());
     if core.drain.phase() != Phase::Serving && version < Version::HTTP_2 {
         response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     }

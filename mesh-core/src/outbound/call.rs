@@ -12,6 +12,7 @@ use http::{HeaderMap, Request, Response};
 
 use crate::body::Body;
 use crate::cluster::group::{Cluster, Wanted};
+use crate::cluster::health::notice;
 use crate::cluster::member::Endpoint;
 use crate::cluster::taken::Taken;
 use crate::context::CallContext;
@@ -149,6 +150,7 @@ impl<'a> Call<'a> {
         let start = core.clock.now();
         self.deadline = self.bound(&terms, start);
         let cluster = &terms.cluster;
+        cluster.refuse_if_broken(start)?;
         self.admitted = Some(self.admit(cluster)?);
         let dialer = core.dialer()?;
         let is_idempotent = self.is_idempotent(&terms);
@@ -429,6 +431,7 @@ impl<'a> Call<'a> {
             if peer.is_some() { crate::telemetry::Security::MutualTls } else { crate::telemetry::Security::None };
         self.record.line.peer.clone_from(&principal);
         self.record.line.peer_serial = peer.map(|peer| peer.serial.as_str().into());
+        notice::hide(&mut head.headers);
         let claimed = head.headers.remove(PEER).as_ref().and_then(Peer::from_header);
         if claimed.is_some() || principal.is_some() {
             let known = claimed.or_else(|| Some(Peer::clone(&taken.endpoint.workload)));

@@ -11,6 +11,7 @@ use tower_service::Service;
 
 use crate::body::Body;
 use crate::cluster::group::Cluster;
+use crate::cluster::health::notice;
 use crate::cluster::taken::Taken;
 use crate::core::Core;
 use crate::error::Error;
@@ -122,7 +123,8 @@ pub(crate) async fn attempt_once(
     .map(peek::Received::from);
     taken.judge(&call::outcome(&result), core.clock.now(), &mut core.randomness.generator());
     let peek::Received { response, held, .. } = result?;
-    let (head, body) = response.into_parts();
+    let (mut head, body) = response.into_parts();
+    notice::hide(&mut head.headers);
     let open = body::Open { record: None, held, taken, admitted: None };
     let timeout = until.1.map(|deadline| core.clock.sleep_until(deadline));
     Ok(Response::from_parts(head, body::ResponseBody::wrap(body, open, timeout)))

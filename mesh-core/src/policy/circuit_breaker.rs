@@ -16,6 +16,7 @@
 //! has passed, so late answers neither close a breaker nor lengthen its wait.
 
 mod config;
+mod transitions;
 mod window;
 
 use std::mem;
@@ -27,7 +28,8 @@ use self::window::Window;
 use super::verdict::Verdict;
 use crate::time::after;
 
-pub use self::config::{BreakerConfig, HalfOpen, Mode, RateTrip, Threshold};
+pub use self::config::{BreakerConfig, HalfOpen, Mode, RateTrip, SlowTrip, Threshold};
+pub use self::transitions::Transitions;
 pub use self::window::Counts;
 
 /// The breaker of one endpoint.
@@ -41,6 +43,7 @@ pub struct CircuitBreaker {
     /// Nanoseconds from `epoch` until which attempts are refused; 0 admits. For the balancer.
     shut_until: AtomicU64,
     live: Mutex<Live>,
+    transitions: Arc<Transitions>,
 }
 
 /// An attempt must not start.
@@ -81,20 +84,53 @@ pub enum State {
 pub struct Permit {
     breaker: Arc<CircuitBreaker>,
     role: Role,
+    since: Instant,
 }
 
 impl CircuitBreaker {
     /// A closed breaker.
     pub fn new(config: BreakerConfig, now: Instant) -> Arc<Self> {
-        let window = config.rate.map(|rate| Window::new(rate.window(), now));
+        Self::counted(config, Arc::default(), now)
+    }
+
+    /// A closed breaker whose transitions are counted together with those of others.
+    pub fn counted(config: BreakerConfig, transitions: Arc<Transitions>, now: Instant) -> Arc<Self> {
         Arc::new(Self {
-            config,
             epoch: now,
-            mode: AtomicU8::new(Mode::Automatic.code()),
+            mode: AtomicU8::new(config.mode.code()),
             era: AtomicU64::new(CLOSED),
             shut_until: AtomicU64::new(0),
-            live: Mutex::new(Live { phase: Phase::Closed, era: 0, streak: 0, opened: 0, window }),
+            live: Mutex::new(Live::new(&config, now)),
+            config,
+            transitions,
         })
+    }
+
+    /// A breaker with other rules that stands where this one stands: a reload closes no breaker. Probes that
+    /// are out report to the old one; the new one sends its own.
+    pub fn under(&self, config: BreakerConfig, now: Instant) -> Arc<Self> {
+        let breaker = Self::counted(config, Arc::clone(&self.transitions), now);
+        let (mine, mut live) = (self.lock(), breaker.lock());
+        live.opened = mine.opened;
+        live.era = mine.era + 1;
+        live.phase = match &mine.phase {
+            Phase::Closed => Phase::Closed,
+            Phase::Open { until } => Phase::Open { until: *until },
+            Phase::HalfOpen(_) => Phase::Open { until: now },
+        };
+        breaker.publish(&live);
+        drop((mine, live));
+        breaker
+    }
+
+    /// How often it changed its state, or all did that are counted with it.
+    pub fn transitions(&self) -> &Arc<Transitions> {
+        &self.transitions
+    }
+
+    /// Its rules.
+    pub fn config(&self) -> &BreakerConfig {
+        &self.config
     }
 
     /// Asks for leave to start an attempt. Never waits; a refusal costs two loads, or a short lock.
@@ -108,7 +144,7 @@ impl CircuitBreaker {
                 other => other?,
             },
         };
-        Ok(Permit { breaker: Arc::clone(self), role })
+        Ok(Permit { breaker: Arc::clone(self), role, since: now })
     }
 
     /// Whether [`admit`](Self::admit) would refuse now. Lock free: the balancer asks it of every candidate.
@@ -118,6 +154,16 @@ impl CircuitBreaker {
             Mode::ForcedClosed | Mode::Observe => false,
             Mode::Automatic => self.nanos(now) < self.shut_until.load(Ordering::Acquire),
         }
+    }
+
+    /// What [`admit`](Self::admit) would refuse with now, if it would. Lock free, and takes no permit.
+    pub fn refusal(&self, now: Instant) -> Option<Refused> {
+        if !self.is_open(now) {
+            return None;
+        }
+        let left = self.shut_until.load(Ordering::Acquire).saturating_sub(self.nanos(now));
+        let is_forced = self.mode() == Mode::ForcedOpen;
+        Some(Refused { retry_after: (!is_forced).then(|| Duration::from_nanos(left)) })
     }
 
     /// Where the results have brought it, whatever the mode.
@@ -131,7 +177,7 @@ impl CircuitBreaker {
 
     /// The results in the window; nothing without a rate trip.
     pub fn counts(&self, now: Instant) -> Counts {
-        self.lock().window.as_ref().map(|window| window.counts(now)).unwrap_or_default()
+        self.lock().failures.as_ref().map(|window| window.counts(now)).unwrap_or_default()
     }
 
     /// Who decides: the results, or an operator.
@@ -163,38 +209,47 @@ impl CircuitBreaker {
             Phase::Open { .. } | Phase::HalfOpen(_) => {
                 let until = after(now, self.config.half_open.max_wait());
                 live.enter(Phase::HalfOpen(Trial { until, issued: 1, succeeded: 0, failed: 0 }));
+                self.transitions.to(State::HalfOpen);
             }
         }
         self.publish(&live);
         Ok(Role::Probe(live.era))
     }
 
-    fn record(&self, role: Role, outcome: Outcome, now: Instant, rng: &mut fastrand::Rng) {
+    fn record(&self, role: Role, ended: Ended, now: Instant, rng: &mut fastrand::Rng) {
+        let Ended { outcome, took } = ended;
+        let is_slow = self.config.slow.is_some_and(|slow| took >= slow.after());
         match (role, outcome) {
             (Role::Bystander, _) | (Role::Ordinary(_), Outcome::Ignored | Outcome::Throttled) => {}
             (Role::Probe(era), Outcome::Ignored) => self.give_back(era),
-            (Role::Ordinary(era), _) => self.count(era, outcome == Outcome::Failure, now, rng),
-            (Role::Probe(era), _) => self.judge(era, outcome == Outcome::Success, now, rng),
+            (Role::Ordinary(era), _) => self.count(era, (outcome == Outcome::Failure, is_slow), now, rng),
+            (Role::Probe(era), _) => self.judge(era, outcome == Outcome::Success && !is_slow, now, rng),
         }
     }
 
     /// A result while closed.
-    fn count(&self, era: u64, failed: bool, now: Instant, rng: &mut fastrand::Rng) {
-        let mut live = self.lock();
+    fn count(&self, era: u64, (failed, is_slow): (bool, bool), now: Instant, rng: &mut fastrand::Rng) {
+        let mut guard = self.lock();
+        let live = &mut *guard;
         if live.era != era {
             return;
         }
         live.streak = if failed { live.streak.saturating_add(1) } else { 0 };
         let by_streak = self.config.consecutive_failures.is_some_and(|limit| live.streak >= limit.get());
-        let by_rate = match (&self.config.rate, &mut live.window) {
-            (Some(rate), Some(window)) => {
-                window.add(failed, now);
-                rate.is_exceeded(window.counts(now))
+        let trips = [
+            (self.config.rate, &mut live.failures, failed),
+            (self.config.slow.map(|slow| slow.trip()), &mut live.slow, is_slow),
+        ];
+        // No short cut: each window has to see the result.
+        let by_share = trips.map(|(trip, window, is_bad)| match (trip, window) {
+            (Some(trip), Some(window)) => {
+                window.add(is_bad, now);
+                trip.is_exceeded(window.counts(now))
             }
             _ => false,
-        };
-        if by_streak || by_rate {
-            self.open(&mut live, now, rng);
+        });
+        if by_streak || by_share.contains(&true) {
+            self.open(live, now, rng);
         }
     }
 
@@ -216,6 +271,7 @@ impl CircuitBreaker {
         } else if trial.succeeded + trial.failed >= half_open.probes() {
             live.opened = 0;
             live.enter(Phase::Closed);
+            self.transitions.to(State::Closed);
             self.publish(&live);
         }
     }
@@ -237,6 +293,7 @@ impl CircuitBreaker {
         live.opened = live.opened.saturating_add(1);
         let until = after(now, self.config.open_for.delay(live.opened, rng));
         live.enter(Phase::Open { until });
+        self.transitions.to(State::Open);
         self.publish(live);
     }
 
@@ -265,7 +322,8 @@ impl Permit {
     /// Says how the attempt ended.
     pub fn record(mut self, outcome: Outcome, now: Instant, rng: &mut fastrand::Rng) {
         let role = mem::replace(&mut self.role, Role::Bystander);
-        self.breaker.record(role, outcome, now, rng);
+        let took = now.saturating_duration_since(self.since);
+        self.breaker.record(role, Ended { outcome, took }, now, rng);
     }
 
     /// Whether this attempt decides if the endpoint is used again.
@@ -303,6 +361,12 @@ enum Role {
     Bystander,
 }
 
+/// How an attempt ended, and how long it took to say so.
+struct Ended {
+    outcome: Outcome,
+    took: Duration,
+}
+
 #[derive(Debug)]
 struct Live {
     phase: Phase,
@@ -311,7 +375,8 @@ struct Live {
     streak: u32,
     /// Openings since the last recovery.
     opened: u32,
-    window: Option<Window>,
+    failures: Option<Window>,
+    slow: Option<Window>,
 }
 
 #[derive(Debug)]
@@ -333,12 +398,24 @@ struct Trial {
 }
 
 impl Live {
+    fn new(config: &BreakerConfig, now: Instant) -> Self {
+        let window = |trip: RateTrip| trip.window(now);
+        Self {
+            phase: Phase::Closed,
+            era: 0,
+            streak: 0,
+            opened: 0,
+            failures: config.rate.map(window),
+            slow: config.slow.map(|slow| window(slow.trip())),
+        }
+    }
+
     fn enter(&mut self, phase: Phase) {
         self.phase = phase;
         self.era += 1;
         // A recovered endpoint starts clean: its volume has to be reached again.
         self.streak = 0;
-        if let Some(window) = &mut self.window {
+        for window in self.failures.iter_mut().chain(&mut self.slow) {
             window.clear();
         }
     }

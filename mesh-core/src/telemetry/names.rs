@@ -91,11 +91,31 @@ pub mod metric {
     pub const WAITING: Metric =
         Metric::new("libmesh_requests_waiting", "Requests that wait at a listener for a place.");
     /// Circuit breaker state.
-    pub const BREAKER_STATE: Metric =
-        Metric::new("libmesh_circuit_breaker_state", "Circuit breaker: 0 closed, 1 half open, 2 open.");
-    /// Circuit breaker openings.
-    pub const BREAKER_OPENED: Metric =
-        Metric::new("libmesh_circuit_breaker_opened_total", "Times a circuit breaker opened.");
+    pub const BREAKER_STATE: Metric = Metric::new(
+        "libmesh_circuit_breaker_state",
+        "Circuit breakers in a state, by scope: those of a cluster's endpoints, and the cluster's own.",
+    );
+    /// Circuit breaker transitions.
+    pub const BREAKER_TRANSITIONS: Metric = Metric::new(
+        "libmesh_circuit_breaker_transitions_total",
+        "Times a circuit breaker entered a state, by scope: those of a cluster's endpoints, and the cluster's own.",
+    );
+    /// Detections without ejection.
+    pub const EJECTIONS_UNENFORCED: Metric = Metric::new(
+        "libmesh_ejections_unenforced_total",
+        "Outliers that were not ejected, by reason and by what spared them.",
+    );
+    /// Share of ejected endpoints.
+    pub const EJECTED_SHARE: Metric =
+        Metric::new("libmesh_ejected_share", "Share of a cluster's endpoints that are ejected now, 0 to 1.");
+    /// Endpoints by health.
+    pub const ENDPOINTS_HEALTH: Metric = Metric::new(
+        "libmesh_endpoints_health",
+        "Endpoints of a cluster by what operator, health check and the endpoint itself say.",
+    );
+    /// Health checks made.
+    pub const HEALTH_CHECKS: Metric =
+        Metric::new("libmesh_health_checks_total", "Health checks of a cluster's endpoints, by outcome.");
     /// Ejections.
     pub const EJECTIONS: Metric =
         Metric::new("libmesh_ejections_total", "Endpoints ejected by outlier detection, by reason.");
@@ -248,6 +268,10 @@ pub mod label {
     pub const STATE: &str = "state";
     /// A class of requests, by name.
     pub const CRITICALITY: &str = "criticality";
+    /// `endpoint` or `cluster`: whose breaker it is.
+    pub const SCOPE: &str = "scope";
+    /// What spared an outlier, in the words of gRFC A91.
+    pub const UNENFORCED_REASON: &str = "unenforced_reason";
     /// `inbound` or `outbound`.
     pub const SIDE: &str = "side";
 }
@@ -282,6 +306,14 @@ pub mod header {
     pub const CRITICALITY: HeaderName = HeaderName::from_static("x-mesh-criticality");
     /// Why a server of the mesh turned a request away without acting on it: `overloaded`.
     pub const REFUSED: HeaderName = HeaderName::from_static("x-mesh-refused");
+    /// In a response: its server is draining and wants no new request.
+    pub const DRAINING: HeaderName = HeaderName::from_static("x-mesh-draining");
+    /// In a request: it is not for the application; the server side answers whether it is serving.
+    pub const PROBE: HeaderName = HeaderName::from_static("x-mesh-probe");
+    /// In a response: its server must be taken out at once (Envoy's health check filter).
+    pub const ENVOY_FAIL: HeaderName = HeaderName::from_static("x-envoy-immediate-health-check-fail");
+    /// In a health check's response: its server is degraded (Envoy).
+    pub const ENVOY_DEGRADED: HeaderName = HeaderName::from_static("x-envoy-degraded");
     /// One id for one request, as Envoy names it.
     pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
     /// Which attempt of its caller a request is, from 1, as Envoy counts; absent on the first.

@@ -142,6 +142,19 @@ func (m *Mesh) Metrics() ([]byte, *Failure) {
 	return taken(buf), nil
 }
 
+// SetServing says whether new requests are wanted.
+func (m *Mesh) SetServing(serving bool) *Failure {
+	var word C.int32_t
+	if serving {
+		word = 1
+	}
+	var err *C.mesh_error
+	if C.mesh_set_serving((*C.mesh)(m), word, &err) != C.MESH_OK {
+		return failure(err)
+	}
+	return nil
+}
+
 // Drain blocks for at most grace nanoseconds.
 func (m *Mesh) Drain(grace int64) *Failure {
 	var err *C.mesh_error

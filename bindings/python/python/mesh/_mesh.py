@@ -145,6 +145,14 @@ class Mesh:
         """All metrics in Prometheus' text format."""
         return self._current().metrics_text()
 
+    def set_serving(self, serving: bool) -> None:
+        """Says whether new requests are wanted; a mesh begins with True.
+
+        Callers within the mesh learn it from the next response and go elsewhere while they can; what still
+        comes is served.
+        """
+        self._started(False).set_serving(serving)
+
     def drain(self, seconds: float = 5.0) -> None:
         """Lame duck: tells callers to go elsewhere, serves what still comes, then stops listening."""
         self._started(False).drain(_wait.thread_queue(), seconds).wait()

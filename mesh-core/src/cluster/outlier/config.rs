@@ -16,6 +16,8 @@ pub struct OutlierConfig {
     pub base_ejection: Duration,
     /// The longest ejection, unless `base_ejection` is longer.
     pub max_ejection: Duration,
+    /// At most this much is added to an ejection, by chance.
+    pub max_ejection_jitter: Duration,
     /// Share of endpoints that may be out, after the ejection in question.
     pub max_ejection_percent: u8,
     /// One endpoint may leave even if it is more than that share.
@@ -30,10 +32,29 @@ pub struct OutlierConfig {
     pub consecutive_gateway: u32,
     /// Percent of such detections that eject.
     pub enforcing_consecutive_gateway: u8,
+    /// Failures to get an answer, where they are told apart from bad answers.
+    pub local_origin: LocalOrigin,
+    /// A success of the health check ends an ejection.
+    pub uneject_on_check: bool,
     /// Comparison with the mean.
     pub success_rate: SuccessRate,
     /// Comparison with a fixed share.
     pub failure_percentage: FailurePercentage,
+}
+
+/// Failures to get an answer: no connection, a reset, a timeout. Not split, they count as gateway errors.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LocalOrigin {
+    /// Whether they are told apart; success rate and failure percentage are then judged for each.
+    pub split: bool,
+    /// In a row.
+    pub consecutive: u32,
+    /// Percent of such detections that eject.
+    pub enforcing_consecutive: u8,
+    /// Percent of success-rate detections that eject.
+    pub enforcing_success_rate: u8,
+    /// Percent of failure-percentage detections that eject.
+    pub enforcing_failure_percentage: u8,
 }
 
 /// Ejects endpoints whose success rate is below `mean - stdev * factor`.
@@ -73,6 +94,9 @@ impl OutlierConfig {
             ("outlier.max_ejection_percent", self.max_ejection_percent),
             ("outlier.enforcing_consecutive_5xx", self.enforcing_consecutive_5xx),
             ("outlier.enforcing_consecutive_gateway", self.enforcing_consecutive_gateway),
+            ("outlier.enforcing_consecutive_local_origin_failure", self.local_origin.enforcing_consecutive),
+            ("outlier.enforcing_local_origin_success_rate", self.local_origin.enforcing_success_rate),
+            ("outlier.enforcing_failure_percentage_local_origin", self.local_origin.enforcing_failure_percentage),
             ("outlier.enforcing_success_rate", self.success_rate.enforcing),
             ("outlier.enforcing_failure_percentage", self.failure_percentage.enforcing),
             ("outlier.failure_percentage_threshold", self.failure_percentage.threshold),
@@ -95,6 +119,7 @@ impl Default for OutlierConfig {
             interval: Duration::from_secs(10),
             base_ejection: Duration::from_secs(30),
             max_ejection: Duration::from_secs(300),
+            max_ejection_jitter: Duration::ZERO,
             max_ejection_percent: 10,
             always_eject_one: true,
             keep_last: true,
@@ -102,8 +127,23 @@ impl Default for OutlierConfig {
             enforcing_consecutive_5xx: 100,
             consecutive_gateway: 5,
             enforcing_consecutive_gateway: 0,
+            local_origin: LocalOrigin::default(),
+            uneject_on_check: true,
             success_rate: SuccessRate::default(),
             failure_percentage: FailurePercentage::default(),
+        }
+    }
+}
+
+/// Envoy's defaults: not told apart.
+impl Default for LocalOrigin {
+    fn default() -> Self {
+        Self {
+            split: false,
+            consecutive: 5,
+            enforcing_consecutive: 100,
+            enforcing_success_rate: 100,
+            enforcing_failure_percentage: 0,
         }
     }
 }

@@ -5,14 +5,27 @@ use serde_json::Value;
 use super::*;
 use crate::error::ErrorKind;
 use crate::policy::vectors::{cases, seconds, text, whole};
+use crate::policy::verdict::Verdict;
 
 const VECTORS: &str = include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/vectors/outlier.json"));
 
 const OUT_OF_SCOPE: &[(&str, &str)] = &[
-    ("a50-rule-3-hosts-67-percent", "A50 asks before the ejection; we ask after it, as Envoy does now"),
-    ("a50-rule-1-of-2-at-10-percent", "A50 asks before the ejection; we ask after it, as Envoy does now"),
-    ("failure-percentage-exactly-threshold-grpc", "A50 compares with >; we compare with >=, as Envoy does"),
-    ("timeline-ejected-host-keeps-connection", "connections belong to the pool; ejection only sets a flag here"),
+    (
+        "a50-rule-3-hosts-67-percent",
+        "A50 asks before the ejection; we ask after it, as Envoy does since its PR 27909, which answers reports O28 and O29",
+    ),
+    (
+        "a50-rule-1-of-2-at-10-percent",
+        "A50 asks before the ejection; we ask after it, as Envoy does since its PR 27909, which answers reports O28 and O29",
+    ),
+    (
+        "failure-percentage-exactly-threshold-grpc",
+        "A50 compares with >; we compare with >=, as Envoy does; failure-percentage-exactly-threshold is the other half",
+    ),
+    (
+        "timeline-ejected-host-keeps-connection",
+        "needs a connection: a_connection_outlives_the_ejection_of_its_endpoint, in tests/health.rs",
+    ),
 ];
 
 /// A cluster with its endpoints, as the balancer would hold them.
@@ -31,7 +44,14 @@ impl Cluster {
     }
 
     fn record(&mut self, key: u64, verdict: Verdict, at: Duration) -> Option<Detection> {
-        self.detector.record(&self.states[&key], verdict, self.start + at, &mut self.rng)
+        self.detector.record(&self.states[&key], verdict.into(), self.start + at, &mut self.rng)
+    }
+
+    /// Failures to reach it.
+    fn miss(&mut self, key: u64, times: u32) -> Option<Detection> {
+        let missed = Observed { verdict: Verdict::GatewayError, is_local: true };
+        let record = |_| self.detector.record(&self.states[&key], missed, self.start, &mut self.rng);
+        (0..times).filter_map(record).last()
     }
 
     fn fail(&mut self, key: u64, times: u32, at: Duration) {
@@ -367,4 +387,114 @@ fn failures_that_arrive_during_an_ejection_are_forgotten_on_return() {
     assert!(cluster.ejected().is_empty());
     cluster.fail(0, 1, Duration::from_secs(31));
     assert_eq!(cluster.ejected(), [0]);
+}
+
+fn split() -> OutlierConfig {
+    let local_origin = LocalOrigin { split: true, consecutive: 3, ..LocalOrigin::default() };
+    OutlierConfig { local_origin, ..silent() }
+}
+
+#[test]
+fn told_apart_failures_to_reach_an_endpoint_and_bad_answers_have_streaks_of_their_own() {
+    let mut cluster = Cluster::new(OutlierConfig { consecutive_5xx: 3, consecutive_gateway: 3, ..split() }, 3);
+    for _ in 0..10 {
+        assert_eq!(cluster.miss(0, 2), None);
+        assert_eq!(cluster.record(0, Verdict::Success, Duration::ZERO), None, "an answer ends the streak");
+        cluster.fail(1, 2, Duration::ZERO);
+        assert_eq!(cluster.miss(1, 1), None, "no answer adds nothing to a streak of answers");
+        cluster.record(1, Verdict::Success, Duration::ZERO);
+    }
+    let detection = cluster.miss(0, 3).expect("three in a row");
+    assert_eq!((detection.cause, detection.consequence), (Cause::ConsecutiveLocalOrigin, Consequence::Ejected));
+    assert_eq!(cluster.ejected(), [0]);
+}
+
+#[test]
+fn not_told_apart_a_missing_answer_is_a_gateway_error() {
+    let mut cluster = Cluster::new(OutlierConfig::default(), 3);
+    let detection = cluster.miss(0, 5).expect("five in a row");
+    assert_eq!((detection.cause, detection.consequence), (Cause::Consecutive5xx, Consequence::Ejected));
+}
+
+#[test]
+fn told_apart_each_ground_is_compared_by_itself_and_enforced_by_itself() {
+    let rate = SuccessRate { minimum_hosts: 5, request_volume: 100, stdev_factor: 1000, enforcing: 0 };
+    let local_origin = LocalOrigin { split: true, consecutive: 0, ..LocalOrigin::default() };
+    let config = OutlierConfig { local_origin, success_rate: rate, ..silent() };
+    let mut cluster = Cluster::new(config, 5);
+    for key in 0..5 {
+        let (missed, bad) = (if key == 1 { 50 } else { 0 }, if key == 2 { 50 } else { 0 });
+        cluster.miss(key, missed);
+        cluster.fail(key, bad, Duration::ZERO);
+        for _ in 0..100 {
+            cluster.record(key, Verdict::Success, Duration::ZERO);
+        }
+    }
+    let sweep = cluster.sweep(Duration::from_secs(10));
+    let found: Vec<_> = sweep.detections.iter().map(|found| (found.key, found.cause, found.consequence)).collect();
+    let expected =
+        [(2, Cause::SuccessRate, Consequence::NotEnforced), (1, Cause::LocalOriginSuccessRate, Consequence::Ejected)];
+    assert_eq!(found, expected);
+    assert_eq!(cluster.detector.counts().read(Cause::LocalOriginSuccessRate, Consequence::Ejected), 1);
+    assert_eq!(cluster.detector.counts().read(Cause::SuccessRate, Consequence::NotEnforced), 1);
+}
+
+#[test]
+fn o28_the_ejected_share_never_exceeds_the_maximum_and_one_is_left_to_take_traffic() {
+    let config = OutlierConfig { max_ejection_percent: 75, ..OutlierConfig::default() };
+    let mut cluster = Cluster::new(config, 4);
+    for round in 0..50 {
+        for key in 0..4 {
+            cluster.fail(key, 2, Duration::from_secs(round));
+            assert!(cluster.detector.ejected() <= 3 && cluster.detector.ejected_share() <= 0.75);
+        }
+        cluster.sweep(Duration::from_secs(round));
+    }
+    assert_eq!(cluster.ejected().len(), 3);
+    assert!(cluster.detector.counts().read(Cause::Consecutive5xx, Consequence::CapReached) > 0, "said, not silent");
+}
+
+#[test]
+fn o29_the_only_endpoint_is_never_ejected() {
+    let mut cluster = Cluster::new(OutlierConfig { max_ejection_percent: 100, ..OutlierConfig::default() }, 1);
+    cluster.fail(0, 100, Duration::ZERO);
+    assert!(cluster.ejected().is_empty());
+    let counts = cluster.detector.counts();
+    assert_eq!(counts.read(Cause::Consecutive5xx, Consequence::Ejected), 0);
+    assert_eq!(counts.read(Cause::Consecutive5xx, Consequence::CapReached), 20);
+}
+
+#[test]
+fn jitter_spreads_returns_and_never_shortens_an_ejection() {
+    let jitter = Duration::from_secs(10);
+    let config = OutlierConfig { max_ejection_jitter: jitter, consecutive_5xx: 1, ..silent() };
+    let mut cluster = Cluster::new(config, 100);
+    (0..100).for_each(|key| cluster.fail(key, 1, Duration::ZERO));
+    assert!(cluster.sweep(Duration::from_millis(29_999)).returned.is_empty());
+    let half = cluster.sweep(Duration::from_secs(35)).returned.len();
+    assert!((20..80).contains(&half), "{half}");
+    assert_eq!(cluster.sweep(Duration::from_secs(40)).returned.len(), 100 - half);
+}
+
+#[test]
+fn new_rules_keep_who_is_ejected_and_what_was_counted() {
+    let mut cluster = Cluster::new(OutlierConfig::default(), 3);
+    cluster.fail(0, 5, Duration::ZERO);
+    let off = OutlierConfig { consecutive_5xx: 0, ..OutlierConfig::default() };
+    cluster.detector = cluster.detector.under(off).expect("valid");
+    assert_eq!(cluster.ejected(), [0]);
+    cluster.fail(1, 50, Duration::ZERO);
+    assert_eq!(cluster.detector.counts().read(Cause::Consecutive5xx, Consequence::Ejected), 1);
+    assert_eq!(cluster.sweep(Duration::from_secs(30)).returned, [0]);
+}
+
+#[test]
+fn a_health_check_that_succeeds_ends_an_ejection_unless_told_otherwise() {
+    for (uneject_on_check, expected) in [(true, 0), (false, 1)] {
+        let mut cluster = Cluster::new(OutlierConfig { uneject_on_check, ..OutlierConfig::default() }, 3);
+        cluster.fail(0, 5, Duration::ZERO);
+        assert!(!cluster.detector.take_back_early(1), "it was not ejected");
+        assert_eq!(cluster.detector.take_back_early(0), uneject_on_check);
+        assert_eq!((cluster.detector.ejected(), cluster.ejected().len()), (expected, expected));
+    }
 }

@@ -70,6 +70,9 @@ fn check_cluster(cluster: &Cluster, defaults: &Defaults, path: &Path<'_>, report
     if let Some(breaker) = &cluster.circuit_breaker {
         check_breaker(&breaker.over(&defaults.circuit_breaker), &path.field("circuit_breaker"), report);
     }
+    if let Some(breaker) = &cluster.cluster_circuit_breaker {
+        check_breaker(&breaker.over(&defaults.circuit_breaker), &path.field("cluster_circuit_breaker"), report);
+    }
     if let Some(outlier) = &cluster.outlier {
         check_outlier(&outlier.over(&defaults.outlier), &path.field("outlier"), report);
     }
@@ -126,6 +129,22 @@ fn check_breaker(breaker: &CircuitBreaker, path: &Path<'_>, report: &mut Report<
     not_zero(breaker.window, &path.field("window"), report);
     not_zero(breaker.open, &path.field("open"), report);
     ordered(("open", breaker.open), ("max_open", breaker.max_open), path, report);
+    not_zero(breaker.max_half_open, &path.field("max_half_open"), report);
+    if breaker.half_open_failures >= breaker.half_open_requests {
+        let message = "as many requests may fail as are let through: the breaker would never open again";
+        report.error(&report_at(path, ["half_open_failures", "half_open_requests"], report), message);
+    }
+    if breaker.window_requests > 0 && breaker.min_requests > breaker.window_requests {
+        let message = format!(
+            "the window holds {} requests, fewer than `min_requests` ({}): the breaker would never open",
+            breaker.window_requests, breaker.min_requests
+        );
+        report.error(&report_at(path, ["window_requests", "min_requests"], report), message);
+    }
+    if !breaker.slow_call.is_zero() && breaker.max_slow_percent.0 <= 0.0 {
+        let message = "a share of 0 is reached by no slow answer at all";
+        report.error_with(&path.field("max_slow_percent"), message, "write `slow_call: 0s` to switch it off");
+    }
 }
 
 fn check_outlier(outlier: &Outlier, path: &Path<'_>, report: &mut Report<'_>) {

@@ -4,9 +4,9 @@
 //! Never: holds state. Invariant: every value that exists here is usable.
 
 use std::num::NonZeroU32;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use super::window::Counts;
+use super::window::{Counts, Span, Window};
 use crate::policy::Invalid;
 use crate::policy::backoff::{Backoff, Jitter};
 
@@ -17,10 +17,14 @@ pub struct BreakerConfig {
     pub consecutive_failures: Option<NonZeroU32>,
     /// A share of failures in a window.
     pub rate: Option<RateTrip>,
+    /// A share of slow answers in a window.
+    pub slow: Option<SlowTrip>,
     /// How long it stays open, longer each time it opens again without a recovery.
     pub open_for: Backoff,
     /// How it is tried again.
     pub half_open: HalfOpen,
+    /// Who decides.
+    pub mode: Mode,
 }
 
 /// 5 in a row, or below 80 % of at least 5 in 30 s; open 5 s to 300 s with equal jitter; one probe
@@ -31,9 +35,11 @@ impl Default for BreakerConfig {
         let open_for = Backoff::new(Duration::from_secs(5), Duration::from_secs(300));
         Self {
             consecutive_failures: NonZeroU32::new(5),
-            rate: Some(RateTrip { window, min_requests: 5, threshold }),
+            rate: Some(RateTrip { span: Span::Time(window), min_requests: 5, threshold }),
+            slow: None,
             open_for: open_for.and_then(|wait| wait.with_jitter(Jitter::Equal)).unwrap_or_default(),
             half_open: HalfOpen::default(),
+            mode: Mode::Automatic,
         }
     }
 }
@@ -41,7 +47,7 @@ impl Default for BreakerConfig {
 /// Opens on a share of failures among enough results of a rolling window.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct RateTrip {
-    window: Duration,
+    span: Span,
     min_requests: u32,
     threshold: Threshold,
 }
@@ -58,21 +64,33 @@ pub enum Threshold {
 impl RateTrip {
     /// Judges once `min_requests` results are in `window`.
     pub fn new(window: Duration, min_requests: u32, threshold: Threshold) -> Result<Self, Invalid> {
+        if window < MIN_WINDOW {
+            return Err(Invalid { field: "circuit_breaker.rate.window", must: "be at least 100 ms" });
+        }
+        Self::over(Span::Time(window), min_requests, threshold)
+    }
+
+    /// Judges the last `requests` results, however old, once there are `min_requests` [resilience4j].
+    pub fn of_last(requests: NonZeroU32, min_requests: u32, threshold: Threshold) -> Result<Self, Invalid> {
+        if min_requests > requests.get() {
+            return Err(Invalid { field: "circuit_breaker.rate.min_requests", must: "fit into the window" });
+        }
+        Self::over(Span::Requests(requests), min_requests, threshold)
+    }
+
+    fn over(span: Span, min_requests: u32, threshold: Threshold) -> Result<Self, Invalid> {
         let (Threshold::FailuresAtLeast(share) | Threshold::SuccessesBelow(share)) = threshold;
         if !(share > 0.0 && share <= 1.0) {
             return Err(Invalid { field: "circuit_breaker.rate.threshold", must: "be above 0 and at most 1" });
         }
-        if window < MIN_WINDOW {
-            return Err(Invalid { field: "circuit_breaker.rate.window", must: "be at least 100 ms" });
-        }
         if min_requests == 0 {
             return Err(Invalid { field: "circuit_breaker.rate.min_requests", must: "be above zero" });
         }
-        Ok(Self { window, min_requests, threshold })
+        Ok(Self { span, min_requests, threshold })
     }
 
-    pub(super) fn window(&self) -> Duration {
-        self.window
+    pub(super) fn window(&self, now: Instant) -> Window {
+        Window::new(self.span, now)
     }
 
     pub(super) fn is_exceeded(&self, counts: Counts) -> bool {
@@ -84,6 +102,31 @@ impl RateTrip {
             Threshold::FailuresAtLeast(limit) => share(counts.failures) >= limit,
             Threshold::SuccessesBelow(limit) => share(counts.total - counts.failures) < limit,
         }
+    }
+}
+
+/// Opens on a share of slow answers. A probe that is slow has failed, whatever it answers.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct SlowTrip {
+    after: Duration,
+    trip: RateTrip,
+}
+
+impl SlowTrip {
+    /// An answer (its head) is slow when it took `after` or longer; `trip` counts such answers as failures.
+    pub fn new(after: Duration, trip: RateTrip) -> Result<Self, Invalid> {
+        if after.is_zero() {
+            return Err(Invalid { field: "circuit_breaker.slow_call", must: "be above zero" });
+        }
+        Ok(Self { after, trip })
+    }
+
+    pub(super) fn after(&self) -> Duration {
+        self.after
+    }
+
+    pub(super) fn trip(&self) -> RateTrip {
+        self.trip
     }
 }
 

@@ -1,8 +1,11 @@
 //! Results of the last while.
 //!
 //! Decides: which results still count. Never: what they mean.
-//! Invariant: a result counts for more than nine tenths of the window and never longer than all of it.
+//! Invariant: in a window of time a result counts for more than nine tenths of it and never longer than all
+//! of it; in a window of requests exactly the last ones count.
 
+use std::collections::VecDeque;
+use std::num::NonZeroU32;
 use std::time::{Duration, Instant};
 
 /// Results in a window.
@@ -14,9 +17,77 @@ pub struct Counts {
     pub total: u64,
 }
 
-/// A rolling window in ten buckets, forgotten one at a time as time passes over them.
+/// What a window holds.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) enum Span {
+    /// The results of this long.
+    Time(Duration),
+    /// This many results.
+    Requests(NonZeroU32),
+}
+
+/// A rolling window.
 #[derive(Debug)]
-pub(super) struct Window {
+pub(super) enum Window {
+    Time(Buckets),
+    Requests(Ring),
+}
+
+impl Window {
+    pub(super) fn new(span: Span, now: Instant) -> Self {
+        match span {
+            Span::Time(length) => Self::Time(Buckets::new(length, now)),
+            Span::Requests(most) => Self::Requests(Ring { most: most.get() as usize, ..Ring::default() }),
+        }
+    }
+
+    pub(super) fn add(&mut self, failed: bool, now: Instant) {
+        match self {
+            Self::Time(buckets) => buckets.add(failed, now),
+            Self::Requests(ring) => ring.add(failed),
+        }
+    }
+
+    pub(super) fn counts(&self, now: Instant) -> Counts {
+        match self {
+            Self::Time(buckets) => buckets.counts(now),
+            Self::Requests(ring) => ring.counts,
+        }
+    }
+
+    pub(super) fn clear(&mut self) {
+        match self {
+            Self::Time(buckets) => buckets.clear(),
+            Self::Requests(ring) => *ring = Ring { most: ring.most, ..Ring::default() },
+        }
+    }
+}
+
+/// The last results, however old. Memory grows with the results it holds, one byte each.
+#[derive(Debug, Default)]
+pub(super) struct Ring {
+    most: usize,
+    failed: VecDeque<bool>,
+    counts: Counts,
+}
+
+impl Ring {
+    fn add(&mut self, failed: bool) {
+        if self.failed.len() == self.most
+            && let Some(oldest) = self.failed.pop_front()
+        {
+            self.counts.total -= 1;
+            self.counts.failures -= u64::from(oldest);
+        }
+        self.failed.push_back(failed);
+        self.counts.total += 1;
+        self.counts.failures += u64::from(failed);
+    }
+}
+
+/// Ten buckets of time, forgotten one at a time as time passes over them.
+#[derive(Debug)]
+pub(super) struct Buckets {
     epoch: Instant,
     bucket: Duration,
     buckets: [Bucket; BUCKETS as usize],
@@ -29,12 +100,12 @@ struct Bucket {
     counts: Counts,
 }
 
-impl Window {
-    pub(super) fn new(length: Duration, now: Instant) -> Self {
+impl Buckets {
+    fn new(length: Duration, now: Instant) -> Self {
         Self { epoch: now, bucket: length / BUCKETS, buckets: [Bucket::default(); BUCKETS as usize] }
     }
 
-    pub(super) fn add(&mut self, failed: bool, now: Instant) {
+    fn add(&mut self, failed: bool, now: Instant) {
         let tick = self.tick(now);
         let bucket = &mut self.buckets[(tick % u64::from(BUCKETS)) as usize];
         // A result that arrives out of order belongs to a bucket already given away: it is counted there.
@@ -45,7 +116,7 @@ impl Window {
         bucket.counts.failures += u64::from(failed);
     }
 
-    pub(super) fn counts(&self, now: Instant) -> Counts {
+    fn counts(&self, now: Instant) -> Counts {
         let tick = self.tick(now);
         let live = self.buckets.iter().filter(|bucket| bucket.tick + u64::from(BUCKETS) > tick);
         live.fold(Counts::default(), |sum, bucket| Counts {
@@ -54,7 +125,7 @@ impl Window {
         })
     }
 
-    pub(super) fn clear(&mut self) {
+    fn clear(&mut self) {
         self.buckets = [Bucket::default(); BUCKETS as usize];
     }
 
@@ -73,7 +144,7 @@ mod tests {
     #[test]
     fn a_result_counts_until_the_window_has_passed_over_its_bucket() {
         let start = Instant::now();
-        let mut window = Window::new(Duration::from_secs(10), start);
+        let mut window = Window::new(Span::Time(Duration::from_secs(10)), start);
         window.add(true, start + Duration::from_millis(999));
         window.add(false, start + Duration::from_millis(1_000));
         for (millis, failures, total) in [(1_000, 1, 2), (9_999, 1, 2), (10_000, 0, 1), (10_999, 0, 1), (11_000, 0, 0)]
@@ -86,7 +157,7 @@ mod tests {
     #[test]
     fn a_bucket_is_reused_after_a_round() {
         let start = Instant::now();
-        let mut window = Window::new(Duration::from_secs(10), start);
+        let mut window = Window::new(Span::Time(Duration::from_secs(10)), start);
         window.add(true, start);
         let later = start + Duration::from_secs(10);
         window.add(false, later);
