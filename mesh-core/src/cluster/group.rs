@@ -165,7 +165,7 @@ impl Cluster {
 
     /// Open connections to all endpoints.
     pub fn connections(&self) -> usize {
-        self.picker.load().endpoints().iter().map(|endpoint| endpoint.live.pool.size()).sum()
+        self.picker.load().endpoints().iter().map(|endpoint| endpoint.live.pool.open()).sum()
     }
 
     /// Whether so few endpoints are available that the balancer ignores it: fewer than half.
@@ -235,7 +235,7 @@ impl Cluster {
     /// Closes connections that are idle for too long, retired or closed by the peer.
     pub fn close_idle(&self, moment: Moment) {
         for endpoint in self.endpoints() {
-            endpoint.live.pool.sweep(moment, self.settings.pool);
+            endpoint.live.pool.sweep(moment, &self.settings.pool);
         }
     }
 
@@ -303,5 +303,7 @@ fn endpoint_status(endpoint: &Endpoint, now: Instant) -> Value {
         "breaker": format!("{:?}", live.breaker.state(now)).to_lowercase(),
         "ejected": live.outlier.is_ejected(),
         "connections": live.pool.size(),
+        "open_connections": live.pool.open(),
+        "waiting_for_connection": live.pool.waiting(),
     })
 }

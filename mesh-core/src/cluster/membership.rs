@@ -15,6 +15,7 @@ use crate::cluster::locality::Proximity;
 use crate::cluster::member::{Endpoint, Live};
 use crate::cluster::outlier::OutlierDetector;
 use crate::config::cluster::{Endpoint as Written, Locality, TlsMode};
+use crate::endpoint::address::Address;
 use crate::endpoint::load::Load;
 use crate::endpoint::pool::Pool;
 use crate::policy::circuit_breaker::CircuitBreaker;
@@ -42,9 +43,9 @@ pub(super) struct Ground<'a> {
 }
 
 /// Two ways to one address are two members: their connections must not be mixed up.
-#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Clone, PartialEq, Eq, Hash)]
 struct Key {
-    address: SocketAddr,
+    address: Address,
     is_mutual: bool,
 }
 
@@ -61,8 +62,8 @@ impl Members {
     /// The members a changed cluster starts from. Without `keeps_live`, nothing learned still holds.
     pub(super) fn carried(&self, keeps_live: bool) -> Self {
         let known = self.known.iter().filter(|_| keeps_live);
-        let known =
-            known.map(|(key, known)| (*key, Known { live: Arc::clone(&known.live), endpoint: None, generation: 0 }));
+        let known = known
+            .map(|(key, known)| (key.clone(), Known { live: Arc::clone(&known.live), endpoint: None, generation: 0 }));
         Self { written: Vec::new(), names: self.names.clone(), known: known.collect(), generation: 0 }
     }
 
@@ -94,7 +95,7 @@ impl Members {
 
     /// Host names among the endpoints, with their port, whether resolved or not.
     pub(super) fn hosts(&self) -> impl Iterator<Item = &Arc<Written>> {
-        self.written.iter().filter(|written| written.address.socket_addr().is_none())
+        self.written.iter().filter(|written| written.address.is_host_name())
     }
 
     /// Whether a host name has yet to be resolved for the first time.
@@ -114,9 +115,13 @@ impl Members {
         let Self { written, names, known, generation } = self;
         for written in written.iter() {
             let mut add = |address| endpoints.push(member(known, (written, address), *generation, ground));
-            match written.address.socket_addr() {
-                Some(address) => add(address),
-                None => names.get(written.address.as_str()).into_iter().flatten().copied().for_each(add),
+            match (written.address.unix_path(), written.address.socket_addr()) {
+                (Some(path), _) => add(Address::Unix(path.into())),
+                (None, Some(address)) => add(with_others(address, written)),
+                (None, None) => {
+                    let known = names.get(written.address.as_str()).into_iter().flatten();
+                    known.for_each(|address| add(Address::from(*address)));
+                }
             }
         }
         known.retain(|key, known| {
@@ -132,23 +137,24 @@ impl Members {
 
 impl Key {
     /// Outlier detection knows endpoints by number.
-    fn number(self) -> u64 {
+    fn number(&self) -> u64 {
         let mut hasher = std::hash::DefaultHasher::new();
-        std::hash::Hash::hash(&self, &mut hasher);
+        std::hash::Hash::hash(self, &mut hasher);
         std::hash::Hasher::finish(&hasher)
     }
 }
 
 fn member(
     known: &mut HashMap<Key, Known>,
-    (written, address): (&Arc<Written>, SocketAddr),
+    (written, address): (&Arc<Written>, Address),
     generation: u64,
     ground: Ground<'_>,
 ) -> Arc<Endpoint> {
     let is_mutual = written.tls.map_or(ground.settings.is_mutual, |mode| mode == TlsMode::Mutual);
-    let key = Key { address, is_mutual };
+    let key = Key { address: address.clone(), is_mutual };
+    let number = key.number();
     let kept =
-        known.entry(key).or_insert_with(|| Known { live: Arc::new(fresh(key, ground)), endpoint: None, generation });
+        known.entry(key).or_insert_with(|| Known { live: Arc::new(fresh(number, ground)), endpoint: None, generation });
     kept.generation = generation;
     if let Some(same) =
         kept.endpoint.as_ref().filter(|same| Arc::ptr_eq(&same.written, written) || same.written == *written)
@@ -160,19 +166,26 @@ fn member(
     made
 }
 
-fn fresh(key: Key, ground: Ground<'_>) -> Live {
+/// All ways to an endpoint whose first one is an IP address.
+fn with_others(address: SocketAddr, written: &Written) -> Address {
+    let others = written.additional_addresses.iter().filter_map(|other| other.socket_addr());
+    let all: Vec<_> = std::iter::once(address).chain(others).collect();
+    Address::any_of(&all).unwrap_or(Address::Socket(address))
+}
+
+fn fresh(number: u64, ground: Ground<'_>) -> Live {
     Live {
         load: Arc::new(Load::new(ground.now)),
         breaker: CircuitBreaker::new(ground.settings.breaker, ground.now),
-        outlier: ground.outlier.add(key.number()),
+        outlier: ground.outlier.add(number),
         pool: Pool::default(),
     }
 }
 
-fn endpoint(written: &Arc<Written>, address: SocketAddr, of: (&Settings, bool, Arc<Live>)) -> Endpoint {
+fn endpoint(written: &Arc<Written>, address: Address, of: (&Settings, bool, Arc<Live>)) -> Endpoint {
     let (settings, is_mutual, live) = of;
     let name = written.address.as_str();
-    let name = if written.address.socket_addr().is_some() { name.into() } else { address.to_string().into() };
+    let name = if written.address.is_host_name() { address.to_string().into() } else { name.into() };
     Endpoint {
         name,
         address,

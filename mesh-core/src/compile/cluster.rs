@@ -11,7 +11,7 @@ use crate::cluster::picker::BalancerKind;
 use crate::config::cluster::{self as written, Balancer, TlsMode};
 use crate::config::document::Document;
 use crate::config::policy::{CircuitBreaker, Outlier};
-use crate::endpoint::connect::{Protocol, Transport};
+use crate::endpoint::connect::{KeepAlive, Protocol, Transport};
 use crate::endpoint::pool::PoolLimits;
 use crate::identity::spiffe_id::SpiffeId;
 use crate::policy::backoff::{Backoff, Jitter};
@@ -104,7 +104,7 @@ fn settings(cluster: &written::Cluster, document: &Document, context: &Context<'
             ..plain.clone()
         },
         plain,
-        pool: PoolLimits { max_idle: cluster.max_idle_connections as usize, idle_timeout: cluster.idle_timeout.0 },
+        pool: pool_limits(cluster),
         balancer: match cluster.balancer.unwrap_or(defaults.balancer) {
             Balancer::PeakEwma => BalancerKind::PeakEwma,
             Balancer::LeastRequest => BalancerKind::LeastRequest,
@@ -119,6 +119,24 @@ fn settings(cluster: &written::Cluster, document: &Document, context: &Context<'
         source,
         name,
     })
+}
+
+fn pool_limits(cluster: &written::Cluster) -> PoolLimits {
+    let (pool, http2) = (&cluster.connection_pool, &cluster.http2);
+    PoolLimits {
+        max_idle: cluster.max_idle_connections as usize,
+        idle_timeout: cluster.idle_timeout.0,
+        max_connections: pool.max_connections as usize,
+        max_pending: pool.max_pending as usize,
+        max_requests: pool.max_requests_per_connection,
+        max_age: pool.max_connection_age.0,
+        max_streams: http2.max_streams,
+        keepalive: KeepAlive {
+            interval: http2.keepalive.interval.0,
+            timeout: http2.keepalive.timeout.0,
+            while_idle: http2.keepalive.while_idle,
+        },
+    }
 }
 
 fn breaker_config(written: &CircuitBreaker) -> Result<BreakerConfig, String> {

@@ -7,6 +7,7 @@
 pub mod access;
 pub mod check;
 pub mod cluster;
+pub mod connection;
 pub mod diagnostic;
 pub mod document;
 pub mod duration;
@@ -22,6 +23,7 @@ pub mod value;
 
 pub use access::{Access, AccessRule, Action};
 pub use cluster::{Balancer, Cluster, ClusterTls, Endpoint, Locality, Protocol, ServiceNames, TlsMode, Workload};
+pub use connection::{ConnectionPool, Http2, KeepAlive};
 pub use diagnostic::{Diagnostic, Path, Severity};
 pub use document::{Defaults, Document, Node};
 pub use duration::TimeSpan;

@@ -21,9 +21,11 @@ pub(crate) use grpc::GrpcChannel;
 mod attempt;
 mod body;
 mod call;
+mod expect;
 mod grpc;
 pub(crate) mod headers;
 pub mod replay;
+pub mod upgrade;
 
 /// Sends requests to the services the configuration names. Cheap to clone; a tower service.
 ///
