@@ -83,7 +83,8 @@ where
     if claimed.is_some() && core.telemetry.exchanges_peers {
         response.headers_mut().insert(PEER, core.telemetry.node.to_header());
     }
-    if core.drain.phase() != Phase::Serving && version < Version::HTTP_2 {
+    let is_upgrade = response.status() == http::StatusCode::SWITCHING_PROTOCOLS;
+    if core.drain.phase() != Phase::Serving && version < Version::HTTP_2 && !is_upgrade {
         response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
     response.map(|body| recorded(body, record, in_flight))
