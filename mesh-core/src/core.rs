@@ -145,6 +145,7 @@ impl Core {
             clock: Arc::clone(&self.clock),
             runtime: handle.clone(),
             identity: self.identity.clone(),
+            randomness: Randomness::seeded(self.randomness.generator().u64(..)),
         });
         (self.starter)(self, &handle)?;
         *slot = Some(runtime);

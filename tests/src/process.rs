@@ -24,6 +24,11 @@ impl Process {
         let _ = self.child.wait();
     }
 
+    /// Asks it to end.
+    pub fn terminate(&self) {
+        self.signal(libc::SIGTERM);
+    }
+
     /// Freezes it: its sockets stay open and nothing answers.
     pub fn freeze(&self) {
         self.signal(libc::SIGSTOP);

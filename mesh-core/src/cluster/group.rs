@@ -253,7 +253,7 @@ impl Cluster {
 
     /// Open connections to all endpoints.
     pub fn connections(&self) -> usize {
-        self.pickers.load().endpoints().iter().map(|endpoint| endpoint.live.pool.size()).sum()
+        self.pickers.load().endpoints().iter().map(|endpoint| endpoint.live.pool.open()).sum()
     }
 
     /// Whether a priority level has so few available endpoints that the balancer ignores it.
@@ -351,7 +351,7 @@ impl Cluster {
     pub fn close_idle(&self, moment: Moment) {
         self.retired.lock().unwrap_or_else(PoisonError::into_inner).take();
         for endpoint in self.pickers.load_full().endpoints() {
-            endpoint.live.pool.sweep(moment, self.settings.pool);
+            endpoint.live.pool.sweep(moment, &self.settings.pool);
         }
     }
 
@@ -465,5 +465,7 @@ fn endpoint_status(endpoint: &Endpoint, now: Instant) -> Value {
         "health": endpoint.health(now).as_str(),
         "ejected": live.outlier.is_ejected(),
         "connections": live.pool.size(),
+        "open_connections": live.pool.open(),
+        "waiting_for_connection": live.pool.waiting(),
     })
 }

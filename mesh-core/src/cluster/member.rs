@@ -3,7 +3,6 @@
 //! Decides: nothing. An [`Endpoint`] is what a document says of an address; [`Live`] is what we have
 //! learned of it, which outlives the document.
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
@@ -14,6 +13,7 @@ use crate::cluster::locality::{Locality, Proximity};
 use crate::cluster::outlier::OutlierState;
 use crate::cluster::slow_start::Warmth;
 use crate::config::cluster::Endpoint as Written;
+use crate::endpoint::address::Address;
 use crate::endpoint::load::Load;
 use crate::endpoint::pool::Pool;
 use crate::policy::circuit_breaker::{BreakerConfig, CircuitBreaker};
@@ -24,7 +24,7 @@ pub struct Endpoint {
     /// How logs and metrics call it: the address as written.
     pub name: Arc<str>,
     /// Where it is.
-    pub address: SocketAddr,
+    pub address: Address,
     /// Its share among its peers.
     pub weight: u32,
     /// How near it is to us.

@@ -18,6 +18,7 @@ use crate::cluster::member::{Endpoint, ListPlace, Live};
 use crate::cluster::outlier::OutlierDetector;
 use crate::cluster::slow_start::Warmth;
 use crate::config::cluster::{Endpoint as Written, Locality, TlsMode};
+use crate::endpoint::address::Address;
 use crate::endpoint::load::Load;
 use crate::policy::circuit_breaker::{CircuitBreaker, Transitions};
 use crate::telemetry::Peer;
@@ -57,9 +58,9 @@ pub(super) struct Ground<'a> {
 }
 
 /// Two ways to one address are two members: their connections must not be mixed up.
-#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Clone, PartialEq, Eq, Hash)]
 struct Key {
-    address: SocketAddr,
+    address: Address,
     is_mutual: bool,
 }
 
@@ -76,7 +77,8 @@ impl Members {
     /// The members a changed cluster starts from. Without `keeps_live`, nothing learned still holds.
     pub(super) fn carried(&self, keeps_live: bool) -> Self {
         let known = self.known.iter().filter(|_| keeps_live);
-        let known = known.map(|(key, known)| (*key, Known { live: Arc::clone(&known.live), endpoint: None, uses: 0 }));
+        let known =
+            known.map(|(key, known)| (key.clone(), Known { live: Arc::clone(&known.live), endpoint: None, uses: 0 }));
         Self { names: self.names.clone(), known: known.collect(), ..Self::default() }
     }
 
@@ -95,7 +97,7 @@ impl Members {
         {
             return false;
         }
-        self.hosts = written.iter().filter(|written| !written.address.is_ip()).cloned().collect();
+        self.hosts = written.iter().filter(|written| written.address.is_host_name()).cloned().collect();
         self.written = written;
         true
     }
@@ -176,15 +178,16 @@ impl Members {
         let is_late = !self.known.is_empty();
         let Self { written, names, known, .. } = self;
         for written in written.iter() {
-            if written.address.is_ip() {
+            if !written.address.is_host_name() {
                 let same = walk.next(|old| old.is(written));
-                let made = || Some(member(known, (written, written.address.socket_addr()?), is_late, ground));
+                let made = || Some(member(known, (written, fixed(written)?), is_late, ground));
                 endpoints.extend(same.or_else(made));
                 continue;
             }
             for address in names.get(written.address.as_str()).into_iter().flatten() {
-                let same = walk.next(|old| old.address == *address && old.is(written));
-                endpoints.push(same.unwrap_or_else(|| member(known, (written, *address), is_late, ground)));
+                let address = Address::from(*address);
+                let same = walk.next(|old| old.address == address && old.is(written));
+                endpoints.push(same.unwrap_or_else(|| member(known, (written, address), is_late, ground)));
             }
         }
         walk.leaving.extend_from_slice(&before[walk.place..]);
@@ -196,7 +199,7 @@ impl Members {
     /// Counts down what is named once less, and lets go of what nobody names.
     fn leave(&mut self, leaving: Vec<Arc<Endpoint>>, ground: Ground<'_>) {
         for endpoint in leaving {
-            let key = Key { address: endpoint.address, is_mutual: endpoint.is_mutual };
+            let key = Key { address: endpoint.address.clone(), is_mutual: endpoint.is_mutual };
             let Some(known) = self.known.get_mut(&key) else { continue };
             known.uses = known.uses.saturating_sub(1);
             if known.uses == 0 {
@@ -245,23 +248,24 @@ impl Endpoint {
 
 impl Key {
     /// Outlier detection knows endpoints by number.
-    fn number(self) -> u64 {
+    fn number(&self) -> u64 {
         let mut hasher = std::hash::DefaultHasher::new();
-        std::hash::Hash::hash(&self, &mut hasher);
+        std::hash::Hash::hash(self, &mut hasher);
         std::hash::Hasher::finish(&hasher)
     }
 }
 
 fn member(
     known: &mut HashMap<Key, Known, foldhash::fast::RandomState>,
-    (written, address): (&Arc<Written>, SocketAddr),
+    (written, address): (&Arc<Written>, Address),
     is_late: bool,
     ground: Ground<'_>,
 ) -> Arc<Endpoint> {
     let is_mutual = written.tls.map_or(ground.settings.is_mutual, |mode| mode == TlsMode::Mutual);
-    let key = Key { address, is_mutual };
+    let key = Key { address: address.clone(), is_mutual };
+    let number = key.number();
     let kept = known.entry(key).or_insert_with(|| Known {
-        live: Arc::new(fresh(key, is_late, ground)),
+        live: Arc::new(fresh(number, is_late, ground)),
         endpoint: None,
         uses: 0,
     });
@@ -277,12 +281,27 @@ fn member(
     made
 }
 
-fn fresh(key: Key, is_late: bool, ground: Ground<'_>) -> Live {
+/// Where an endpoint is that needs no resolver.
+fn fixed(written: &Written) -> Option<Address> {
+    match written.address.unix_path() {
+        Some(path) => Some(Address::Unix(path.into())),
+        None => written.address.socket_addr().map(|address| with_others(address, written)),
+    }
+}
+
+/// All ways to an endpoint whose first one is an IP address.
+fn with_others(address: SocketAddr, written: &Written) -> Address {
+    let others = written.additional_addresses.iter().filter_map(|other| other.socket_addr());
+    let all: Vec<_> = std::iter::once(address).chain(others).collect();
+    Address::any_of(&all).unwrap_or(Address::Socket(address))
+}
+
+fn fresh(number: u64, is_late: bool, ground: Ground<'_>) -> Live {
     Live {
         health: Arc::new(HealthState::new(is_late, ground.now)),
         load: Arc::new(Load::new(ground.now)),
         breaker: CircuitBreaker::counted(ground.settings.breaker, Arc::clone(ground.transitions), ground.now),
-        outlier: ground.outlier.add(key.number()),
+        outlier: ground.outlier.add(number),
         pool: Arc::default(),
         warmth: Arc::new(Warmth::new(ground.now)),
         weight: Arc::default(),
@@ -290,10 +309,10 @@ fn fresh(key: Key, is_late: bool, ground: Ground<'_>) -> Live {
     }
 }
 
-fn endpoint(written: &Arc<Written>, address: SocketAddr, of: (&Settings, bool, Arc<Live>)) -> Endpoint {
+fn endpoint(written: &Arc<Written>, address: Address, of: (&Settings, bool, Arc<Live>)) -> Endpoint {
     let (settings, is_mutual, live) = of;
     let name = written.address.as_str();
-    let name = if written.address.socket_addr().is_some() { name.into() } else { address.to_string().into() };
+    let name = if written.address.is_host_name() { address.to_string().into() } else { name.into() };
     Endpoint {
         name,
         address,

@@ -8,7 +8,7 @@ use crate::cluster::group::{Cluster, Settings, Source};
 use crate::config::cluster::{self as written, TlsMode};
 use crate::config::document::Document;
 use crate::config::policy::RetryBudget;
-use crate::endpoint::connect::{Protocol, Transport};
+use crate::endpoint::connect::{KeepAlive, Protocol, Transport};
 use crate::endpoint::pool::PoolLimits;
 use crate::identity::spiffe_id::SpiffeId;
 use crate::policy::budget::BudgetConfig;
@@ -106,7 +106,7 @@ fn settings(
             ..plain.clone()
         },
         plain,
-        pool: PoolLimits { max_idle: cluster.max_idle_connections as usize, idle_timeout: cluster.idle_timeout.0 },
+        pool: pool_limits(cluster),
         balancing: balancing::balancing(cluster, document)?,
         subsets: balancing::subsets(cluster, document),
         subsetting: balancing::subsetting(cluster, previous),
@@ -124,6 +124,24 @@ fn settings(
         source,
         name,
     })
+}
+
+fn pool_limits(cluster: &written::Cluster) -> PoolLimits {
+    let (pool, http2) = (&cluster.connection_pool, &cluster.http2);
+    PoolLimits {
+        max_idle: cluster.max_idle_connections as usize,
+        idle_timeout: cluster.idle_timeout.0,
+        max_connections: pool.max_connections as usize,
+        max_pending: pool.max_pending as usize,
+        max_requests: pool.max_requests_per_connection,
+        max_age: pool.max_connection_age.0,
+        max_streams: http2.max_streams,
+        keepalive: KeepAlive {
+            interval: http2.keepalive.interval.0,
+            timeout: http2.keepalive.timeout.0,
+            while_idle: http2.keepalive.while_idle,
+        },
+    }
 }
 
 fn source(cluster: &written::Cluster, context: &Context<'_>) -> Result<Source, String> {

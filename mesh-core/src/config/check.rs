@@ -113,17 +113,30 @@ fn check_cluster(cluster: &Cluster, path: &Path<'_>, report: &mut Report<'_>) {
     }
 }
 
+/// Several addresses of one endpoint are a race between sockets; names and files have none to offer.
+fn check_additional(endpoint: &Endpoint, path: &Path<'_>, report: &mut Report<'_>) {
+    if !endpoint.additional_addresses.is_empty() && endpoint.address.socket_addr().is_none() {
+        report.error(path, "only an endpoint whose address is an IP address has further ones");
+    }
+    for (index, other) in endpoint.additional_addresses.iter().enumerate() {
+        if other.socket_addr().is_none_or(|socket| socket.port() == 0) {
+            report.error(&path.index(index), "a further address is an IP address with a port other than 0");
+        }
+    }
+}
+
 fn check_endpoints(endpoints: &[Endpoint], path: &Path<'_>, report: &mut Report<'_>) {
     let mut seen = std::collections::HashSet::new();
     for (index, endpoint) in endpoints.iter().enumerate() {
         let entry = path.index(index);
         let address = entry.field("address");
-        if endpoint.address.port() == 0 {
+        if endpoint.address.is_any_port() {
             report.error(&address, "an endpoint has a port other than 0");
         }
         if !seen.insert(&endpoint.address) {
             report.error(&address, format!("the endpoint `{}` is listed twice", endpoint.address));
         }
+        check_additional(endpoint, &entry.field("additional_addresses"), report);
     }
     if !endpoints.is_empty() && endpoints.iter().all(|endpoint| endpoint.weight.0 == 0) {
         report.error_with(path, "all endpoints have the weight 0", "give one of them a weight");

@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use super::balancing::Balancing;
 use super::dns::Dns;
+use super::connection::{ConnectionPool, Http2};
 use super::duration::TimeSpan;
 use super::health::HealthCheck;
 use super::policy::{CircuitBreakerOverride, ConcurrencyLimitOverride, OutlierOverride, RetryBudgetOverride};
@@ -78,6 +79,12 @@ pub struct Cluster {
     /// How long an idle connection is kept. Default: 60s (ours; below the 75s and more of common servers).
     #[serde(default = "default_idle_timeout")]
     pub idle_timeout: TimeSpan,
+    /// How many connections to each endpoint there are, and how long they live.
+    #[serde(default)]
+    pub connection_pool: ConnectionPool,
+    /// HTTP/2 connections: requests at once, and how a dead peer is found out.
+    #[serde(default)]
+    pub http2: Http2,
 }
 
 /// How the destination is named in telemetry (Istio's destination labels).
@@ -99,8 +106,12 @@ pub struct ServiceNames {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Endpoint {
-    /// `ip:port`, `host:port` or `[v6]:port`. Unique within the cluster.
+    /// `ip:port`, `host:port`, `[v6]:port` or `unix:/path`. Unique within the cluster.
     pub address: AddressText,
+    /// Further addresses of the same endpoint, by IP: a connection goes to the first that takes it, a slow one gets
+    /// company after 250 ms (RFC 8305). Default: none (Envoy's additional_addresses).
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub additional_addresses: Vec<AddressText>,
     /// Share of the traffic relative to the other endpoints; 0 = none. Default: 1.
     #[serde(default)]
     pub weight: Weight,

@@ -10,6 +10,7 @@ pub mod authorization;
 pub mod balancing;
 pub mod check;
 pub mod cluster;
+pub mod connection;
 pub mod diagnostic;
 pub mod dns;
 pub mod document;
@@ -33,6 +34,7 @@ pub use authorization::{Authorization, AuthorizationPolicy};
 pub use cluster::{
     Balancer, Cluster, ClusterTls, Declared, Endpoint, Locality, Protocol, ServiceNames, TlsMode, Workload,
 };
+pub use connection::{ConnectionPool, Http2, KeepAlive};
 pub use diagnostic::{Diagnostic, Path, Severity};
 pub use dns::{Dns, DnsFamily, DnsMode, DnsRecords, OnEmpty};
 pub use document::{Defaults, Document, Node};

@@ -144,8 +144,8 @@ text_value!(
     Name, "name", "a name of 1 to 253 printable characters without white space", parse_name
 );
 text_value!(
-    /// Where to connect or listen: `ip:port`, `host:port` or `[v6]:port`.
-    AddressText, "address", "an address like 10.0.0.1:8080, host.example:8080 or [::1]:8080", parse_address
+    /// Where to connect or listen: `ip:port`, `host:port`, `[v6]:port` or `unix:/path`.
+    AddressText, "address", "an address like 10.0.0.1:8080, host.example:8080, [::1]:8080 or unix:/run/app.sock", parse_address
 );
 text_value!(
     /// A name that DNS knows, with or without its final dot.
@@ -301,19 +301,34 @@ impl AddressText {
         self.0.rsplit_once(':').and_then(|(_, port)| port.parse().ok()).unwrap_or(0)
     }
 
+    /// The path, when it is a Unix socket.
+    pub fn unix_path(&self) -> Option<&std::path::Path> {
+        self.0.strip_prefix(UNIX).map(std::path::Path::new)
+    }
+
+    /// Whether it has a port, and that is 0.
+    pub fn is_any_port(&self) -> bool {
+        self.unix_path().is_none() && self.port() == 0
+    }
+
+    /// Whether it is a host name, to be resolved.
+    pub fn is_host_name(&self) -> bool {
+        // A host of digits and dots is an IPv4 address, or the address would not have been taken: cheaper to see
+        // than to read.
+        let is_ip = self.0.starts_with('[') || self.0.bytes().all(|b| b.is_ascii_digit() || b == b'.' || b == b':');
+        !is_ip && self.unix_path().is_none()
+    }
+
     /// The socket address, when the host is an IP address.
     pub fn socket_addr(&self) -> Option<std::net::SocketAddr> {
         self.host().parse().ok().map(|ip: std::net::IpAddr| std::net::SocketAddr::new(ip, self.port()))
     }
 
-    /// Whether the host is an IP address. Cheaper than to read it.
-    pub fn is_ip(&self) -> bool {
-        // A host of digits and dots is an IPv4 address, or the address would not have been taken.
-        self.0.starts_with('[') || self.0.bytes().all(|b| b.is_ascii_digit() || b == b'.' || b == b':')
-    }
-
-    /// Whether only this machine can reach the address: a loopback IP or `localhost`.
+    /// Whether only this machine can reach the address: a loopback IP, `localhost` or a Unix socket.
     pub fn is_loopback(&self) -> bool {
+        if self.unix_path().is_some() {
+            return true;
+        }
         self.socket_addr().map_or(self.host().eq_ignore_ascii_case("localhost"), |addr| addr.ip().is_loopback())
     }
 }
@@ -328,7 +343,27 @@ fn parse_name(text: &str) -> Result<String, ValueError> {
     }
 }
 
+const UNIX: &str = "unix:";
+
+/// What fits into `sockaddr_un` with its final zero (unix(7)).
+const MAX_UNIX_PATH: usize = 107;
+
+fn parse_unix(path: &str) -> Result<(), ValueError> {
+    if !path.starts_with('/') {
+        return Err(
+            ValueError::new("the path of a Unix socket is not absolute").with_hint("write `unix:/run/app.sock`")
+        );
+    }
+    if path.len() > MAX_UNIX_PATH || path.contains('\0') {
+        return Err(ValueError::new(format!("the path of a Unix socket has at most {MAX_UNIX_PATH} bytes")));
+    }
+    Ok(())
+}
+
 fn parse_address(text: &str) -> Result<String, ValueError> {
+    if let Some(path) = text.strip_prefix(UNIX) {
+        return parse_unix(path).map(|()| text.to_owned());
+    }
     let no_port = || ValueError::new("the address has no port").with_hint(format!("write `{text}:8080`"));
     let (host, port) = text.rsplit_once(':').ok_or_else(no_port)?;
     if !port.bytes().all(|b| b.is_ascii_digit()) || port.parse::<u16>().is_err() {

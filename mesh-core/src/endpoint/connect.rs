@@ -7,21 +7,27 @@
 use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
+use std::path::Path;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use futures_util::stream::{FuturesUnordered, StreamExt};
 use hyper::client::conn::{http1, http2};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_rustls::TlsConnector;
 
+use super::address::Address;
+use super::eyeballs::{Next, Race};
+use super::gate::Gate;
+use super::pulse::{Pulse, Watched};
 use crate::body::Body;
 use crate::error::{Error, ErrorKind};
 use crate::identity::source::IdentitySource;
 use crate::identity::tls::{PeerIdentity, peer_identity, server_name};
 use crate::identity::verifier::VerifyError;
-use crate::time::Clock;
+use crate::time::{Clock, Randomness};
 
 /// A byte stream to a peer.
 pub trait Io: AsyncRead + AsyncWrite + Send + Unpin + 'static {}
@@ -33,6 +39,12 @@ type Dialing = Pin<Box<dyn Future<Output = io::Result<Box<dyn Io>>> + Send>>;
 pub trait Connector: Send + Sync + 'static {
     /// Opens one stream to `address`.
     fn connect(&self, address: SocketAddr) -> Dialing;
+
+    /// Opens one stream to the Unix socket at `path`. Default: the operating system's.
+    fn connect_unix(&self, path: &Path) -> Dialing {
+        let path = path.to_owned();
+        Box::pin(async move { Ok(Box::new(tokio::net::UnixStream::connect(path).await?) as Box<dyn Io>) })
+    }
 }
 
 /// TCP with Nagle's algorithm off (left on, it costs an HTTP/2 client more than half its throughput).
@@ -90,6 +102,39 @@ pub struct Dialer {
     pub runtime: tokio::runtime::Handle,
     /// Our own identity, whose expiry bounds the life of a connection.
     pub identity: Option<IdentitySource>,
+    /// Spreads the ages at which connections retire.
+    pub randomness: Randomness,
+}
+
+/// How an HTTP/2 connection finds out that its peer is dead.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct KeepAlive {
+    /// A PING after so much silence.
+    pub interval: Duration,
+    /// An answer is due within this; then no request starts there, and after twice as long the connection closes.
+    pub timeout: Duration,
+    /// Also while no request is in flight.
+    pub while_idle: bool,
+}
+
+/// A connection as the dialer hands it over.
+pub(super) struct Opened {
+    pub(super) channel: Channel,
+    pub(super) facts: ConnectionFacts,
+    pub(super) pulse: Arc<Pulse>,
+    pub(super) task: tokio::task::AbortHandle,
+}
+
+impl Opened {
+    pub(super) fn is_http2(&self) -> bool {
+        matches!(self.channel, Channel::Http2(_))
+    }
+}
+
+/// What a dial needs of its pool.
+pub(super) struct Wiring {
+    pub(super) keepalive: KeepAlive,
+    pub(super) gate: Arc<Gate>,
 }
 
 /// A sender of requests over one open connection.
@@ -101,7 +146,7 @@ pub enum Channel {
 }
 
 /// Facts of an open connection.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct ConnectionFacts {
     /// Verified identity of the peer; `None` in plaintext.
     pub peer: Option<PeerIdentity>,
@@ -126,31 +171,31 @@ impl Dialer {
         Moment { now: self.clock.now(), generation: self.identity.as_ref().map_or(0, IdentitySource::rotations) }
     }
 
-    /// Opens a connection within the transport's timeout. Sockets and tasks belong to the mesh's runtime.
-    pub async fn dial(
-        self: &Arc<Self>,
-        address: SocketAddr,
-        transport: &Transport,
-    ) -> Result<(Channel, ConnectionFacts), Error> {
+    /// Opens a connection within the transport's timeout.
+    pub(super) async fn dial(&self, address: &Address, transport: &Transport, wiring: Wiring) -> Result<Opened, Error> {
         let deadline = crate::time::after(self.clock.now(), transport.connect_timeout);
-        let (dialer, transport) = (Arc::clone(self), transport.clone());
-        let opening = AbortOnDrop(self.runtime.spawn(async move {
-            let timeout = dialer.clock.sleep_until(deadline);
-            tokio::select! {
-                opened = dialer.open(address, &transport) => opened,
-                () = timeout => Err(Error::new(ErrorKind::ConnectTimeout, format!("no connection to {address} in {:?}", transport.connect_timeout))),
-            }
-        }));
-        opening.await
+        let mut race = Race::new(sockets(address));
+        let timeout = self.clock.sleep_until(deadline);
+        let timed_out = tokio::select! {
+            opened = self.open(address, transport, (wiring, &mut race)) => return opened,
+            () = timeout => format!("no connection to {address} in {:?}", transport.connect_timeout),
+        };
+        let failures = race.failures();
+        let message = if failures.is_empty() { timed_out } else { format!("{timed_out} ({failures})") };
+        Err(Error::new(ErrorKind::ConnectTimeout, message))
     }
 
-    async fn open(&self, address: SocketAddr, transport: &Transport) -> Result<(Channel, ConnectionFacts), Error> {
-        let stream = self.connector.connect(address).await.map_err(|error| {
-            Error::new(ErrorKind::Connect, format!("cannot connect to {address}: {error}")).with_source(error)
-        })?;
+    async fn open(&self, address: &Address, transport: &Transport, with: (Wiring, &mut Race)) -> Result<Opened, Error> {
+        let (wiring, race) = with;
+        let stream = match address {
+            Address::Unix(path) => self.connector.connect_unix(path).await.map_err(|error| {
+                Error::new(ErrorKind::Connect, format!("cannot connect to {address}: {error}")).with_source(error)
+            })?,
+            _ => self.first_of(race).await?,
+        };
         let Some(tls) = &transport.tls else {
             let facts = ConnectionFacts { peer: None, retire_at: None, generation: 0 };
-            return Ok((self.handshake(stream, transport.protocol == Protocol::Http2).await?, facts));
+            return self.handshake(stream, facts, (transport.protocol == Protocol::Http2, wiring)).await;
         };
         // Read before the handshake: if we are renewed meanwhile, the connection counts as the old one's.
         let generation = self.moment().generation;
@@ -167,36 +212,81 @@ impl Dialer {
             Protocol::Auto => session.alpn_protocol() == Some(b"h2"),
         };
         let retire_at = self.certificate_expiry(peer.as_ref());
-        Ok((self.handshake(Box::new(stream), is_http2).await?, ConnectionFacts { peer, retire_at, generation }))
+        let facts = ConnectionFacts { peer, retire_at, generation };
+        self.handshake(Box::new(stream), facts, (is_http2, wiring)).await
     }
 
-    async fn handshake(&self, stream: Box<dyn Io>, is_http2: bool) -> Result<Channel, Error> {
-        let failed = |error: hyper::Error| Error::new(ErrorKind::Connect, "HTTP handshake failed").with_source(error);
-        let io = TokioIo::new(stream);
-        if is_http2 {
-            let (sender, connection) = http2::Builder::new(TokioExecutor::new())
-                .timer(TokioTimer::new())
-                .initial_stream_window_size(STREAM_WINDOW)
-                .initial_connection_window_size(CONNECTION_WINDOW)
-                .keep_alive_interval(PING_INTERVAL)
-                .keep_alive_timeout(PING_TIMEOUT)
-                .handshake(io)
-                .await
-                .map_err(failed)?;
-            self.runtime.spawn(async move {
-                if let Err(error) = connection.await {
-                    tracing::debug!(error = %error, "connection ended");
+    /// The first of a host's addresses that takes a connection.
+    async fn first_of(&self, race: &mut Race) -> Result<Box<dyn Io>, Error> {
+        let mut running = FuturesUnordered::new();
+        loop {
+            let patience = match race.next(self.clock.now()) {
+                Next::Start(address) => {
+                    let connecting = self.connector.connect(address);
+                    running.push(async move { (address, connecting.await) });
+                    continue;
                 }
-            });
-            return Ok(Channel::Http2(sender));
+                Next::WaitUntil(at) => self.clock.sleep_until(at),
+                Next::Wait => Box::pin(std::future::pending()),
+                Next::Lost => {
+                    return Err(Error::new(ErrorKind::Connect, format!("cannot connect to {}", race.failures())));
+                }
+            };
+            tokio::select! {
+                Some((address, connected)) = running.next() => match connected {
+                    Ok(stream) => return Ok(stream),
+                    Err(error) => race.failed(address, error.to_string()),
+                },
+                () = patience => {}
+            }
         }
-        let (sender, connection) = http1::handshake(io).await.map_err(failed)?;
+    }
+
+    async fn handshake(
+        &self,
+        stream: Box<dyn Io>,
+        facts: ConnectionFacts,
+        with: (bool, Wiring),
+    ) -> Result<Opened, Error> {
+        let failed = |error: hyper::Error| Error::new(ErrorKind::Connect, "HTTP handshake failed").with_source(error);
+        let (is_http2, Wiring { keepalive, gate }) = with;
+        let pulse = Pulse::new(&self.clock, &gate);
+        let io = TokioIo::new(Watched::new(stream, &pulse, is_http2));
+        if !is_http2 {
+            let (sender, connection) = http1::handshake(io).await.map_err(failed)?;
+            let task = self.run(connection.with_upgrades()).abort_handle();
+            return Ok(Opened { channel: Channel::Http1(sender), facts, pulse, task });
+        }
+        let (sender, connection) = http2::Builder::new(TokioExecutor::new())
+            .timer(TokioTimer::new())
+            .initial_stream_window_size(STREAM_WINDOW)
+            .initial_connection_window_size(CONNECTION_WINDOW)
+            .keep_alive_interval(keepalive.interval)
+            // What is in flight gets a second chance; new requests go elsewhere after the first.
+            .keep_alive_timeout(keepalive.timeout * 2)
+            .keep_alive_while_idle(keepalive.while_idle)
+            .handshake(io)
+            .await
+            .map_err(failed)?;
+        let mut running = self.run(connection);
+        tokio::select! {
+            () = pulse.settings() => {}
+            _ = &mut running => {
+                return Err(Error::new(ErrorKind::Connect, "the peer closed the connection without a word of HTTP/2"));
+            }
+        }
+        Ok(Opened { channel: Channel::Http2(sender), facts, pulse, task: running.abort_handle() })
+    }
+
+    fn run<F>(&self, connection: F) -> tokio::task::JoinHandle<()>
+    where
+        F: Future<Output = Result<(), hyper::Error>> + Send + 'static,
+    {
         self.runtime.spawn(async move {
-            if let Err(error) = connection.with_upgrades().await {
+            if let Err(error) = connection.await {
                 tracing::debug!(error = %error, "connection ended");
             }
-        });
-        Ok(Channel::Http1(sender))
+        })
     }
 
     fn certificate_expiry(&self, peer: Option<&PeerIdentity>) -> Option<Instant> {
@@ -207,28 +297,17 @@ impl Dialer {
     }
 }
 
-/// The dial task ends when its caller goes away.
-struct AbortOnDrop(tokio::task::JoinHandle<Result<(Channel, ConnectionFacts), Error>>);
-
-impl Drop for AbortOnDrop {
-    fn drop(&mut self) {
-        self.0.abort();
-    }
-}
-
-impl Future for AbortOnDrop {
-    type Output = Result<(Channel, ConnectionFacts), Error>;
-
-    fn poll(mut self: Pin<&mut Self>, cx: &mut std::task::Context<'_>) -> std::task::Poll<Self::Output> {
-        Pin::new(&mut self.0).poll(cx).map(|joined| {
-            joined
-                .unwrap_or_else(|error| Err(Error::new(ErrorKind::Internal, "the dial task failed").with_source(error)))
-        })
+/// The sockets an address may mean.
+fn sockets(address: &Address) -> &[SocketAddr] {
+    match address {
+        Address::Socket(address) => std::slice::from_ref(address),
+        Address::AnyOf(addresses) => addresses,
+        Address::Unix(_) => &[],
     }
 }
 
 /// A TLS failure, told apart by whether the peer's identity was the reason.
-fn tls_error(address: SocketAddr, error: io::Error) -> Error {
+fn tls_error(address: &Address, error: io::Error) -> Error {
     match VerifyError::find_in(&error) {
         Some(reason) => Error::new(ErrorKind::PeerIdentity, format!("{address}: {reason}")),
         None if error.kind() == io::ErrorKind::UnexpectedEof || error.kind() == io::ErrorKind::ConnectionReset => {
@@ -243,7 +322,3 @@ fn tls_error(address: SocketAddr, error: io::Error) -> Error {
 /// 64 KiB per connection), small enough to bound a slow reader.
 const STREAM_WINDOW: u32 = 1024 * 1024;
 const CONNECTION_WINDOW: u32 = 4 * 1024 * 1024;
-
-/// A peer that answers no PING for this long is dead (a frozen process keeps its socket open).
-const PING_INTERVAL: Duration = Duration::from_secs(10);
-const PING_TIMEOUT: Duration = Duration::from_secs(5);

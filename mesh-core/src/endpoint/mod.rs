@@ -1,6 +1,13 @@
 //! One address: how it is reached, how loaded it is, which connections to it are open.
 
 pub mod ask;
+pub mod address;
 pub mod connect;
+pub mod connection;
+pub(crate) mod eyeballs;
+mod frames;
+mod gate;
 pub mod load;
 pub mod pool;
+mod pulse;
+mod stock;

@@ -1,30 +1,37 @@
-//! Open connections of one endpoint, kept for the next request.
+//! Connections of one endpoint, kept for the next request.
 //!
-//! Decides: which open connection a request takes, and when one is too old. Never: sends a request,
-//! or opens two HTTP/2 connections where one would do.
-//! Invariant: a connection starts no further request once our certificate was renewed or either end's has
-//! expired. So a rotation reaches the wire at once, and nothing in flight is dropped.
+//! Decides: nothing; the stock does. It dials, and lets requests wait under their own deadlines. Never: sends a
+//! request. Invariant: a dial belongs to the pool: it goes on when the request that began it goes away, and the
+//! others that wait for it get the connection.
 
-use std::net::SocketAddr;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
-use hyper::client::conn::{http1, http2};
+use futures_util::FutureExt;
+use futures_util::future::Shared;
+use hyper::client::conn::http1;
 
+use super::address::Address;
+use super::connect::{Channel, Dialer, KeepAlive, Moment, Opened, Protocol, Transport, Wiring};
+use super::connection::{Connection, Occupied};
+use super::gate::{Gate, Waiting};
+use super::stock::{Claim, Standing, Step, Stock, Want};
 use crate::body::Body;
-use crate::endpoint::connect::{Channel, ConnectionFacts, Dialer, Moment, Protocol, Transport};
-use crate::error::Error;
+use crate::error::{Error, ErrorKind};
+
+/// The end of a dial, for all who wait for it. The connection is in the stock by then.
+pub(super) type Dialed = Shared<Pin<Box<dyn Future<Output = Result<(), Arc<Error>>> + Send>>>;
 
 /// The connections of one endpoint.
 #[derive(Default)]
-pub struct Pool {
-    idle: std::sync::Mutex<Vec<Idle>>,
-    shared: std::sync::Mutex<Option<(http2::SendRequest<Body>, Arc<Connection>)>>,
-    /// Held while an HTTP/2 connection opens, so that a burst shares it.
-    opening: tokio::sync::Mutex<()>,
-    /// The endpoint is gone: nothing is kept any more.
-    is_closed: AtomicBool,
+pub struct Pool(Arc<Inner>);
+
+#[derive(Default)]
+struct Inner {
+    stock: std::sync::Mutex<Stock>,
+    gate: Arc<Gate>,
 }
 
 /// Limits of a pool.
@@ -34,150 +41,369 @@ pub struct PoolLimits {
     pub max_idle: usize,
     /// An idle connection is closed after this long.
     pub idle_timeout: Duration,
-}
-
-/// One open connection.
-pub struct Connection {
-    /// What the handshake established.
-    pub facts: ConnectionFacts,
-    served: AtomicU32,
+    /// Connections open at once.
+    pub max_connections: usize,
+    /// Requests that may wait for one.
+    pub max_pending: usize,
+    /// Requests that one connection serves; 0 = no limit.
+    pub max_requests: u32,
+    /// A connection retires at this age, spread by 10 %; zero = never.
+    pub max_age: Duration,
+    /// Requests at once on an HTTP/2 connection, if its peer allows as many.
+    pub max_streams: u32,
+    /// How a dead HTTP/2 peer is found out.
+    pub keepalive: KeepAlive,
 }
 
 /// A connection taken for one request.
 pub struct Lease {
     /// Sends the request.
     pub channel: Channel,
-    /// The connection it goes over.
-    pub connection: Arc<Connection>,
+    /// Its place on the connection it goes over.
+    pub occupied: Occupied,
     /// Whether the connection had already served a request: only then can it be stale.
     pub is_reused: bool,
 }
 
-struct Idle {
-    sender: http1::SendRequest<Body>,
-    connection: Arc<Connection>,
-    since: Instant,
+/// What a request needs a connection for.
+#[derive(Clone, Copy)]
+pub struct Ask<'a> {
+    /// Opens connections.
+    pub dialer: &'a Arc<Dialer>,
+    /// Where to.
+    pub address: &'a Address,
+    /// How.
+    pub transport: &'a Transport,
+    /// How many.
+    pub limits: &'a PoolLimits,
 }
 
 impl Pool {
-    /// An open connection, or a new one.
-    pub async fn acquire(
-        &self,
-        dialer: &Arc<Dialer>,
-        address: SocketAddr,
-        target: (&Transport, PoolLimits),
-    ) -> Result<Lease, Error> {
-        let (transport, _) = target;
-        if let Some(lease) = self.reuse(dialer.moment(), target) {
+    /// An open connection, or a new one, or a place in the queue.
+    pub async fn acquire(&self, ask: Ask<'_>) -> Result<Lease, Error> {
+        self.find(ask, None).await
+    }
+
+    /// The one transparent retry after `stale` failed: a connection that cannot be stale for the same reason.
+    pub async fn acquire_fresh(&self, ask: Ask<'_>, stale: &Connection) -> Result<Lease, Error> {
+        stale.leave();
+        self.find(ask, Some(stale.serial)).await
+    }
+
+    async fn find(&self, ask: Ask<'_>, after: Option<u64>) -> Result<Lease, Error> {
+        let gate = &self.0.gate;
+        if let Some(lease) = self.0.stock().at_once(&want(ask, after, Standing::default()), gate) {
             return Ok(lease);
         }
-        let may_share =
-            transport.protocol != Protocol::Http1 && (transport.tls.is_some() || transport.protocol == Protocol::Http2);
-        let _opening = if may_share { Some(self.opening.lock().await) } else { None };
-        if may_share && let Some(lease) = self.reuse(dialer.moment(), target) {
-            return Ok(lease);
-        }
-        self.open(dialer, address, transport).await
-    }
-
-    /// A fresh connection whatever is pooled: the one transparent retry after a stale connection.
-    pub async fn open(&self, dialer: &Arc<Dialer>, address: SocketAddr, transport: &Transport) -> Result<Lease, Error> {
-        let (channel, facts) = dialer.dial(address, transport).await?;
-        let connection = Arc::new(Connection { facts, served: AtomicU32::new(1) });
-        if let Channel::Http2(sender) = &channel
-            && !self.is_closed.load(Ordering::Relaxed)
-        {
-            *lock(&self.shared) = Some((sender.clone(), Arc::clone(&connection)));
-        }
-        Ok(Lease { channel, connection, is_reused: false })
-    }
-
-    fn reuse(&self, moment: Moment, target: (&Transport, PoolLimits)) -> Option<Lease> {
-        let (transport, limits) = target;
-        let mut shared = lock(&self.shared);
-        if let Some((sender, connection)) = &*shared {
-            if sender.is_closed() || connection.is_retired(moment) {
-                *shared = None;
-            } else {
-                let is_reused = connection.served.fetch_add(1, Ordering::Relaxed) > 0;
-                return Some(Lease {
-                    channel: Channel::Http2(sender.clone()),
-                    connection: Arc::clone(connection),
-                    is_reused,
-                });
+        let mut search = Search::default();
+        loop {
+            let freed = gate.freed();
+            tokio::pin!(freed);
+            // Registered before the look, so that nothing freed meanwhile is missed.
+            freed.as_mut().enable();
+            let step = self.0.stock().step(&want(ask, after, search.standing()), gate);
+            match step {
+                Step::Take(lease) => {
+                    // There may be room for the next as well.
+                    if search.queued.take().is_some() {
+                        gate.free();
+                    }
+                    return Ok(lease);
+                }
+                _ if search.is_in_vain() => return Err(closed_at_once(ask)),
+                Step::Join(end) => search.dial = Some(end),
+                Step::Dial { is_shared } => {
+                    search.claim = (!is_shared).then(Arc::default);
+                    search.dial = Some(self.dial(ask, search.claim.as_ref()));
+                }
+                Step::Full => return Err(full(ask)),
+                Step::Wait if search.dial.is_none() && search.queued.is_none() => search.queued = Some(gate.wait()),
+                Step::Wait => {}
+            }
+            tokio::select! {
+                end = ended(&mut search.dial) => {
+                    search.dial = None;
+                    search.ended += 1;
+                    end.map_err(|error| copy_of(&error))?;
+                }
+                () = freed => {}
+                () = ask.dialer.clock.sleep_until(ask.dialer.clock.now() + LOOK_AGAIN) => {}
             }
         }
-        drop(shared);
-        if transport.protocol == Protocol::Http2 {
-            return None;
-        }
-        let mut idle = lock(&self.idle);
-        while let Some(Idle { sender, connection, since }) = idle.pop() {
-            let is_fresh = moment.now.saturating_duration_since(since) < limits.idle_timeout;
-            if is_fresh && !connection.is_retired(moment) && sender.is_ready() {
-                connection.served.fetch_add(1, Ordering::Relaxed);
-                return Some(Lease { channel: Channel::Http1(sender), connection, is_reused: true });
+    }
+
+    /// Without a claim the connection is for all who join.
+    fn dial(&self, ask: Ask<'_>, claim: Option<&Arc<Claim>>) -> Dialed {
+        let mut stock = self.0.stock();
+        let serial = stock.next_serial();
+        let claimed = claim.map(Arc::downgrade);
+        let dialing = Dialing { inner: Arc::clone(&self.0), serial, protocol: ask.transport.protocol, claimed };
+        let (dialer, limits) = (Arc::clone(ask.dialer), *ask.limits);
+        let (address, transport) = (ask.address.clone(), ask.transport.clone());
+        let running = ask.dialer.runtime.spawn(async move {
+            let wiring = Wiring { keepalive: limits.keepalive, gate: Arc::clone(&dialing.inner.gate) };
+            let opened = dialer.dial(&address, &transport, wiring).await.map_err(Arc::new)?;
+            if opened.pulse.is_leaving() {
+                let message = format!("{address} takes no request: it is leaving");
+                return Err(Arc::new(Error::new(ErrorKind::Connect, message)));
             }
-        }
-        None
+            dialing.done(opened, &dialer, &limits);
+            Ok(())
+        });
+        let end = running.map(|end| end.unwrap_or_else(|error| Err(Arc::new(lost(error)))));
+        let end: Dialed = (Box::pin(end) as Pin<Box<dyn Future<Output = _> + Send>>).shared();
+        stock.dialing(serial, claim.is_none().then(|| (ask.transport.protocol, end.clone())));
+        end
     }
 
-    /// Takes back an HTTP/1.1 connection that can serve a further request.
-    pub fn put_back(&self, sender: http1::SendRequest<Body>, connection: Arc<Connection>, at: (Moment, PoolLimits)) {
-        let (moment, limits) = at;
-        if sender.is_closed() || connection.is_retired(moment) {
-            return;
-        }
-        let mut idle = lock(&self.idle);
-        if idle.len() < limits.max_idle && !self.is_closed.load(Ordering::Relaxed) {
-            idle.push(Idle { sender, connection, since: moment.now });
-        }
-    }
-
-    /// Forgets the shared connection if it is still this one: the peer asked to leave, or it is stale.
-    pub fn forget(&self, connection: &Arc<Connection>) {
-        let mut shared = lock(&self.shared);
-        if shared.as_ref().is_some_and(|(_, current)| Arc::ptr_eq(current, connection)) {
-            *shared = None;
-        }
+    /// Takes back an HTTP/1.1 connection whose response has been read to its end.
+    pub fn put_back(&self, sender: http1::SendRequest<Body>, occupied: Occupied, at: (Moment, &PoolLimits)) {
+        self.0.stock().put_back(sender, &occupied, at);
     }
 
     /// The endpoint left its cluster: idle connections close now, the others when their requests have ended.
     pub fn close(&self) {
-        let mut idle = lock(&self.idle);
-        self.is_closed.store(true, Ordering::Relaxed);
-        idle.clear();
-        drop(idle);
-        *lock(&self.shared) = None;
+        self.0.stock().close();
     }
 
     /// Closes what is idle for too long, closed by the peer, or retired.
-    pub fn sweep(&self, moment: Moment, limits: PoolLimits) {
-        lock(&self.idle).retain(|idle| {
-            !idle.sender.is_closed()
-                && !idle.connection.is_retired(moment)
-                && moment.now.saturating_duration_since(idle.since) < limits.idle_timeout
-        });
-        let mut shared = lock(&self.shared);
-        if shared.as_ref().is_some_and(|(sender, connection)| sender.is_closed() || connection.is_retired(moment)) {
-            *shared = None;
-        }
+    pub fn sweep(&self, moment: Moment, limits: &PoolLimits) {
+        self.0.stock().sweep(moment, limits);
     }
 
     /// Open connections that wait or can take a request.
     pub fn size(&self) -> usize {
-        lock(&self.idle).len() + usize::from(lock(&self.shared).is_some())
+        self.0.stock().len()
+    }
+
+    /// Open connections, those in use included.
+    pub fn open(&self) -> usize {
+        self.0.gate.alive()
+    }
+
+    /// Requests that wait for a connection.
+    pub fn waiting(&self) -> usize {
+        self.0.gate.waiting()
     }
 }
 
-impl Connection {
-    fn is_retired(&self, moment: Moment) -> bool {
-        let is_renewed = self.facts.peer.is_some() && self.facts.generation != moment.generation;
-        is_renewed || self.facts.retire_at.is_some_and(|retire_at| moment.now >= retire_at)
+/// A request on its way to a connection.
+#[derive(Default)]
+struct Search<'a> {
+    /// Its place in the queue.
+    queued: Option<Waiting<'a>>,
+    /// The dial it waits for.
+    dial: Option<Dialed>,
+    /// On the connection of that dial, if it began it for itself alone.
+    claim: Option<Arc<Claim>>,
+    /// Dials that ended well.
+    ended: u32,
+}
+
+impl Search<'_> {
+    fn standing(&self) -> Standing<'_> {
+        Standing {
+            is_called: self.queued.is_some() || self.claim.is_some(),
+            is_dialing: self.dial.is_some(),
+            claim: self.claim.as_ref(),
+        }
+    }
+
+    /// Its dials end well, and there is no connection: the peer closes what it has just accepted.
+    fn is_in_vain(&self) -> bool {
+        let most = if self.claim.is_some() { 1 } else { MAX_DIALS };
+        self.dial.is_none() && self.ended >= most
     }
 }
 
-/// A panic while the lock was held leaves nothing half-done here: go on.
-fn lock<T>(mutex: &std::sync::Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+fn want<'a>(ask: Ask<'a>, after: Option<u64>, standing: Standing<'a>) -> Want<'a> {
+    Want { moment: ask.dialer.moment(), limits: ask.limits, transport: ask.transport, after, standing }
+}
+
+fn closed_at_once(ask: Ask<'_>) -> Error {
+    Error::new(ErrorKind::Connect, format!("{} closes connections as soon as they are open", ask.address))
+}
+
+impl Inner {
+    /// A panic while the lock was held leaves nothing half-done here: go on.
+    fn stock(&self) -> std::sync::MutexGuard<'_, Stock> {
+        self.stock.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+}
+
+/// A dial under way; however it ends, its place is given back.
+struct Dialing {
+    inner: Arc<Inner>,
+    serial: u64,
+    protocol: Protocol,
+    claimed: Option<Weak<Claim>>,
+}
+
+impl Dialing {
+    fn done(&self, opened: Opened, dialer: &Dialer, limits: &PoolLimits) {
+        let now = dialer.clock.now();
+        let old_at = old_at(now, limits.max_age, &mut dialer.randomness.generator());
+        let connection = Connection::new(&opened, &self.inner.gate, (self.serial, now, old_at));
+        let mut stock = self.inner.stock();
+        stock.dialed(self.serial);
+        stock.add(opened.channel, connection, (now, limits, self.protocol));
+        if let Some(claim) = &self.claimed {
+            stock.claim_last(claim.clone());
+        }
+    }
+}
+
+impl Drop for Dialing {
+    fn drop(&mut self) {
+        self.inner.stock().dialed(self.serial);
+        self.inner.gate.free();
+    }
+}
+
+/// When a connection opened at `now` is old: its age, less up to a tenth, so that connections opened together do
+/// not all end together. Origin: gRPC's MAX_CONNECTION_AGE, which spreads by 10 %.
+fn old_at(now: Instant, max_age: Duration, rng: &mut fastrand::Rng) -> Option<Instant> {
+    (!max_age.is_zero()).then(|| crate::time::after(now, max_age.mul_f64(1.0 - 0.1 * rng.f64())))
+}
+
+async fn ended(dial: &mut Option<Dialed>) -> Result<(), Arc<Error>> {
+    match dial {
+        Some(dial) => dial.await,
+        None => std::future::pending().await,
+    }
+}
+
+fn copy_of(error: &Arc<Error>) -> Error {
+    Error::new(error.kind(), error.message()).with_source(Arc::clone(error))
+}
+
+fn lost(error: tokio::task::JoinError) -> Error {
+    Error::new(ErrorKind::Internal, "the dial task failed").with_source(error)
+}
+
+fn full(ask: Ask<'_>) -> Error {
+    let PoolLimits { max_connections, max_pending, .. } = ask.limits;
+    let message = format!(
+        "{} has {max_connections} connections, its limit, and {max_pending} requests wait for one already",
+        ask.address
+    );
+    Error::new(ErrorKind::Overloaded, message)
+}
+
+/// Dials that one request joins: others may take all places of a connection, but not for ever (ours).
+const MAX_DIALS: u32 = 8;
+
+/// Some changes wake nobody: a reload that raises a limit, a peer that falls silent.
+const LOOK_AGAIN: Duration = Duration::from_millis(100);
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+    use std::net::SocketAddr;
+
+    use super::*;
+    use crate::endpoint::connect::{Connector, Io};
+    use crate::time::{Randomness, SystemClock};
+
+    #[derive(Default)]
+    struct Network(std::sync::Mutex<Vec<tokio::io::DuplexStream>>);
+
+    impl Connector for Network {
+        /// Port 1 refuses, port 2 never answers, port 3 takes the connection, port 4 closes it at once.
+        fn connect(&self, address: SocketAddr) -> Pin<Box<dyn Future<Output = io::Result<Box<dyn Io>>> + Send>> {
+            let (near, far) = tokio::io::duplex(64);
+            if address.port() != 4 {
+                self.0.lock().unwrap().push(far);
+            }
+            let near = Some(near);
+            Box::pin(async move {
+                match address.port() {
+                    1 => Err(io::Error::other(format!("no route to {}", address.ip()))),
+                    2 => std::future::pending().await,
+                    _ => near.map(|near| Box::new(near) as Box<dyn Io>).ok_or_else(|| io::Error::other("closed")),
+                }
+            })
+        }
+    }
+
+    async fn acquire(addresses: &[&str], connect_timeout: Duration) -> (Result<Lease, Error>, Duration) {
+        let dialer = Arc::new(Dialer {
+            connector: Arc::<Network>::default(),
+            clock: Arc::new(SystemClock),
+            runtime: tokio::runtime::Handle::current(),
+            identity: None,
+            randomness: Randomness::seeded(1),
+        });
+        let transport = Transport { protocol: Protocol::Http1, tls: None, key: "plain".into(), connect_timeout };
+        let limits = PoolLimits {
+            max_idle: 1,
+            idle_timeout: Duration::from_secs(60),
+            max_connections: 1,
+            max_pending: 0,
+            max_requests: 0,
+            max_age: Duration::ZERO,
+            max_streams: 1,
+            keepalive: KeepAlive {
+                interval: Duration::from_secs(10),
+                timeout: Duration::from_secs(5),
+                while_idle: false,
+            },
+        };
+        let addresses: Vec<SocketAddr> = addresses.iter().map(|address| address.parse().unwrap()).collect();
+        let address = Address::any_of(&addresses).unwrap();
+        let began = Instant::now();
+        let ask = Ask { dialer: &dialer, address: &address, transport: &transport, limits: &limits };
+        let lease = Pool::default().acquire(ask).await;
+        (lease, began.elapsed())
+    }
+
+    #[tokio::test]
+    async fn o63_an_error_names_every_address_with_its_cause() {
+        let (refused, _) = acquire(&["[::1]:1", "127.0.0.1:1"], LONG).await;
+        let error = refused.map(drop).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Connect);
+        for part in ["[::1]:1: no route to ::1", "127.0.0.1:1: no route to 127.0.0.1"] {
+            assert!(error.message().contains(part), "{error}");
+        }
+        let (silent, _) = acquire(&["[::1]:1", "127.0.0.1:2"], Duration::from_millis(50)).await;
+        let error = silent.map(drop).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::ConnectTimeout);
+        assert!(error.message().contains("[::1]:1: no route to ::1"), "{error}");
+    }
+
+    #[tokio::test]
+    async fn an_address_that_does_not_answer_costs_a_quarter_of_a_second() {
+        let (lease, after) = acquire(&["[::1]:2", "127.0.0.1:3"], LONG).await;
+        assert!(lease.is_ok());
+        assert!(after >= Duration::from_millis(249), "{after:?}");
+    }
+
+    #[tokio::test]
+    async fn an_address_that_refuses_is_followed_by_the_next() {
+        assert!(acquire(&["[::1]:1", "127.0.0.1:3"], LONG).await.0.is_ok());
+    }
+
+    #[tokio::test]
+    async fn a_peer_that_closes_what_it_accepts_is_not_dialled_for_ever() {
+        for _ in 0..10 {
+            match acquire(&["127.0.0.1:4"], LONG).await.0 {
+                Err(error) => assert_eq!(error.kind(), ErrorKind::Connect),
+                // It may be handed out before its end was seen.
+                Ok(lease) => assert!(!lease.is_reused),
+            }
+        }
+    }
+
+    /// Longer than anything here takes.
+    const LONG: Duration = Duration::from_secs(30);
+
+    #[test]
+    fn connections_opened_together_do_not_retire_together() {
+        let (now, age) = (Instant::now(), Duration::from_secs(100));
+        let mut rng = fastrand::Rng::with_seed(3);
+        let ages: Vec<_> = (0..100).map(|_| old_at(now, age, &mut rng).unwrap() - now).collect();
+        assert!(ages.iter().all(|old| *old <= age && *old >= age.mul_f64(0.9)), "{ages:?}");
+        assert!(ages.iter().max().unwrap().as_secs_f64() - ages.iter().min().unwrap().as_secs_f64() > 5.0);
+        assert_eq!(old_at(now, Duration::ZERO, &mut rng), None);
+    }
 }

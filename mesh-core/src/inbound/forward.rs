@@ -10,6 +10,7 @@ use std::task::{Context, Poll};
 use http::{HeaderMap, Request, Response, StatusCode, Uri, header};
 use tower_service::Service;
 
+use super::tunnel;
 use crate::access::verdict::{Verdict, apply_to_response};
 use crate::body::Body;
 use crate::error::{BoxError, Error};
@@ -45,9 +46,16 @@ impl Service<Request<Body>> for Forward {
         Box::pin(async move {
             let is_grpc = is_grpc(request.headers());
             *request.uri_mut() = with_authority(&request);
+            let upgrade = tunnel::asked(&mut request);
             strip_hop_by_hop(request.headers_mut());
+            if let Some(upgrade) = &upgrade {
+                upgrade.ask(&mut request);
+            }
             match client.call(request).await {
-                Ok(response) => Ok(response),
+                Ok(response) => Ok(match upgrade {
+                    Some(upgrade) => upgrade.join(response),
+                    None => response,
+                }),
                 Err(error) => Ok(local_reply(&error, is_grpc)),
             }
         })
@@ -114,6 +122,7 @@ pub(crate) fn strip_hop_by_hop(headers: &mut HeaderMap) {
         "connection",
         "keep-alive",
         "proxy-connection",
+        "http2-settings",
         "transfer-encoding",
         "upgrade",
         "proxy-authenticate",

@@ -7,36 +7,43 @@
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::Duration;
 
 use http::{Request, Response, Version};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
-use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use tokio::net::TcpStream;
 use tokio_rustls::TlsAcceptor;
 use tower_service::Service;
 
 use crate::body::Body;
-use crate::drain::{ConnectionGuard, Drain};
+use crate::drain::{ConnectionGuard, Drain, Phase};
 use crate::endpoint::connect::Io;
 use crate::error::{BoxError, Error, ErrorKind};
 use crate::identity::tls::{PeerIdentity, peer_identity};
 use crate::identity::verifier::VerifyError;
-use crate::inbound::{ConnectionAddress, Inbound, serve};
+use crate::inbound::preface::{HttpVersion, Preface};
+use crate::inbound::socket::{Accepted, Socket};
+use crate::inbound::{ConnectionAddress, Inbound, serve, trailers};
 use crate::snapshot::TlsMode;
 
 /// A running listener. Dropping it does not stop it; the mesh's drain or close does.
 pub struct Listening {
-    address: SocketAddr,
+    address: Option<SocketAddr>,
+    name: String,
     drain: Drain,
 }
 
 impl Listening {
-    /// The address it is bound to.
+    /// The TCP address it is bound to; the unspecified one of a Unix socket.
     pub fn local_addr(&self) -> SocketAddr {
-        self.address
+        self.address.unwrap_or(SocketAddr::from(([0, 0, 0, 0], 0)))
+    }
+
+    /// The address as text, in the form of a configuration: `127.0.0.1:8080` or `unix:/run/app.sock`.
+    pub fn address(&self) -> &str {
+        &self.name
     }
 
     /// Completes when the listener has drained and every connection is gone.
@@ -55,27 +62,17 @@ where
         Error::new(ErrorKind::Connect, format!("cannot listen on {address}: {error}")).with_source(error)
     };
     let runtime = inbound.core.runtime()?;
-    let socket = bind(address, &runtime).map_err(failed)?;
+    let socket = Socket::bind(address, &runtime).map_err(failed)?;
     let local = socket.local_addr().map_err(failed)?;
+    let name = local.map_or_else(|| address.to_owned(), |local| local.to_string());
     let drain = inbound.core.drain.clone();
-    tracing::info!(address = %local, listener = %inbound.name, tls = ?inbound.tls_mode(), "listening");
+    tracing::info!(address = name, listener = %inbound.name, tls = ?inbound.tls_mode(), "listening");
     let accepting = drain.guard();
     runtime.spawn(accept(socket, inbound, service, accepting));
-    Ok(Listening { address: local, drain })
+    Ok(Listening { address: local, name, drain })
 }
 
-/// The socket belongs to the mesh's runtime, whichever runtime asks for it.
-fn bind(address: &str, runtime: &tokio::runtime::Handle) -> io::Result<TcpListener> {
-    let none = || io::Error::new(io::ErrorKind::InvalidInput, "the address names no socket");
-    let address = std::net::ToSocketAddrs::to_socket_addrs(address)?.next().ok_or_else(none)?;
-    let _entered = runtime.enter();
-    let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
-    socket.set_reuseaddr(true)?;
-    socket.bind(address)?;
-    socket.listen(BACKLOG)
-}
-
-async fn accept<S>(socket: TcpListener, inbound: Arc<Inbound>, service: S, guard: ConnectionGuard)
+async fn accept<S>(socket: Socket, inbound: Arc<Inbound>, service: S, guard: ConnectionGuard)
 where
     S: Service<Request<Body>, Response = Response<Body>, Error = BoxError> + Clone + Send + 'static,
     S::Future: Send,
@@ -87,9 +84,9 @@ where
             () = guard.ended() => break,
         };
         match accepted {
-            Ok((stream, remote)) => {
+            Ok(accepted) => {
                 let connection = inbound.core.drain.guard();
-                tokio::spawn(connect(stream, remote, (Arc::clone(&inbound), service.clone()), connection));
+                tokio::spawn(connect(accepted, (Arc::clone(&inbound), service.clone()), connection));
             }
             Err(error) => {
                 // Out of file descriptors, most likely: yield to the connections that will free some.
@@ -98,61 +95,57 @@ where
             }
         }
     }
-    for (stream, remote) in still_waiting(socket) {
+    for accepted in socket.close() {
         let connection = inbound.core.drain.guard();
-        tokio::spawn(connect(stream, remote, (Arc::clone(&inbound), service.clone()), connection));
+        tokio::spawn(connect(accepted, (Arc::clone(&inbound), service.clone()), connection));
     }
 }
 
-/// Whoever is in the queue may have sent a request already; closing the socket would reset him, and he could
-/// not know that nobody read it. Asked of the kernel, because the event loop may not have heard of him yet.
-fn still_waiting(socket: TcpListener) -> Vec<(TcpStream, SocketAddr)> {
-    let Ok(socket) = socket.into_std() else { return Vec::new() };
-    let adopt = |(stream, remote): (std::net::TcpStream, SocketAddr)| {
-        stream.set_nonblocking(true).and_then(|()| TcpStream::from_std(stream)).ok().map(|stream| (stream, remote))
-    };
-    std::iter::from_fn(|| socket.accept().ok()).filter_map(adopt).collect()
-}
-
-async fn connect<S>(stream: TcpStream, remote: SocketAddr, target: (Arc<Inbound>, S), guard: ConnectionGuard)
+async fn connect<S>(accepted: Accepted, target: (Arc<Inbound>, S), guard: ConnectionGuard)
 where
     S: Service<Request<Body>, Response = Response<Body>, Error = BoxError> + Clone + Send + 'static,
     S::Future: Send,
 {
     let (inbound, service) = target;
-    let _ = stream.set_nodelay(true);
-    let local = stream.local_addr().unwrap_or(remote);
-    let admitted = tokio::time::timeout(HANDSHAKE_TIMEOUT, admit(stream, &inbound)).await;
+    let address = accepted.addresses();
+    let remote = address.map_or_else(|| "unix".to_owned(), |address| address.remote.to_string());
+    let admitted = tokio::time::timeout(HANDSHAKE_TIMEOUT, admit(accepted, &inbound)).await;
     let (io, peer) = match admitted {
         Ok(Ok(admitted)) => admitted,
-        Ok(Err(reason)) => return inbound.refused(remote, &reason),
-        Err(_) => return inbound.refused(remote, "no handshake within 10 s"),
+        Ok(Err(reason)) => return inbound.refused(&remote, &reason),
+        Err(_) => return inbound.refused(&remote, "no handshake within 10 s"),
     };
-    let facts = Connection {
-        address: ConnectionAddress { local, remote },
-        peer: peer.map(Arc::new),
-        version: AtomicU8::new(0),
-    };
+    let facts = Connection { address, remote, peer: peer.map(Arc::new), version: Arc::default() };
     run(io, facts, (inbound, service), guard).await;
 }
 
 /// One connection as seen by its requests.
 struct Connection {
-    address: ConnectionAddress,
+    address: Option<ConnectionAddress>,
+    remote: String,
     peer: Option<Arc<PeerIdentity>>,
-    /// 0 until the first request, then the major HTTP version.
-    version: AtomicU8,
+    version: Arc<HttpVersion>,
 }
 
-async fn admit(stream: TcpStream, inbound: &Inbound) -> Result<(Box<dyn Io>, Option<PeerIdentity>), String> {
-    let speaks_tls = match inbound.tls_mode() {
-        TlsMode::Plaintext => false,
-        TlsMode::Strict => true,
-        TlsMode::Permissive => starts_with_tls(&stream).await.map_err(|error| error.to_string())?,
-    };
-    if !speaks_tls {
-        return Ok((Box::new(stream), None));
+async fn admit(accepted: Accepted, inbound: &Inbound) -> Result<(Box<dyn Io>, Option<PeerIdentity>), String> {
+    let mode = inbound.tls_mode();
+    match accepted {
+        Accepted::Tcp(stream, _) => {
+            let _ = stream.set_nodelay(true);
+            let speaks_tls = match mode {
+                TlsMode::Plaintext => false,
+                TlsMode::Strict => true,
+                TlsMode::Permissive => starts_with_tls(&stream).await.map_err(|error| error.to_string())?,
+            };
+            if speaks_tls { handshake(stream, inbound).await } else { Ok((Box::new(stream), None)) }
+        }
+        // Whoever may open the file is let in without TLS where plaintext is let in at all.
+        Accepted::Unix(stream) if mode == TlsMode::Strict => handshake(stream, inbound).await,
+        Accepted::Unix(stream) => Ok((Box::new(stream), None)),
     }
+}
+
+async fn handshake<I: Io>(stream: I, inbound: &Inbound) -> Result<(Box<dyn Io>, Option<PeerIdentity>), String> {
     let config = inbound.tls.clone().ok_or("the listener has no identity")?;
     let stream =
         TlsAcceptor::from(config).accept(stream).await.map_err(|error| match VerifyError::find_in(&error) {
@@ -179,15 +172,19 @@ where
     S::Future: Send,
 {
     let (inbound, service) = target;
+    // Who comes during a drain has nowhere else to go, or would have gone there: he is served until the grace ends.
+    // A goodbye to each would only make him come again for every request.
+    let is_late = inbound.core.drain.phase() != Phase::Serving;
     let facts = Arc::new(facts);
     let seen = Arc::clone(&facts);
     let answer = service_fn(move |request: Request<hyper::body::Incoming>| {
         let (inbound, service, facts) = (Arc::clone(&inbound), service.clone(), Arc::clone(&facts));
-        facts.version.store(if request.version() == Version::HTTP_2 { 2 } else { 1 }, Ordering::Relaxed);
+        facts.version.set(if request.version() == Version::HTTP_2 { 2 } else { 1 });
+        let caller = trailers::Caller::of(&request);
         async move {
-            let origin = (Some(facts.address), facts.peer.clone());
+            let origin = (facts.address, facts.peer.clone());
             let response = serve::serve(&inbound, origin, request.map(Body::from), service).await;
-            Ok::<_, std::convert::Infallible>(response)
+            Ok::<_, std::convert::Infallible>(caller.fit(response))
         }
     });
     let mut builder = auto::Builder::new(TokioExecutor::new());
@@ -198,14 +195,15 @@ where
         .max_concurrent_streams(MAX_STREAMS)
         .keep_alive_interval(Some(PING_INTERVAL))
         .keep_alive_timeout(PING_TIMEOUT);
+    let io = Preface::new(io, &seen.version);
     let connection = builder.serve_connection_with_upgrades(TokioIo::new(io), answer);
     tokio::pin!(connection);
-    let mut is_leaving = false;
+    let mut is_leaving = is_late;
     loop {
         tokio::select! {
             ended = connection.as_mut() => {
                 if let Err(error) = ended {
-                    tracing::debug!(peer = %seen.address.remote, error = %error, "connection ended");
+                    tracing::debug!(peer = seen.remote, error = %error, "connection ended");
                 }
                 return;
             }
@@ -213,13 +211,13 @@ where
             // stays until its next response carries `Connection: close`, or the grace ends.
             () = guard.draining(), if !is_leaving => {
                 is_leaving = true;
-                if seen.version.load(Ordering::Relaxed) == 2 {
+                if seen.version.is(2) {
                     connection.as_mut().graceful_shutdown();
                 }
             }
             () = guard.ended() => {
                 // The first request of a new connection is on its way: its answer says goodbye.
-                let is_new = || seen.version.load(Ordering::Relaxed) == 0;
+                let is_new = || seen.version.is(0);
                 if is_new() {
                     let ended = tokio::time::timeout(LAST_RESPONSES, connection.as_mut()).await;
                     if ended.is_ok() || is_new() {
@@ -236,9 +234,6 @@ where
 
 /// Time for TLS and the first byte. Origin: Envoy's transport_socket_connect_timeout guidance (10 s).
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
-/// Connections that may wait to be accepted: Linux's own ceiling (net.core.somaxconn) since 5.4. With the
-/// customary 128 a burst of clients is left to retransmit for a second.
-const BACKLOG: u32 = 4096;
 /// Pause after a failed accept.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// After the grace, what is still being written may finish.

@@ -29,7 +29,11 @@ pub mod gate;
 mod health;
 pub mod listener;
 mod load;
+mod preface;
 pub(crate) mod serve;
+mod socket;
+mod trailers;
+mod tunnel;
 
 /// The two ends of the connection a request arrived on; a request extension.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -135,9 +139,9 @@ impl Inbound {
     }
 
     /// A connection was refused. The reason is for us; the peer learns nothing.
-    pub(crate) fn refused(&self, remote: SocketAddr, reason: &str) {
+    pub(crate) fn refused(&self, remote: &str, reason: &str) {
         self.refused.inc();
-        tracing::warn!(listener = %self.name, peer = %remote, reason, "connection refused");
+        tracing::warn!(listener = %self.name, peer = remote, reason, "connection refused");
         self.core.telemetry.connection_refused(&self.name, remote, reason, self.core.clock.wall());
     }
 }

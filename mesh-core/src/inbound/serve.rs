@@ -112,7 +112,8 @@ where
         response.headers_mut().insert(PEER, core.telemetry.node.to_header());
     }
     health::tell(inbound, claimed.is_some() || origin.1.is_some(), response.headers_mut());
-    if core.drain.phase() != Phase::Serving && version < Version::HTTP_2 {
+    let is_upgrade = response.status() == http::StatusCode::SWITCHING_PROTOCOLS;
+    if core.drain.phase() != Phase::Serving && version < Version::HTTP_2 && !is_upgrade {
         response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
     response.map(|body| recorded(body, (record, (in_flight, inside)), reporting))

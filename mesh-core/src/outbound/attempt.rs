@@ -4,20 +4,25 @@
 //! connection. Never: retries anything else, or picks an endpoint.
 //! Invariant: `Sent::Never` and `Sent::Unprocessed` are only said when they are proven.
 
+use std::borrow::Cow;
 use std::error::Error as StdError;
 use std::sync::Arc;
 use std::time::Instant;
 
-use http::{Request, Response, Uri, Version, header};
+use http::{Request, Response, StatusCode, Uri, Version, header};
 use hyper::body::Incoming;
+use hyper::client::conn::{http1, http2};
 
 use crate::body::Body;
 use crate::cluster::group::Cluster;
 use crate::cluster::member::Endpoint;
 use crate::endpoint::connect::{Channel, Dialer, Transport};
-use crate::endpoint::pool::{Connection, Lease, PoolLimits};
+use crate::endpoint::connection::Occupied;
+use crate::endpoint::pool::{Ask, Lease, PoolLimits};
 use crate::error::{Error, ErrorKind, Sent};
-use crate::outbound::replay::Replay;
+use crate::outbound::expect::{self, LetGo};
+use crate::outbound::replay::{Replay, Watch};
+use crate::outbound::upgrade::{self, Tunnel};
 
 /// What an attempt sends: the parts shared by all attempts of a call.
 pub(crate) struct Outgoing<'a> {
@@ -34,7 +39,7 @@ pub(crate) struct Outgoing<'a> {
 pub(crate) struct Way<'a> {
     dialer: &'a Arc<Dialer>,
     endpoint: &'a Arc<Endpoint>,
-    transport: &'a Transport,
+    transport: Cow<'a, Transport>,
     limits: PoolLimits,
 }
 
@@ -45,7 +50,17 @@ impl<'a> Way<'a> {
         endpoint: &'a Arc<Endpoint>,
         is_grpc: bool,
     ) -> Self {
-        Self { dialer, endpoint, transport: cluster.transport(endpoint, is_grpc), limits: cluster.settings.pool }
+        let transport = Cow::Borrowed(cluster.transport(endpoint, is_grpc));
+        Self { dialer, endpoint, transport, limits: cluster.settings.pool }
+    }
+
+    fn of(&'a self, outgoing: &Outgoing<'_>) -> Self {
+        let transport = upgrade::transport(&self.transport, outgoing.headers);
+        Self { dialer: self.dialer, endpoint: self.endpoint, transport, limits: self.limits }
+    }
+
+    fn ask(&self) -> Ask<'_> {
+        Ask { dialer: self.dialer, address: &self.endpoint.address, transport: &self.transport, limits: &self.limits }
     }
 }
 
@@ -57,8 +72,10 @@ pub(crate) struct Answer {
 
 /// Gives an HTTP/1.1 connection back to its pool when the response has ended.
 pub(crate) struct Held {
-    pub(crate) connection: Arc<Connection>,
-    channel: Option<hyper::client::conn::http1::SendRequest<Body>>,
+    pub(crate) connection: Occupied,
+    channel: Option<http1::SendRequest<Body>>,
+    body: Watch,
+    let_go: Option<LetGo>,
     endpoint: Arc<Endpoint>,
     dialer: Arc<Dialer>,
     limits: PoolLimits,
@@ -66,6 +83,7 @@ pub(crate) struct Held {
 
 /// Sends, within `deadline` if there is one.
 pub(crate) async fn send(way: &Way<'_>, outgoing: &Outgoing<'_>, deadline: Option<Instant>) -> Result<Answer, Error> {
+    let way = &way.of(outgoing);
     let Some(deadline) = deadline else { return send_unbounded(way, outgoing, &Progress::default()).await };
     let progress = Progress::default();
     let timeout = way.dialer.clock.sleep_until(deadline);
@@ -93,70 +111,150 @@ impl Progress {
 }
 
 async fn send_unbounded(way: &Way<'_>, outgoing: &Outgoing<'_>, progress: &Progress) -> Result<Answer, Error> {
-    let endpoint = way.endpoint;
-    let lease = endpoint.live.pool.acquire(way.dialer, endpoint.address, (way.transport, way.limits)).await?;
-    let is_reused = lease.is_reused;
-    match over(way, lease, outgoing, progress).await {
-        Err(error) if is_reused && may_be_stale(&error, outgoing) => {
-            let lease = endpoint
-                .live
-                .pool
-                .open(way.dialer, endpoint.address, way.transport)
-                .await
-                .map_err(|fresh| fresh.with_sent(error.sent()))?;
-            over(way, lease, outgoing, progress).await
-        }
-        result => result,
+    let pool = &way.endpoint.live.pool;
+    let Lease { channel, occupied, is_reused } = pool.acquire(way.ask()).await?;
+    let connection = Arc::clone(&occupied);
+    let failed = match over(way, (channel, occupied), outgoing, progress).await {
+        Ok(answer) => return Ok(answer),
+        Err(failed) => failed,
+    };
+    // Only a connection that has served before can be stale: a new one that fails is the endpoint's failure.
+    if !is_reused || !failed.is_silent {
+        return Err(failed.error);
     }
+    if !may_be_repeated(&failed.error, outgoing) {
+        return Err(stale(failed.error));
+    }
+    let lease =
+        pool.acquire_fresh(way.ask(), &connection).await.map_err(|fresh| fresh.with_sent(failed.error.sent()))?;
+    over(way, (lease.channel, lease.occupied), outgoing, progress).await.map_err(|failed| failed.error)
+}
+
+/// A request that failed on its connection.
+struct Failed {
+    error: Error,
+    /// The peer sent not one byte in answer, as when it closed the connection while the request was on its way.
+    is_silent: bool,
 }
 
 /// A connection that was idle may have been closed by the peer while the request was on its way.
-fn may_be_stale(error: &Error, outgoing: &Outgoing<'_>) -> bool {
-    let is_harmless =
-        error.sent() != Sent::Maybe || (outgoing.is_idempotent && error.kind() == ErrorKind::ConnectionClosed);
-    is_harmless && outgoing.body.is_replayable()
+fn may_be_repeated(error: &Error, outgoing: &Outgoing<'_>) -> bool {
+    (error.sent() != Sent::Maybe || outgoing.is_idempotent) && outgoing.body.is_replayable()
 }
 
-async fn over(way: &Way<'_>, lease: Lease, outgoing: &Outgoing<'_>, progress: &Progress) -> Result<Answer, Error> {
-    let endpoint = way.endpoint;
-    let Lease { channel, connection, .. } = lease;
-    let (response, channel) = match channel {
-        Channel::Http1(mut sender) => {
-            let request = origin_form(outgoing)?;
-            progress.handed_over();
-            let response = sender.try_send_request(request).await.map_err(|mut failed| {
-                let was_kept = failed.take_message().is_some();
-                failure(failed.into_error(), was_kept, endpoint)
-            })?;
-            (response, Some(sender))
+/// The peer may have read the request before it closed: whoever knows the request has to decide.
+fn stale(error: Error) -> Error {
+    let (kind, sent) = (error.kind(), error.sent());
+    let message = format!("stale connection: {}; the request may not be sent twice", error.message());
+    Error::new(kind, message).with_sent(sent).with_source(error)
+}
+
+async fn over(
+    way: &Way<'_>,
+    lease: (Channel, Occupied),
+    outgoing: &Outgoing<'_>,
+    progress: &Progress,
+) -> Result<Answer, Failed> {
+    let (channel, occupied) = lease;
+    let (mut response, channel, let_go) = match channel {
+        Channel::Http1(sender) => {
+            let (response, sender, let_go) = over_http1(way, (sender, &occupied), outgoing, progress).await?;
+            (response, Some(sender), Some(let_go))
         }
-        Channel::Http2(mut sender) => {
-            let request = absolute_form(outgoing)?;
-            let ready = sender.ready().await;
-            if let Err(error) = ready {
-                endpoint.live.pool.forget(&connection);
-                return Err(failure(error, true, endpoint));
-            }
-            progress.handed_over();
-            let response = sender.try_send_request(request).await.map_err(|mut failed| {
-                let was_kept = failed.take_message().is_some();
-                let error = failure(failed.into_error(), was_kept, endpoint);
-                if error.sent() != Sent::Maybe || sender.is_closed() {
-                    endpoint.live.pool.forget(&connection);
-                }
-                error
-            })?;
-            (response, None)
-        }
+        Channel::Http2(sender) => (over_http2(way, (sender, &occupied), outgoing, progress).await?, None, None),
     };
+    if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+        occupied.upgraded();
+        response.extensions_mut().insert(Tunnel::over(occupied.occupy().0));
+    }
     let held = Held {
-        connection,
+        connection: occupied,
         channel,
-        endpoint: Arc::clone(endpoint),
+        let_go,
+        body: outgoing.body.watch(),
+        endpoint: Arc::clone(way.endpoint),
         dialer: Arc::clone(way.dialer),
         limits: way.limits,
     };
     Ok(Answer { response, held })
+}
+
+async fn over_http1(
+    way: &Way<'_>,
+    lease: (http1::SendRequest<Body>, &Occupied),
+    outgoing: &Outgoing<'_>,
+    progress: &Progress,
+) -> Result<(Response<Incoming>, http1::SendRequest<Body>, LetGo), Failed> {
+    let (mut sender, occupied) = lease;
+    let endpoint = way.endpoint;
+    let (request, let_go) = expect::hold_back(origin_form(outgoing).map_err(Failed::before)?, &way.dialer.clock);
+    if !sender.is_ready() {
+        settle(way, &mut sender, occupied).await?;
+    }
+    let received = occupied.received();
+    progress.handed_over();
+    let response = sender.try_send_request(request).await.map_err(|mut failed| {
+        let was_kept = failed.take_message().is_some();
+        let error = failure(failed.into_error(), was_kept, endpoint);
+        let is_lost = matches!(error.kind(), ErrorKind::ConnectionClosed | ErrorKind::Reset);
+        Failed { error, is_silent: is_lost && occupied.received() == received }
+    })?;
+    if says_close(response.headers()) {
+        occupied.leave();
+    }
+    Ok((response, sender, let_go))
+}
+
+/// The response before has just ended and its connection task has yet to see it, or it never will.
+async fn settle(way: &Way<'_>, sender: &mut http1::SendRequest<Body>, occupied: &Occupied) -> Result<(), Failed> {
+    let gone = |error: Error| Failed { error, is_silent: true };
+    let is_new = occupied.served() <= 1;
+    let patience = way.dialer.clock.sleep_until(crate::time::after(way.dialer.clock.now(), SETTLE));
+    tokio::select! {
+        ready = sender.ready() => ready.map_err(|error| gone(failure(error, true, way.endpoint))),
+        () = patience, if !is_new => {
+            let message = format!("{}: the connection does not become free", way.endpoint.name);
+            Err(gone(Error::new(ErrorKind::ConnectionClosed, message)))
+        }
+    }
+}
+
+async fn over_http2(
+    way: &Way<'_>,
+    lease: (http2::SendRequest<Body>, &Occupied),
+    outgoing: &Outgoing<'_>,
+    progress: &Progress,
+) -> Result<Response<Incoming>, Failed> {
+    let (mut sender, occupied) = lease;
+    let endpoint = way.endpoint;
+    let request = absolute_form(outgoing).map_err(Failed::before)?;
+    if let Err(error) = sender.ready().await {
+        occupied.leave();
+        return Err(Failed { error: failure(error, true, endpoint), is_silent: true });
+    }
+    progress.handed_over();
+    sender.try_send_request(request).await.map_err(|mut failed| {
+        let was_kept = failed.take_message().is_some();
+        let error = failure(failed.into_error(), was_kept, endpoint);
+        if sender.is_closed() {
+            occupied.leave();
+        }
+        // A refused stream says nothing against its connection; a closed one, or a GOAWAY, does.
+        let is_over = sender.is_closed() || occupied.is_leaving() || error.kind() == ErrorKind::ConnectionClosed;
+        Failed { is_silent: is_over, error }
+    })
+}
+
+impl Failed {
+    /// The request cannot be sent at all.
+    fn before(error: Error) -> Self {
+        Self { error, is_silent: false }
+    }
+}
+
+fn says_close(headers: &http::HeaderMap) -> bool {
+    let values = headers.get_all(header::CONNECTION).iter().filter_map(|value| value.to_str().ok());
+    values.flat_map(|value| value.split(',')).any(|token| token.trim().eq_ignore_ascii_case("close"))
 }
 
 fn origin_form(outgoing: &Outgoing<'_>) -> Result<Request<Body>, Error> {
@@ -167,12 +265,17 @@ fn origin_form(outgoing: &Outgoing<'_>) -> Result<Request<Body>, Error> {
     {
         request.headers_mut().insert(header::HOST, host);
     }
+    match upgrade::wanted(request.headers()) {
+        Some(_) => drop(request.headers_mut().insert(header::CONNECTION, header::HeaderValue::from_static("upgrade"))),
+        None => drop(request.headers_mut().remove(header::UPGRADE)),
+    }
     Ok(request)
 }
 
 fn absolute_form(outgoing: &Outgoing<'_>) -> Result<Request<Body>, Error> {
     let mut request = request(outgoing, outgoing.uri.clone(), Version::HTTP_2);
     request.headers_mut().remove(header::HOST);
+    request.headers_mut().remove(header::UPGRADE);
     Ok(request)
 }
 
@@ -235,19 +338,19 @@ pub(crate) fn body_failure(error: crate::error::BoxError, endpoint: &str) -> Err
 
 impl Held {
     /// The response has been read to its end: the connection may serve again.
+    ///
+    /// Unless the peer answered before it had read the request: what is left of it would be in the way of the next.
     pub(crate) fn release(mut self) {
-        let Some(mut sender) = self.channel.take() else { return };
-        let (endpoint, connection, limits) = (Arc::clone(&self.endpoint), Arc::clone(&self.connection), self.limits);
-        let moment = self.dialer.moment();
-        if sender.is_ready() {
-            endpoint.live.pool.put_back(sender, connection, (moment, limits));
+        let Some(sender) = self.channel.take() else { return };
+        let is_let_go = self.let_go.as_ref().is_none_or(LetGo::is_let_go);
+        let is_taken = sender.is_ready() || !self.connection.is_write_blocked();
+        if !is_let_go || !self.body.is_ended() || !is_taken {
             return;
         }
-        // The connection task has yet to see the end of the body; that takes one turn of the loop.
-        self.dialer.runtime.spawn(async move {
-            if sender.ready().await.is_ok() {
-                endpoint.live.pool.put_back(sender, connection, (moment, limits));
-            }
-        });
+        let at = (self.dialer.moment(), &self.limits);
+        self.endpoint.live.pool.put_back(sender, self.connection, at);
     }
 }
+
+/// A connection is ready within a turn of the event loop after its response was read (ours, for a loaded machine).
+const SETTLE: std::time::Duration = std::time::Duration::from_millis(250);

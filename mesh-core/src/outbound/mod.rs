@@ -24,6 +24,7 @@ pub(crate) use grpc::GrpcChannel;
 mod attempt;
 mod body;
 mod call;
+mod expect;
 mod grpc;
 pub(crate) mod headers;
 pub(crate) mod overload;
@@ -32,6 +33,7 @@ mod peek;
 mod race;
 pub mod replay;
 mod trail;
+pub mod upgrade;
 
 /// Sends requests to the services the configuration names. Cheap to clone; a tower service.
 ///

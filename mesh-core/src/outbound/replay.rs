@@ -31,6 +31,8 @@ struct Stream {
     kept: Vec<Bytes>,
     kept_bytes: usize,
     cap: usize,
+    /// How long the whole body is, if that is known.
+    length: Option<u64>,
     trailers: Option<http::HeaderMap>,
     is_ended: bool,
     is_lost: bool,
@@ -44,6 +46,7 @@ impl Replay {
         let kind = match body.as_buffered() {
             Some(bytes) => Kind::Buffered(bytes),
             None => Kind::Streamed(Arc::new(std::sync::Mutex::new(Stream {
+                length: body.size_hint().exact(),
                 source: body,
                 kept: Vec::new(),
                 kept_bytes: 0,
@@ -104,9 +107,29 @@ impl Replay {
         Self { kind, sent: Arc::clone(&self.sent) }
     }
 
+    /// Tells, also when the call is over, whether the body was read to its end.
+    pub(crate) fn watch(&self) -> Watch {
+        match &self.kind {
+            Kind::Buffered(_) => Watch(None),
+            Kind::Streamed(stream) => Watch(Some((Arc::clone(stream), Arc::clone(&self.sent)))),
+        }
+    }
+
     /// Counts bytes of the body as attempts send them, each byte once.
     pub fn counter(&self) -> Arc<AtomicU64> {
         Arc::clone(&self.sent)
+    }
+}
+
+/// See [`Replay::watch`].
+pub(crate) struct Watch(Option<(Arc<std::sync::Mutex<Stream>>, Arc<AtomicU64>)>);
+
+impl Watch {
+    /// Whether nothing of the body is left to be sent. With a known length nobody asks for an end.
+    pub(crate) fn is_ended(&self) -> bool {
+        let Some((stream, sent)) = &self.0 else { return true };
+        let stream = lock(stream);
+        stream.is_ended || stream.length.is_some_and(|length| sent.load(Ordering::Relaxed) >= length)
     }
 }
 

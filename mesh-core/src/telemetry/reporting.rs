@@ -3,7 +3,6 @@
 //! Decides: nothing. It holds the handles the stories count with, so that no call looks one up that it
 //! could have kept.
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -99,13 +98,13 @@ impl Telemetry {
     }
 
     /// A connection was refused; the log says why, the peer never learns.
-    pub fn connection_refused(&self, listener: &Arc<str>, remote: SocketAddr, reason: &str, wall: SystemTime) {
+    pub fn connection_refused(&self, listener: &Arc<str>, remote: &str, reason: &str, wall: SystemTime) {
         if !self.access_log.is_on() {
             return;
         }
         let mut line = AccessRecord::new(wall, Reporter::Destination, &Method::CONNECT, &Uri::from_static("/"));
         line.listener = Some(Arc::clone(listener));
-        line.endpoint = Some(remote.to_string().into());
+        line.endpoint = Some(remote.into());
         line.error_type = Some(ErrorKind::Tls);
         line.error_detail = Some(reason.to_owned());
         self.access_log.record(line);

@@ -1,19 +1,73 @@
-//! The Rust server of the stories: `mesh-hello mesh.yaml` serves the listener `inbound` and says hello to the peer.
+//! The Rust server of the stories: `mesh-hello mesh.yaml` serves the listener `inbound` and says hello to the peer;
+//! under `/slow` it takes five seconds for it. SIGTERM drains it.
+
+use std::time::Duration;
 
 use http::{Request, Response};
+use http_body::Frame;
 use mesh_core::error::BoxError;
 use mesh_core::{Body, Mesh, PeerIdentity};
 
+/// The slow answer: so many pieces, one each half second.
+const PIECES: usize = 10;
+/// Time between SIGTERM and the end.
+const GRACE: Duration = Duration::from_secs(7);
+
 fn main() -> Result<(), BoxError> {
+    // Before there is a further thread: all of them inherit it, and the signal waits for `terminated`.
+    let terminated = block_sigterm();
     let path = std::env::args().nth(1).ok_or("usage: mesh-hello mesh.yaml")?;
     let mesh = Mesh::from_file(path)?;
+    let draining = mesh.clone();
+    let (tell, told) = tokio::sync::oneshot::channel();
+    std::thread::spawn(move || {
+        terminated();
+        let _ = tell.send(());
+    });
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
-        let hello = tower::service_fn(|request: Request<Body>| async move {
-            let peer = request.extensions().get::<PeerIdentity>().map(|peer| peer.id.to_string());
-            Ok::<_, BoxError>(Response::new(Body::from(format!("hello {}", peer.unwrap_or_default()))))
+        let listening = mesh.listen("inbound", tower::service_fn(answer)).await?;
+        tokio::spawn(async move {
+            if told.await.is_ok() {
+                draining.drain(GRACE).await;
+            }
         });
-        mesh.listen("inbound", hello).await?.closed().await;
+        listening.closed().await;
         Ok(())
     })
+}
+
+async fn answer(request: Request<Body>) -> Result<Response<Body>, BoxError> {
+    let peer = request.extensions().get::<PeerIdentity>().map(|peer| peer.id.to_string());
+    let hello = format!("hello {}", peer.unwrap_or_default());
+    if request.uri().path() != "/slow" {
+        return Ok(Response::new(Body::from(hello)));
+    }
+    let (sender, body) = Body::channel(1, None);
+    tokio::spawn(async move {
+        for _ in 0..PIECES {
+            tokio::time::sleep(Duration::from_millis(500)).await;
+            let _ = sender.send(Ok(Frame::data(hello.clone().into()))).await;
+        }
+    });
+    Ok(Response::new(body))
+}
+
+#[allow(unsafe_code, reason = "the standard library knows no signals")]
+fn block_sigterm() -> impl FnOnce() + Send + 'static {
+    // SAFETY: the set is initialised by sigemptyset before it is read; nothing else is shared.
+    let signals = unsafe {
+        let mut signals = std::mem::zeroed();
+        libc::sigemptyset(&mut signals);
+        libc::sigaddset(&mut signals, libc::SIGTERM);
+        libc::pthread_sigmask(libc::SIG_BLOCK, &signals, std::ptr::null_mut());
+        signals
+    };
+    move || {
+        let mut number = 0;
+        // SAFETY: both pointers are to live values of this frame.
+        unsafe {
+            libc::sigwait(&signals, &mut number);
+        }
+    }
 }

@@ -83,6 +83,10 @@ fn check_cluster(cluster: &Cluster, defaults: &Defaults, path: &Path<'_>, report
     if let Some(timeout) = cluster.connect_timeout {
         not_zero(timeout, &path.field("connect_timeout"), report);
     }
+    let http2 = path.field("http2");
+    let keepalive = http2.field("keepalive");
+    not_zero(cluster.http2.keepalive.interval, &keepalive.field("interval"), report);
+    not_zero(cluster.http2.keepalive.timeout, &keepalive.field("timeout"), report);
 }
 
 fn check_guard(guard: &Guard, defaults: &Defaults, path: &Path<'_>, report: &mut Report<'_>) {

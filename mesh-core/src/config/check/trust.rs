@@ -104,7 +104,7 @@ fn check_listeners(document: &Document, report: &mut Report<'_>) {
         if listener.forward && document.routes.is_empty() {
             report.error(&path.field("forward"), "the listener forwards, but there is no route");
         }
-        let Some(address) = listener.address.as_ref().filter(|address| address.port() != 0) else { continue };
+        let Some(address) = listener.address.as_ref().filter(|address| !address.is_any_port()) else { continue };
         if let Some(other) = addresses.insert(address.as_str(), listener.name.as_str()) {
             report.error(&path.field("address"), format!("the listener `{other}` has this address already"));
         }
@@ -115,12 +115,15 @@ fn check_admin(document: &Document, report: &mut Report<'_>) {
     let Some(admin) = &document.telemetry.admin else { return };
     let telemetry = Path::ROOT.field("telemetry");
     let path = telemetry.field("admin");
+    if admin.address.unix_path().is_some() {
+        report.error(&path.field("address"), "the admin page is served over TCP only");
+    }
     if !admin.allow_remote && !admin.address.is_loopback() {
         let message = format!("the admin page would be open to other machines on `{}`", admin.address);
         report.error_with(&path.field("address"), message, "use 127.0.0.1 or write `allow_remote: true`");
     }
     let taken = document.listeners.iter().any(|l| l.address.as_ref() == Some(&admin.address));
-    if taken && admin.address.port() != 0 {
+    if taken && !admin.address.is_any_port() {
         report.error(&path.field("address"), "a listener has this address already");
     }
 }

@@ -1,0 +1,95 @@
+//! The first bytes of a connection.
+//!
+//! Decides: whether they begin an HTTP/2 connection, so that a drain can say GOAWAY before the first request is here.
+//! Never: changes a byte.
+
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::task::{Context, Poll};
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use crate::endpoint::connect::Io;
+
+/// The major HTTP version of a connection; 0 until it is known.
+#[derive(Debug, Default)]
+pub(super) struct HttpVersion(AtomicU8);
+
+impl HttpVersion {
+    pub(super) fn is(&self, major: u8) -> bool {
+        self.0.load(Ordering::Relaxed) == major
+    }
+
+    pub(super) fn set(&self, major: u8) {
+        self.0.store(major, Ordering::Relaxed);
+    }
+}
+
+/// A stream whose first bytes are looked at.
+pub(super) struct Preface {
+    inner: Box<dyn Io>,
+    version: Arc<HttpVersion>,
+    seen: usize,
+}
+
+/// RFC 9113 3.4. No HTTP/1.1 method begins with it.
+const HTTP2: &[u8] = b"PRI * HTTP/2.0";
+
+impl Preface {
+    pub(super) fn new(inner: Box<dyn Io>, version: &Arc<HttpVersion>) -> Self {
+        Self { inner, version: Arc::clone(version), seen: 0 }
+    }
+
+    fn look(&mut self, bytes: &[u8]) {
+        let expected = &HTTP2[self.seen.min(HTTP2.len())..];
+        let compared = expected.len().min(bytes.len());
+        if expected.is_empty() || bytes[..compared] != expected[..compared] {
+            self.seen = HTTP2.len();
+            return;
+        }
+        self.seen += compared;
+        if self.seen == HTTP2.len() {
+            self.version.set(2);
+        }
+    }
+}
+
+impl AsyncRead for Preface {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        let before = buffer.filled().len();
+        let polled = Pin::new(&mut this.inner).poll_read(cx, buffer);
+        if this.seen < HTTP2.len() {
+            this.look(&buffer.filled()[before..]);
+        }
+        polled
+    }
+}
+
+impl AsyncWrite for Preface {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.inner).poll_write(cx, bytes)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.inner).poll_write_vectored(cx, bytes)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.inner.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.inner).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.inner).poll_shutdown(cx)
+    }
+}
