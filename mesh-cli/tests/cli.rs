@@ -214,7 +214,8 @@ fn explain_refuses_a_configuration_that_a_process_would_refuse() {
 fn status_reads_a_running_process() {
     let directory = workplace();
     let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-    let config = format!("{GOOD}guards: [{{ name: inventory }}]\ntelemetry: {{ admin: {{ address: \"127.0.0.1:{port}\" }} }}\n");
+    let config =
+        format!("{GOOD}guards: [{{ name: inventory }}]\ntelemetry: {{ admin: {{ address: \"127.0.0.1:{port}\" }} }}\n");
     fs::write(directory.path().join("mesh.yaml"), config).unwrap();
     let process = Mesh::from_file(directory.path().join("mesh.yaml")).unwrap();
     process.start().unwrap();

@@ -39,7 +39,8 @@ async fn answer(request: Request<Body>) -> Result<Response<Body>, BoxError> {
         }
         "/broken" => *response.status_mut() = http::StatusCode::INTERNAL_SERVER_ERROR,
         "/grpc" => {
-            let trailers = HeaderMap::from_iter([(http::HeaderName::from_static("grpc-status"), "14".parse().unwrap())]);
+            let trailers =
+                HeaderMap::from_iter([(http::HeaderName::from_static("grpc-status"), "14".parse().unwrap())]);
             let frames = [Frame::data(Bytes::from_static(b"\0\0\0\0\0")), Frame::trailers(trailers)];
             let frames = futures_util::stream::iter(frames.map(Ok::<_, BoxError>));
             response = Response::new(Body::new(StreamBody::new(frames)));
