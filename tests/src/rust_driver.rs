@@ -83,7 +83,7 @@ fn request(call: Call) -> Result<Request<Body>, BoxError> {
         request.headers_mut().append(name.parse::<HeaderName>()?, value.parse::<HeaderValue>()?);
     }
     let timeout = call.timeout_ms.map(Duration::from_millis);
-    request.extensions_mut().insert(CallOptions { timeout, idempotent: call.idempotent });
+    request.extensions_mut().insert(CallOptions { timeout, idempotent: call.idempotent, ..CallOptions::default() });
     Ok(request)
 }
 
