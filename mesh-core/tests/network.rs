@@ -100,7 +100,7 @@ struct Seen {
 }
 
 async fn call(mesh: Mesh, number: u64, began: tokio::time::Instant) -> Seen {
-    let is_order = number % 2 == 0;
+    let is_order = number.is_multiple_of(2);
     let request = if is_order {
         Request::post("http://shop/").header("x-order", number).body(Body::from("order")).unwrap()
     } else {

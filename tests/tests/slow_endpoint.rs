@@ -1,6 +1,6 @@
 //! One of ten endpoints is ten times slower: what each balancer makes of it, over real sockets.
 //!
-//! The simulated half is `mesh-core/tests/simulation/balancers.rs`. Here timers dominate (20 ms and 200 ms),
+//! The simulated half is `mesh-core/tests/simulation/balancers.rs`. Here timers dominate (50 ms and 500 ms),
 //! and the three clients run side by side against the same servers, so that what else the machine does
 //! falls on all of them.
 
@@ -15,13 +15,13 @@ use mesh_core::{Body, CallReport, Mesh};
 use mesh_tests::process::free_port;
 use tokio::task::JoinSet;
 
-const QUICK: Duration = Duration::from_millis(20);
-const SLOW: Duration = Duration::from_millis(200);
+const QUICK: Duration = Duration::from_millis(50);
+const SLOW: Duration = Duration::from_millis(500);
 /// Requests a second of each client.
-const RATE: u32 = 100;
+const RATE: u32 = 30;
 /// Not counted: every balancer has to meet the slow endpoint once.
-const WARM_UP: usize = 200;
-const COUNTED: usize = 800;
+const WARM_UP: usize = 60;
+const COUNTED: usize = 270;
 
 async fn server(takes: Duration) -> (Mesh, u16) {
     let port = free_port().unwrap();

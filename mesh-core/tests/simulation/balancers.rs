@@ -54,8 +54,8 @@ struct Run {
 
 const SERVERS: usize = 10;
 const SLOWNESS: f64 = 10.0;
-const WARM_UP_SECONDS: f64 = 4.0;
-const SECONDS: f64 = 14.0;
+const WARM_UP_SECONDS: f64 = 3.0;
+const SECONDS: f64 = 10.0;
 
 impl Run {
     fn play(&self) -> Latencies {

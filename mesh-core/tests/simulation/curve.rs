@@ -51,7 +51,8 @@ impl Table {
         let mut text = self.columns.join(",") + "\n";
         for (series, point, values) in &self.rows {
             let values: Vec<_> = values.iter().map(|value| format!("{value:.2}")).collect();
-            let _ = writeln!(text, "{series},{point},{}", values.join(","));
+            let quoted = |name: &str| if name.contains(',') { format!("\"{name}\"") } else { name.to_owned() };
+            let _ = writeln!(text, "{},{},{}", quoted(series), quoted(point), values.join(","));
         }
         text
     }

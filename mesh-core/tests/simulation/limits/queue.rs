@@ -130,7 +130,7 @@ fn play(name: &str, rate: f64, bursts: f64) -> (f64, Latencies) {
     let service = Service::Exponential(10.0);
     line.plan(ms(0.0), Event::Arrive);
     while let Some(event) = line.next() {
-        if line.seconds() > 30.0 {
+        if line.seconds() > 12.0 {
             break;
         }
         let now = line.now();
