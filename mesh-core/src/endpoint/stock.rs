@@ -239,16 +239,19 @@ impl Stock {
     /// Closes what is idle for too long, closed by the peer, retired, or more than is kept.
     pub(super) fn sweep(&mut self, moment: Moment, limits: &PoolLimits) {
         self.idle.retain(|idle| {
-            let is_stuck = !idle.sender.is_ready() && idle.age(moment.now) > STUCK;
+            let is_stuck = !idle.is_claimed() && !idle.sender.is_ready() && idle.age(moment.now) > STUCK;
             !is_stuck
                 && !idle.sender.is_closed()
                 && idle.connection.is_usable(moment, limits)
                 && idle.is_fresh(moment.now, limits)
         });
         // A connection whose caller left while it was opened may be one too many.
-        while self.idle.len() > limits.max_idle && self.idle[0].age(moment.now) > STUCK {
-            self.idle.remove(0);
-        }
+        let mut surplus = self.idle.len().saturating_sub(limits.max_idle);
+        self.idle.retain(|idle| {
+            let goes = surplus > 0 && !idle.is_claimed() && idle.age(moment.now) > STUCK;
+            surplus -= usize::from(goes);
+            !goes
+        });
         self.shared.retain(|shared| {
             let is_idle = shared.connection.idle_for(moment.now).is_some_and(|idle| idle >= limits.idle_timeout);
             !is_idle && !shared.sender.is_closed() && shared.connection.is_usable(moment, limits)
@@ -269,6 +272,11 @@ impl Stock {
 }
 
 impl Idle {
+    /// Whoever began its dial is about to take it.
+    fn is_claimed(&self) -> bool {
+        self.claimed.as_ref().is_some_and(|claim| claim.strong_count() > 0)
+    }
+
     fn age(&self, now: Instant) -> Duration {
         now.saturating_duration_since(self.since)
     }
