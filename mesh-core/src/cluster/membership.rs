@@ -12,7 +12,6 @@ use std::time::Instant;
 
 use crate::cluster::group::Settings;
 use crate::cluster::health::HealthState;
-use crate::cluster::load_weight::LoadWeight;
 use crate::cluster::locality::{self, Proximity};
 use crate::cluster::member::{Endpoint, ListPlace, Live};
 use crate::cluster::outlier::OutlierDetector;

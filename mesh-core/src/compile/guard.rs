@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use super::Context;
 use super::cluster::budget_config;
+use super::retry::retry_policy;
 use super::standing;
-use super::route::retry_policy;
 use crate::config::document::Document;
 use crate::config::guard as written;
 use crate::policy::guard::{Guarded, Terms};
@@ -16,12 +16,15 @@ pub(super) fn compile(
     document: &Document,
     context: &Context<'_>,
 ) -> Result<Arc<Guarded>, String> {
-    let terms = terms(guard, document)?;
     let previous = context.previous.and_then(|previous| previous.guards.get(guard.name.as_str()));
-    match previous {
-        Some(previous) if previous.terms == terms => Ok(Arc::clone(previous)),
-        _ => Ok(Arc::new(Guarded::new(terms, previous.map(|previous| &**previous), context.clock.now()))),
+    let is_same = context.previous.is_some_and(|previous| {
+        previous.document.guards.contains(guard) && previous.document.defaults == document.defaults
+    });
+    if let (Some(previous), true) = (previous, is_same) {
+        return Ok(Arc::clone(previous));
     }
+    let terms = terms(guard, document)?;
+    Ok(Arc::new(Guarded::new(terms, previous.map(|previous| &**previous), context.clock.now())))
 }
 
 fn terms(guard: &written::Guard, document: &Document) -> Result<Terms, String> {

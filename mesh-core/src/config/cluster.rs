@@ -144,6 +144,7 @@ impl Endpoint {
         Self {
             address,
             weight: Weight::default(),
+            additional_addresses: Vec::new(),
             priority: 0,
             locality: None,
             labels: BTreeMap::new(),

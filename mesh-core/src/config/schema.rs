@@ -293,7 +293,7 @@ fn takes(schema: &Json, value: &Value) -> bool {
     })
 }
 
-const FORMATS: [Format; 13] = [
+const FORMATS: [Format; 14] = [
     format::<TimeSpan>(),
     format::<HedgeDelay>(),
     format::<Name>(),

@@ -5,7 +5,6 @@
 //! Invariant: the connection is closed when the answer was read, or given up.
 
 use std::io;
-use std::net::SocketAddr;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -13,7 +12,8 @@ use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, h
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio_rustls::TlsConnector;
 
-use super::connect::{Channel, Dialer, Io, Transport};
+use super::address::Address;
+use super::connect::{Channel, Dialer, Io, KeepAlive, Opened, Transport, Wiring};
 use crate::body::Body;
 use crate::error::{Error, ErrorKind};
 use crate::identity::tls::server_name;
@@ -45,11 +45,12 @@ pub struct Answer {
 /// Asks, and reads the answer.
 pub async fn ask(
     dialer: &Arc<Dialer>,
-    address: SocketAddr,
-    transport: &Transport,
+    address: &Address,
+    (transport, keepalive): (&Transport, KeepAlive),
     ask: Ask<'_>,
 ) -> Result<Answer, Error> {
-    let (channel, _) = dialer.dial(address, transport).await?;
+    let wiring = Wiring { keepalive, gate: Arc::default() };
+    let Opened { channel, .. } = dialer.dial(address, transport, wiring).await?;
     let failed = |error: hyper::Error| {
         Error::new(ErrorKind::Reset, format!("{address} did not answer: {error}")).with_source(error)
     };
@@ -93,7 +94,7 @@ fn request(uri: Uri, ask: Ask<'_>) -> Request<Body> {
 /// Connects, sends, and reads until `receive` came.
 pub async fn converse(
     dialer: &Arc<Dialer>,
-    address: SocketAddr,
+    address: &Address,
     transport: &Transport,
     (send, receive): (&[u8], &[u8]),
 ) -> io::Result<bool> {
@@ -113,8 +114,8 @@ pub async fn converse(
 }
 
 /// Bytes to the peer, over TLS if the transport says so: its identity is verified either way.
-async fn stream(dialer: &Dialer, address: SocketAddr, transport: &Transport) -> io::Result<Box<dyn Io>> {
-    let stream = dialer.connector.connect(address).await?;
+async fn stream(dialer: &Dialer, address: &Address, transport: &Transport) -> io::Result<Box<dyn Io>> {
+    let stream = dialer.bytes(address).await.map_err(io::Error::other)?;
     let Some(tls) = &transport.tls else { return Ok(stream) };
     Ok(Box::new(TlsConnector::from(Arc::clone(tls)).connect(server_name(), stream).await?))
 }

@@ -187,12 +187,7 @@ impl Dialer {
 
     async fn open(&self, address: &Address, transport: &Transport, with: (Wiring, &mut Race)) -> Result<Opened, Error> {
         let (wiring, race) = with;
-        let stream = match address {
-            Address::Unix(path) => self.connector.connect_unix(path).await.map_err(|error| {
-                Error::new(ErrorKind::Connect, format!("cannot connect to {address}: {error}")).with_source(error)
-            })?,
-            _ => self.first_of(race).await?,
-        };
+        let stream = self.reach(address, race).await?;
         let Some(tls) = &transport.tls else {
             let facts = ConnectionFacts { peer: None, retire_at: None, generation: 0 };
             return self.handshake(stream, facts, (transport.protocol == Protocol::Http2, wiring)).await;
@@ -214,6 +209,20 @@ impl Dialer {
         let retire_at = self.certificate_expiry(peer.as_ref());
         let facts = ConnectionFacts { peer, retire_at, generation };
         self.handshake(Box::new(stream), facts, (is_http2, wiring)).await
+    }
+
+    /// Bytes to the peer, as they are, for whoever speaks no HTTP.
+    pub(super) async fn bytes(&self, address: &Address) -> Result<Box<dyn Io>, Error> {
+        self.reach(address, &mut Race::new(sockets(address))).await
+    }
+
+    async fn reach(&self, address: &Address, race: &mut Race) -> Result<Box<dyn Io>, Error> {
+        match address {
+            Address::Unix(path) => self.connector.connect_unix(path).await.map_err(|error| {
+                Error::new(ErrorKind::Connect, format!("cannot connect to {address}: {error}")).with_source(error)
+            }),
+            _ => self.first_of(race).await,
+        }
     }
 
     /// The first of a host's addresses that takes a connection.

@@ -24,7 +24,7 @@ pub use outcome::{Class, Outcome};
 pub use session::{Asked, Ending, Session, Step};
 
 /// What the operator allows a guarded operation.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone)]
 pub struct Terms {
     /// The name that code asks for.
     pub name: Arc<str>,
