@@ -247,6 +247,50 @@ fn status_reads_a_running_process() {
 }
 
 #[test]
+fn explain_live_shows_why_a_finished_call_went_as_it_did() {
+    let directory = workplace();
+    let free = || std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let (admin, nobody) = (free(), free());
+    let config = format!(
+        "version: 1\nclusters: [{{ name: a, endpoints: [{{ address: \"127.0.0.1:{nobody}\" }}] }}]\n\
+         routes: [{{ hosts: [a], rules: [{{ name: all, backends: [{{ cluster: a }}] }}] }}]\n\
+         telemetry: {{ admin: {{ address: \"127.0.0.1:{admin}\" }} }}\n"
+    );
+    let process = Mesh::from_yaml(&config, "mesh.yaml").unwrap();
+    let request =
+        http::Request::get("http://a/x?secret").header("x-request-id", "the-one").body(mesh_core::Body::empty());
+    let call = process.client();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async { call.call(request.unwrap()).await }).unwrap_err();
+
+    let address = format!("127.0.0.1:{admin}");
+    let output = mesh(directory.path(), &["explain", "--live", "--admin", &address]);
+    assert_eq!(output.status.code(), Some(0));
+    assert_shows(&output, &["REQUEST ID", "the-one", "GET http://a/x ", "connect"]);
+    let output = mesh(directory.path(), &["explain", "--live", "--admin", &address, "the-one"]);
+    assert_eq!(output.status.code(), Some(0));
+    let endpoint = format!("to 127.0.0.1:{nobody} at");
+    assert_shows(
+        &output,
+        &[
+            "rule              all",
+            "cluster           a (drawn by weight 1 of 1)",
+            "retry budget      100 before, 98 after",
+            "attempt 1 first",
+            &endpoint,
+            "sent: never; then: retry after",
+            "attempt 3 retry",
+            "then: attempts_exhausted",
+        ],
+    );
+    assert!(!String::from_utf8_lossy(&output.stdout).contains("secret"));
+    let output = mesh(directory.path(), &["explain", "--live", "--admin", &address, "another"]);
+    assert_eq!(output.status.code(), Some(1));
+    assert_shows(&output, &["has kept no call with the request id another"]);
+    process.close(std::time::Duration::from_secs(2));
+}
+
+#[test]
 fn status_of_a_process_that_is_not_there_fails_with_the_reason() {
     let output = mesh(Path::new("."), &["status", "127.0.0.1:1"]);
     assert_eq!(output.status.code(), Some(1));

@@ -1,7 +1,8 @@
 //! Full outages: how much more than what was offered an upstream sees, and how soon it serves again.
 //!
-//! Open-loop load: requests start on time whatever became of the ones before. Counted at the upstream. In a
-//! debug build the same with a tenth of the load, because such a client cannot keep the pace.
+//! Open-loop load: requests start on time whatever became of the ones before. Counted at the upstream. Only
+//! in a release build: another cannot offer the load, and then measures itself. What the engines alone do is
+//! in `mesh-core/src/policy/retry/tests/storm.rs`.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test may panic")]
 
@@ -15,7 +16,7 @@ use mesh_core::{Body, Mesh};
 use mesh_tests::load::Load;
 use mesh_tests::process::free_port;
 
-const PER_SECOND: u32 = if cfg!(debug_assertions) { 200 } else { 2000 };
+const PER_SECOND: u32 = 2000;
 const OUTAGE: Duration = Duration::from_secs(10);
 /// Of every budget: 10 retries a second are always allowed, and those of a window may have been saved.
 const FLOOR: f64 = 10.0 * (OUTAGE.as_secs() + 10) as f64;
@@ -123,6 +124,7 @@ async fn outage(defaults: &str) -> Outage {
     Outage { offered: offered_by_then, seen, recovery }
 }
 
+#[cfg_attr(debug_assertions, ignore = "offers 2,000 requests a second: run it with --release")]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn o21_a_full_outage_is_not_made_worse_by_retries_and_ends_soon_after_it_ends() {
     let Outage { offered, seen, recovery } = outage("").await;
@@ -134,6 +136,7 @@ async fn o21_a_full_outage_is_not_made_worse_by_retries_and_ends_soon_after_it_e
 }
 
 /// With nothing but the budget between the callers and the upstream.
+#[cfg_attr(debug_assertions, ignore = "offers 2,000 requests a second: run it with --release")]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_budget_alone_bounds_a_storm() {
     let off = "circuit_breaker: { consecutive_failures: 0, min_success_percent: 0 }, outlier: { consecutive_5xx: 0 }";
@@ -150,6 +153,7 @@ async fn the_budget_alone_bounds_a_storm() {
 
 /// Four services in a row, each with a mesh of its own, in front of one that is down: breakers off, so that
 /// only budgets and what the services tell each other bound the storm.
+#[cfg_attr(debug_assertions, ignore = "offers 2,000 requests a second: run it with --release")]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_chain_of_four_services_multiplies_nothing() {
     let off = "circuit_breaker: { consecutive_failures: 0, min_success_percent: 0 }, outlier: { consecutive_5xx: 0 }";
@@ -176,12 +180,8 @@ async fn a_chain_of_four_services_multiplies_nothing() {
     let load = Load::start(front.client(), PER_SECOND / 2, get);
     tokio::time::sleep(OUTAGE).await;
     let offered = load.stop().await.len() as f64;
-    let (seen, floors) = (upstream.seen() as f64, 4.0 * FLOOR);
-    let ratio = (seen - floors) / offered;
-    println!("chain: offered {offered}, the last saw {seen} ({:.3}x, {ratio:.3}x without the floors)", seen / offered);
+    let seen = upstream.seen() as f64;
+    println!("chain: offered {offered}, the last saw {seen} ({:.3}x)", seen / offered);
     assert!(offered > f64::from(PER_SECOND), "the load was not offered: {offered}");
-    assert!(ratio <= 1.5, "{seen} of {offered}");
-    if !cfg!(debug_assertions) {
-        assert!(seen / offered <= 1.5, "{seen} of {offered}");
-    }
+    assert!(seen / offered <= 1.5, "{seen} of {offered}");
 }

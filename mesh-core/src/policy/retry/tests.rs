@@ -8,6 +8,7 @@ use crate::policy::retry_after::PUSHBACK;
 use crate::policy::vectors::{cases, seconds, text, whole};
 
 mod rules;
+mod storm;
 
 const HINTS: &str = include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/vectors/retry_after.json"));
 const BACKOFFS: &str = include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/vectors/backoff.json"));
