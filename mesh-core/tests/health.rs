@@ -334,7 +334,9 @@ async fn an_endpoint_declared_draining_gets_nothing_while_there_is_another() {
             "- {{address: \"127.0.0.1:{}\", health: {health}}}\n- {{address: \"127.0.0.1:{}\"}}\n",
             a.port, b.port
         );
-        std::fs::write(&file, text).unwrap();
+        // Renamed over, so that no reader meets half of it.
+        std::fs::write(directory.path().join("new"), text).unwrap();
+        std::fs::rename(directory.path().join("new"), &file).unwrap();
     };
     write("draining");
     let text = format!(
