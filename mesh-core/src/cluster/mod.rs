@@ -5,13 +5,19 @@
 //! Invariant: a picker is immutable; a change of endpoints builds a new one, and live state (load,
 //! ejections) belongs to the endpoint and survives.
 
+pub mod bounded_load;
 pub mod group;
+pub mod hashing;
 pub mod least_request;
 pub mod locality;
+pub mod maglev;
 pub mod member;
+mod mersenne_twister;
+mod murmur2;
 pub mod outlier;
 pub mod peak_ewma;
 pub mod picker;
+pub mod ring_hash;
 pub mod round_robin;
 pub mod taken;
 
