@@ -16,7 +16,7 @@ use std::time::Duration;
 use http::{HeaderMap, HeaderName, HeaderValue, header};
 use xxhash_rust::xxh64::{Xxh64, xxh64};
 
-use super::matcher::{RequestHead, first_query_value};
+use super::matcher::RequestHead;
 
 /// Where a part of the hash comes from.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -105,7 +105,8 @@ impl Part {
                 }
             },
             Self::QueryParameter(name) => {
-                first_query_value(head.query.unwrap_or_default(), name).map(|value| xxh64(&value, 0))
+                let pairs = head.query?.split('&').map(|pair| pair.split_once('=').unwrap_or((pair, "")));
+                pairs.into_iter().find(|(key, _)| key == name).map(|(_, value)| xxh64(value.as_bytes(), 0))
             }
             Self::Principal => source.principal.map(|principal| xxh64(principal.as_bytes(), 0)),
             Self::Address => source.address.map(|address| xxh64(address.to_string().as_bytes(), 0)),

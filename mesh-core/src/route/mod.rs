@@ -5,6 +5,7 @@
 //! Invariant: everything here is compiled once and immutable; a lookup takes `&self` and, in the
 //! common case, allocates nothing.
 
+pub mod hash_policy;
 pub mod host;
 pub mod matcher;
 pub mod normalize;
