@@ -17,6 +17,7 @@ use crate::snapshot::{Defaults, Snapshot};
 use crate::time::Clock;
 
 mod access;
+mod affinity;
 mod cluster;
 pub(crate) mod problems;
 mod route;

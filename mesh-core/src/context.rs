@@ -8,6 +8,7 @@
 use std::cell::{Cell, RefCell};
 use std::future::Future;
 use std::marker::PhantomData;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -22,6 +23,8 @@ pub struct CallContext {
     pub deadline: Option<Instant>,
     /// SPIFFE ID of the caller, from the handshake.
     pub peer: Option<Arc<str>>,
+    /// Where the caller is.
+    pub address: Option<IpAddr>,
     /// `x-request-id`, one for the whole tree of calls.
     pub request_id: Option<Arc<str>>,
 }
@@ -29,7 +32,7 @@ pub struct CallContext {
 impl CallContext {
     /// A context with a trace and nothing else.
     pub fn new(trace: TraceContext) -> Self {
-        Self { trace, deadline: None, peer: None, request_id: None }
+        Self { trace, deadline: None, peer: None, address: None, request_id: None }
     }
 
     /// The context this code runs in: the task's, or else the thread's.

@@ -15,6 +15,7 @@ use crate::access::rbac::Rules;
 use crate::cluster::group::Cluster;
 use crate::config::document::Document;
 use crate::policy::retry::RetryPolicy;
+use crate::route::affinity::Affinity;
 use crate::route::matcher::RequestMatch;
 use crate::route::rewrite::Rewrite;
 use crate::route::split::Split;
@@ -64,6 +65,8 @@ pub struct Action {
     pub attempt_timeout: Option<Duration>,
     /// When it is tried again.
     pub retry: Arc<RetryPolicy>,
+    /// What binds it to an endpoint.
+    pub affinity: Affinity,
 }
 
 /// What a listener demands of a connection.

@@ -49,10 +49,9 @@ impl BalanceFactor {
 }
 
 impl BoundedLoad {
-    /// Bounds endpoints of these weights.
-    pub fn new(weights: &[u32], factor: BalanceFactor) -> Self {
-        let total: f64 = weights.iter().copied().map(f64::from).sum();
-        Self { factor, shares: weights.iter().map(|weight| f64::from(*weight) / total).collect() }
+    /// Bounds endpoints of these shares, which add up to 1.
+    pub fn new(shares: Box<[f64]>, factor: BalanceFactor) -> Self {
+        Self { factor, shares }
     }
 
     /// `first` if it has room, else one of the `usable` others, by the order of `hash`.
@@ -94,7 +93,9 @@ mod tests {
     use super::*;
 
     fn chosen(factor: u32, weights: &[u32], busy: &[u32], (hash, first): (u64, usize)) -> usize {
-        let bounded = BoundedLoad::new(weights, BalanceFactor::new(factor).unwrap());
+        let total: u32 = weights.iter().sum();
+        let shares = weights.iter().map(|weight| f64::from(*weight) / f64::from(total)).collect();
+        let bounded = BoundedLoad::new(shares, BalanceFactor::new(factor).unwrap());
         let busy = InFlight { total: busy.iter().sum(), at: &|position| busy[position] };
         bounded.choose(hash, first, busy, &|_| true)
     }
@@ -138,7 +139,7 @@ mod tests {
     fn the_least_overloaded_takes_what_nobody_has_room_for() {
         // The total says two where eighteen are: everybody is above the share, the third the least.
         let busy = InFlight { total: 2, at: &|position| [7, 6, 5][position] };
-        let bounded = BoundedLoad::new(&[1, 1, 1], BalanceFactor::new(100).unwrap());
+        let bounded = BoundedLoad::new([1.0 / 3.0; 3].into(), BalanceFactor::new(100).unwrap());
         assert_eq!(bounded.choose(1, 0, busy, &|_| true), 2);
         assert_eq!(bounded.choose(1, 0, busy, &|position| position != 2), 1);
         assert_eq!(bounded.choose(1, 0, busy, &|_| false), 0);

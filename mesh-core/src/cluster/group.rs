@@ -17,6 +17,7 @@ use crate::cluster::locality::Proximity;
 use crate::cluster::member::{Endpoint, Live};
 use crate::cluster::outlier::{OutlierConfig, OutlierDetector};
 use crate::cluster::picker::{Asked, BalancerKind, Candidate, NoEndpoint, Picker};
+use crate::cluster::session::ByAddress;
 use crate::cluster::taken::Taken;
 use crate::config::cluster::{Endpoint as Written, Locality, TlsMode};
 use crate::endpoint::connect::{Moment, Transport};
@@ -28,6 +29,7 @@ use crate::policy::budget::{Budget, BudgetConfig};
 use crate::policy::circuit_breaker::{BreakerConfig, CircuitBreaker};
 use crate::policy::concurrency::ConcurrencyLimit;
 use crate::policy::verdict::Verdict;
+use crate::route::affinity::Affinity;
 use crate::telemetry::{DestinationService, Peer};
 
 /// A named group of endpoints.
@@ -43,6 +45,7 @@ pub struct Cluster {
     /// Judges endpoints by their peers.
     pub outlier: Arc<OutlierDetector>,
     picker: ArcSwap<Picker<Endpoint>>,
+    pub(super) by_address: ArcSwap<ByAddress>,
     members: Mutex<Members>,
     resolved: tokio::sync::Notify,
 }
@@ -68,6 +71,10 @@ pub struct Settings {
     pub pool: PoolLimits,
     /// How an endpoint is chosen.
     pub balancer: BalancerKind,
+    /// What endpoints are known by to a hash: their host instead of their address.
+    pub hashes_by_host: bool,
+    /// What binds requests to endpoints where their rule does not say.
+    pub affinity: Affinity,
     /// Of each endpoint.
     pub breaker: BreakerConfig,
     /// Of the group.
@@ -133,6 +140,7 @@ impl Cluster {
         Ok(Self {
             name: Arc::clone(&settings.name),
             picker: ArcSwap::from_pointee(Picker::new(settings.balancer, Vec::new(), 0)),
+            by_address: ArcSwap::default(),
             settings,
             budget,
             limit,
@@ -299,6 +307,7 @@ impl Cluster {
             self.outlier.remove(outlier_key(gone));
         }
         self.picker.store(Arc::new(Picker::new(self.settings.balancer, endpoints, members.generation)));
+        self.by_address.store(Arc::default());
         members.live = live;
     }
 
@@ -346,6 +355,7 @@ fn endpoint(written: &Written, address: SocketAddr, of: (&Settings, bool, Arc<Li
     let name = written.address.as_str();
     let name = if written.address.socket_addr().is_some() { name.into() } else { address.to_string().into() };
     Endpoint {
+        hash_key: hash_key(written, address, settings.hashes_by_host),
         name,
         address,
         weight: written.weight.0,
@@ -353,6 +363,14 @@ fn endpoint(written: &Written, address: SocketAddr, of: (&Settings, bool, Arc<Li
         is_mutual,
         workload: Arc::new(workload(written, settings)),
         live,
+    }
+}
+
+fn hash_key(written: &Written, address: SocketAddr, by_host: bool) -> Arc<str> {
+    match &written.hash_key {
+        Some(key) => key.as_str().into(),
+        None if by_host => written.address.host().into(),
+        None => address.to_string().into(),
     }
 }
 

@@ -55,8 +55,8 @@ impl Hashing {
             TableConfig::Ring(config) => Table::Ring(Ring::new(hosts, config)),
             TableConfig::Maglev(size) => Table::Maglev(Maglev::new(hosts, size)),
         };
-        let weights: Vec<u32> = hosts.iter().map(|host| host.weight).collect();
-        Self { table, bound: config.bound.map(|factor| BoundedLoad::new(&weights, factor)), hosts: hosts.len() }
+        let shares = || hosts.iter().map(|host| host.share).collect();
+        Self { table, bound: config.bound.map(|factor| BoundedLoad::new(shares(), factor)), hosts: hosts.len() }
     }
 
     /// The first `usable` endpoint of `hash`, or the one that takes its overflow.
@@ -103,7 +103,7 @@ mod tests {
 
     fn both(bound: Option<u32>) -> [Hashing; 2] {
         let keys: Vec<_> = (0..5).map(|index| format!("10.0.0.{index}:80")).collect();
-        let hosts: Vec<_> = keys.iter().map(|key| Host { key, weight: 1 }).collect();
+        let hosts = Host::weighted(keys.iter().map(|key| (key.as_str(), 1)));
         let bound = bound.map(|percent| BalanceFactor::new(percent).unwrap());
         let tables = [TableConfig::Ring(RingConfig::default()), TableConfig::Maglev(TableSize::new(101).unwrap())];
         tables.map(|table| Hashing::new(&hosts, HashConfig { table, bound }))

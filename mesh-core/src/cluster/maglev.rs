@@ -14,6 +14,7 @@
 //! With more endpoints than places some get none: the size should be a hundred times their number.
 
 use super::ring_hash::Host;
+use crate::config::hashing::is_prime;
 use crate::policy::Invalid;
 
 /// The number of places: a prime.
@@ -51,14 +52,14 @@ impl Maglev {
         if turns.is_empty() {
             return Self { table: Box::default() };
         }
-        let largest = turns.iter().map(|turn| turn.weight).fold(0.0, f64::max);
+        let largest = turns.iter().map(|turn| turn.share).fold(0.0, f64::max);
         let mut table = vec![FREE; size as usize];
         let mut free = table.len();
         let mut round = 0_u32;
         while free > 0 {
             round += 1;
             for turn in &mut turns {
-                if free == 0 || f64::from(round) * turn.weight < turn.target {
+                if free == 0 || f64::from(round) * turn.share < turn.target {
                     continue;
                 }
                 turn.target += largest;
@@ -94,9 +95,8 @@ impl Maglev {
 /// An endpoint while the table is filled.
 struct Turn {
     host: u32,
-    /// Its share of all weights.
-    weight: f64,
-    /// What `round * weight` must reach before the next place.
+    share: f64,
+    /// What `round * share` must reach before the next place.
     target: f64,
     place: u64,
     skip: u64,
@@ -117,26 +117,14 @@ impl Turn {
 
 /// The endpoints that have a weight, sorted by key.
 fn turns(hosts: &[Host<'_>], size: u64) -> Vec<Turn> {
-    let total: f64 = hosts.iter().map(|host| f64::from(host.weight)).sum();
-    let mut order: Vec<usize> = (0..hosts.len()).filter(|position| hosts[*position].weight > 0).collect();
+    let mut order: Vec<usize> = (0..hosts.len()).filter(|position| hosts[*position].share > 0.0).collect();
     order.sort_by_key(|position| hosts[*position].key);
     let turn = |position: usize| {
-        let Host { key, weight } = hosts[position];
+        let Host { key, share } = hosts[position];
         let hash = |seed| xxhash_rust::xxh64::xxh64(key.as_bytes(), seed);
-        Turn {
-            host: position as u32,
-            weight: f64::from(weight) / total,
-            target: 0.0,
-            place: hash(0) % size,
-            skip: hash(1) % (size - 1) + 1,
-        }
+        Turn { host: position as u32, share, target: 0.0, place: hash(0) % size, skip: hash(1) % (size - 1) + 1 }
     };
     order.into_iter().map(turn).collect()
-}
-
-fn is_prime(number: u32) -> bool {
-    let mut divisors = (2_u32..).take_while(|divisor| divisor.saturating_mul(*divisor) <= number);
-    number > 1 && divisors.all(|divisor| !number.is_multiple_of(divisor))
 }
 
 /// No endpoint yet.

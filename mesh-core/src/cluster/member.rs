@@ -19,6 +19,8 @@ pub struct Endpoint {
     pub name: Arc<str>,
     /// Where it is.
     pub address: SocketAddr,
+    /// What a hash knows it by.
+    pub hash_key: Arc<str>,
     /// Its share among its peers.
     pub weight: u32,
     /// How near it is to us.

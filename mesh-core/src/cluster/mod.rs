@@ -19,6 +19,7 @@ pub mod peak_ewma;
 pub mod picker;
 pub mod ring_hash;
 pub mod round_robin;
+mod session;
 pub mod taken;
 
 pub use locality::{Locality, Proximity};

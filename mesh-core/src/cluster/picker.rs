@@ -26,6 +26,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
+use super::hashing::HashConfig;
 use super::locality::{Proximity, tiers};
 use super::round_robin::Rotation;
 use super::{least_request, peak_ewma};
@@ -58,6 +59,8 @@ pub enum BalancerKind {
     LeastRequest,
     /// Turns, exactly by weight.
     RoundRobin,
+    /// By hash.
+    Hash(HashConfig),
 }
 
 /// An immutable choice between endpoints.
@@ -238,7 +241,7 @@ impl<C: Candidate> Picker<C> {
         match self.kind {
             BalancerKind::PeakEwma => peak_ewma::is_cheaper(side(challenger), side(first), now),
             BalancerKind::LeastRequest => least_request::is_cheaper(side(challenger), side(first)),
-            BalancerKind::RoundRobin => false,
+            BalancerKind::RoundRobin | BalancerKind::Hash(_) => false,
         }
     }
 

@@ -23,8 +23,18 @@ use crate::policy::Invalid;
 pub struct Host<'a> {
     /// What its points are hashed from: `ip:port`, a host name, or a key of its own.
     pub key: &'a str,
-    /// Its share; 0 gets no point.
-    pub weight: u32,
+    /// Its part of all weights, which add up to 1; 0 gets no point.
+    pub share: f64,
+}
+
+impl<'a> Host<'a> {
+    /// Hosts of these keys and weights.
+    pub fn weighted(hosts: impl IntoIterator<Item = (&'a str, u32)>) -> Vec<Self> {
+        let hosts: Vec<_> = hosts.into_iter().collect();
+        let total: f64 = hosts.iter().map(|(_, weight)| f64::from(*weight)).sum();
+        let share = |weight| if total > 0.0 { f64::from(weight) / total } else { 0.0 };
+        hosts.into_iter().map(|(key, weight)| Self { key, share: share(weight) }).collect()
+    }
 }
 
 /// How a ring is built.
@@ -129,16 +139,17 @@ impl Ring {
 /// Points of each host, in the order of the hosts. A host goes on until the sum of all points so far
 /// has reached the sum of all shares so far: shares that are no whole numbers even out.
 fn points(hosts: &[Host<'_>], config: RingConfig) -> Vec<(u64, u32)> {
-    let total: f64 = hosts.iter().map(|host| f64::from(host.weight)).sum();
-    let lightest = hosts.iter().map(|host| host.weight).filter(|weight| *weight > 0).min();
-    let Some(lightest) = lightest.map(|weight| f64::from(weight) / total) else { return Vec::new() };
+    let lightest = hosts.iter().map(|host| host.share).filter(|share| *share > 0.0).fold(1.0, f64::min);
+    if hosts.iter().all(|host| host.share <= 0.0) {
+        return Vec::new();
+    }
     let whole = (lightest * f64::from(config.minimum)).ceil() / lightest;
     let scale = whole.min(f64::from(config.maximum));
 
     let mut points = Vec::with_capacity(scale.ceil() as usize);
     let (mut placed, mut target) = (0.0, 0.0);
     for (position, host) in hosts.iter().enumerate() {
-        target += scale * (f64::from(host.weight) / total);
+        target += scale * host.share;
         let mut text = format!("{}_", host.key);
         let prefix = text.len();
         let mut index = 0_u32;

@@ -4,7 +4,7 @@ use std::num::NonZeroU32;
 use std::path::Path;
 use std::sync::Arc;
 
-use super::Context;
+use super::{Context, affinity};
 use crate::cluster::group::{Cluster, Settings, Source};
 use crate::cluster::outlier::OutlierConfig;
 use crate::cluster::picker::BalancerKind;
@@ -94,7 +94,11 @@ fn settings(cluster: &written::Cluster, document: &Document, context: &Context<'
             Balancer::PeakEwma => BalancerKind::PeakEwma,
             Balancer::LeastRequest => BalancerKind::LeastRequest,
             Balancer::RoundRobin => BalancerKind::RoundRobin,
+            Balancer::RingHash => BalancerKind::Hash(affinity::ring(cluster)?),
+            Balancer::Maglev => BalancerKind::Hash(affinity::maglev(cluster)?),
         },
+        hashes_by_host: cluster.consistent_hashing.as_ref().is_some_and(|hashing| hashing.use_hostname_for_hashing),
+        affinity: affinity::affinity(&cluster.hash_policy, cluster.session.as_ref())?,
         breaker: breaker_config(&breaker)?,
         outlier: outlier_config(&outlier),
         max_requests: limit.max_requests,

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use super::affinity;
 use super::problems::Problems;
 use crate::cluster::group::Cluster;
 use crate::config::document::Document;
@@ -76,6 +77,8 @@ fn compile_rule(
     let defaults = &document.defaults;
     let retry = rule.retry.as_ref().map_or_else(|| defaults.retry.clone(), |written| written.over(&defaults.retry));
     let retry = problems.note(format!("{}.retry", place.path), retry_policy(&retry));
+    let affinity = affinity::affinity(&rule.hash_policy, rule.session.as_ref());
+    let affinity = problems.note(&place.path, affinity);
     let action = Action {
         name: place.name.as_str().into(),
         split: split?,
@@ -83,6 +86,7 @@ fn compile_rule(
         timeout: rule.timeout.unwrap_or(defaults.timeout).nonzero(),
         attempt_timeout: rule.attempt_timeout.unwrap_or(defaults.attempt_timeout).nonzero(),
         retry: Arc::new(retry?),
+        affinity: affinity?,
     };
     Some(Rule { name: place.name.clone(), matches: matches?, action })
 }

@@ -3,6 +3,7 @@
 //! Decides: which well-formed documents are mistakes. Never: reads text or looks outside the document.
 //! Invariant: every finding of a document is reported, not only the first.
 
+mod hashing;
 mod limits;
 mod names;
 mod routes;
@@ -21,6 +22,7 @@ pub fn document(document: &Document, positions: &Positions) -> Vec<Diagnostic> {
     routes::check(document, &mut report);
     trust::check(document, &mut report);
     limits::check(document, &mut report);
+    hashing::check(document, &mut report);
     for (index, cluster) in document.clusters.iter().enumerate() {
         check_cluster(cluster, &Path::ROOT.field("clusters").index(index), &mut report);
     }

@@ -10,6 +10,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::duration::TimeSpan;
+use super::hashing::{ConsistentHashing, HashPolicy, Maglev, RingHash, Session};
 use super::policy::{CircuitBreakerOverride, ConcurrencyLimitOverride, OutlierOverride, RetryBudgetOverride};
 use super::value::{AddressText, Name, SpiffeIdText, Weight};
 
@@ -38,6 +39,21 @@ pub struct Cluster {
     /// How an endpoint is picked. Default: `defaults.balancer`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub balancer: Option<Balancer>,
+    /// The ring, for the balancer `ring_hash`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ring_hash: Option<RingHash>,
+    /// The table, for the balancer `maglev`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub maglev: Option<Maglev>,
+    /// How endpoints are known and bounded, for both.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub consistent_hashing: Option<ConsistentHashing>,
+    /// What requests hash to whose rule does not say; for both. Default: nothing, the hash is random.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub hash_policy: Vec<HashPolicy>,
+    /// What keeps clients with their endpoint whose rule does not say. Default: nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub session: Option<Session>,
     /// Overrides `defaults.circuit_breaker`, field by field.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub circuit_breaker: Option<CircuitBreakerOverride>,
@@ -85,6 +101,10 @@ pub struct Endpoint {
     /// Share of the traffic relative to the other endpoints; 0 = none. Default: 1.
     #[serde(default)]
     pub weight: Weight,
+    /// What consistent hashing knows the endpoint by (Envoy's `hash_key`, gRPC A76). Default: its address.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1))]
+    pub hash_key: Option<String>,
     /// Where the endpoint runs. Default: unknown.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub locality: Option<Locality>,
@@ -176,6 +196,10 @@ pub enum Balancer {
     LeastRequest,
     /// One after the other, by weight (Envoy).
     RoundRobin,
+    /// Equal requests to the same endpoint, by a ring of hashes (Envoy, gRPC A42).
+    RingHash,
+    /// Equal requests to the same endpoint, by a table (Envoy).
+    Maglev,
 }
 
 fn default_max_idle() -> u32 {

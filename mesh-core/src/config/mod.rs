@@ -10,6 +10,7 @@ pub mod cluster;
 pub mod diagnostic;
 pub mod document;
 pub mod duration;
+pub mod hashing;
 pub mod identity;
 pub mod listener;
 pub mod parse;
@@ -25,6 +26,7 @@ pub use cluster::{Balancer, Cluster, ClusterTls, Endpoint, Locality, Protocol, S
 pub use diagnostic::{Diagnostic, Path, Severity};
 pub use document::{Defaults, Document, Node};
 pub use duration::TimeSpan;
+pub use hashing::{ConsistentHashing, Cookie, HashFunction, HashPolicy, HashSource, Maglev, RingHash, Session};
 pub use identity::{DevCa, Identity, IdentityFiles, TrustBundle};
 pub use listener::{Listener, ListenerTls};
 pub use parse::{Parsed, Positions, parse, parse_endpoints};

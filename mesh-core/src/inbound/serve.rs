@@ -250,7 +250,7 @@ fn context(
     from: (&Origin, Instant),
     rng: &mut fastrand::Rng,
 ) -> CallContext {
-    let ((_, peer), now) = from;
+    let ((address, peer), now) = from;
     let text = |name| request.headers().get(name).and_then(|value: &HeaderValue| value.to_str().ok());
     let incoming = if is_grpc(request.headers()) {
         text(headers::GRPC_TIMEOUT).and_then(timeout::decode_grpc_timeout)
@@ -261,6 +261,7 @@ fn context(
     CallContext {
         deadline: incoming.map(|limit| crate::time::after(now, limit)),
         peer: peer.as_ref().map(|peer| peer.id.as_str().into()),
+        address: address.map(|address| address.remote.ip()),
         request_id: Some(request_id),
         ..CallContext::new(trace)
     }

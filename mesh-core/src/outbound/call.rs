@@ -17,6 +17,7 @@ use crate::cluster::taken::Taken;
 use crate::context::CallContext;
 use crate::core::Core;
 use crate::error::{Error, ErrorKind, Place, Sent};
+use crate::outbound::affinity::Ties;
 use crate::outbound::attempt::{self, Answer, Outgoing};
 use crate::outbound::body::{Open, ResponseBody};
 use crate::outbound::replay::Replay;
@@ -24,6 +25,7 @@ use crate::outbound::{CallOptions, CallReport, REPLAY_LIMIT, headers};
 use crate::policy::concurrency::Permit;
 use crate::policy::retry::{Decision, Outcome, RequestFacts, RetryPolicy, RetryState, StopReason, is_idempotent};
 use crate::policy::timeout::{self, Limits};
+use crate::route::affinity::Affinity;
 use crate::route::matcher::RequestHead;
 use crate::route::table::Miss;
 use crate::snapshot::Snapshot;
@@ -58,6 +60,9 @@ struct Call<'a> {
     place: Place,
     deadline: Option<Instant>,
     admitted: Option<Permit>,
+    context: Option<Arc<CallContext>>,
+    /// What binds it to an endpoint.
+    ties: Ties,
 }
 
 /// Where a call goes and under which terms; of a rule, or the defaults when a cluster was named.
@@ -92,8 +97,9 @@ impl<'a> Call<'a> {
             head.headers.insert(PEER, core.telemetry.node_header.clone());
         }
         record.line.request_id = headers::request_id(&head.headers);
-        let deadline = context.and_then(|context| context.deadline);
-        Self { core, snapshot, head, body, options, rng, record, place: Place::default(), deadline, admitted: None }
+        let deadline = context.as_ref().and_then(|context| context.deadline);
+        let (place, ties) = (Place::default(), Ties::default());
+        Self { core, snapshot, head, body, options, rng, record, place, deadline, admitted: None, context, ties }
     }
 
     /// The story.
@@ -159,7 +165,7 @@ impl<'a> Call<'a> {
                 .clusters
                 .get(name)
                 .ok_or_else(|| Error::new(ErrorKind::NoCluster, format!("no cluster is called {name:?}")))?;
-            self.going_to(cluster);
+            self.going_to(cluster, None);
             let defaults = &snapshot.defaults;
             return Ok(Terms {
                 cluster: Arc::clone(cluster),
@@ -183,13 +189,13 @@ impl<'a> Call<'a> {
         let (action, prefix) = (&matched.rule.action, matched.prefix_len);
         self.place.route = Some(action.name.to_string());
         self.record.line.route = Some(Arc::clone(&action.name));
+        let cluster = Arc::clone(action.split.pick(&mut self.rng));
+        self.going_to(&cluster, Some(&action.affinity));
         if let Some(rewrite) = &action.rewrite {
             rewrite.apply(&mut self.head.uri, &mut self.head.headers, prefix).map_err(|error| {
                 Error::new(ErrorKind::BadRequest, format!("the rewritten target is not valid: {error}"))
             })?;
         }
-        let cluster = Arc::clone(action.split.pick(&mut self.rng));
-        self.going_to(&cluster);
         Ok(Terms { cluster, route: action.timeout, attempt: action.attempt_timeout, retry: Arc::clone(&action.retry) })
     }
 
@@ -198,7 +204,12 @@ impl<'a> Call<'a> {
         if self.deadline.is_some_and(|deadline| deadline <= now) {
             return Err(Error::new(ErrorKind::Timeout, "no time is left"));
         }
-        let wanted = Wanted { now, tried, hash: None };
+        if tried.is_empty()
+            && let Some(taken) = self.ties.endpoint(cluster, now)?
+        {
+            return Ok(taken);
+        }
+        let wanted = Wanted { now, tried, hash: self.ties.hash };
         let picked = cluster.pick(wanted, &mut self.rng);
         if picked.is_ok() || !cluster.is_resolving() {
             return picked;
@@ -224,7 +235,9 @@ impl<'a> Call<'a> {
         }
     }
 
-    fn going_to(&mut self, cluster: &Cluster) {
+    /// The ties are those of the request as it came, before it is rewritten.
+    fn going_to(&mut self, cluster: &Cluster, rule: Option<&Affinity>) {
+        self.ties = Ties::of(&self.head, (rule, cluster), self.context.as_deref(), &mut self.rng);
         self.place.cluster = Some(cluster.name.to_string());
         self.record.line.cluster = Some(Arc::clone(&cluster.name));
         self.record.facts.service = Arc::clone(&cluster.settings.service);
@@ -266,6 +279,7 @@ impl<'a> Call<'a> {
             if peer.is_some() { crate::telemetry::Security::MutualTls } else { crate::telemetry::Security::None };
         self.record.line.peer.clone_from(&principal);
         self.record.line.peer_serial = peer.map(|peer| peer.serial.as_str().into());
+        self.ties.tell(taken.endpoint.address, &mut head.headers);
         let claimed = head.headers.remove(PEER).as_ref().and_then(Peer::from_header);
         if claimed.is_some() || principal.is_some() {
             let known = claimed.or_else(|| Some(Peer::clone(&taken.endpoint.workload)));

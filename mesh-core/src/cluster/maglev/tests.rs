@@ -69,7 +69,7 @@ fn a_host_that_goes_moves_few_places_of_others() {
     for case in &cases {
         let table = |field: &str| -> Vec<&str> {
             let keys: Vec<_> = case[field].as_array().unwrap().iter().map(|key| key.as_str().unwrap()).collect();
-            let hosts: Vec<_> = keys.iter().map(|key| Host { key, weight: 1 }).collect();
+            let hosts = Host::weighted(keys.iter().map(|key| (*key, 1)));
             Maglev::new(&hosts, size(case)).places().map(|host| keys[host]).collect()
         };
         let (before, after) = (table("hosts_before"), table("hosts_after"));
@@ -102,7 +102,7 @@ fn every_vector_is_a_test() {
 
 #[test]
 fn without_a_weight_there_is_no_place() {
-    for hosts in [vec![], vec![Host { key: "a", weight: 0 }]] {
+    for hosts in [vec![], vec![Host { key: "a", share: 0.0 }]] {
         assert_eq!(Maglev::new(&hosts, TableSize::default()).pick(1, 0), None);
     }
 }
@@ -110,7 +110,7 @@ fn without_a_weight_there_is_no_place() {
 #[test]
 fn more_endpoints_than_places_leave_some_without() {
     let keys: Vec<_> = (0..20).map(|index| index.to_string()).collect();
-    let hosts: Vec<_> = keys.iter().map(|key| Host { key, weight: 1 }).collect();
+    let hosts = Host::weighted(keys.iter().map(|key| (key.as_str(), 1)));
     let table = Maglev::new(&hosts, TableSize::new(7).unwrap());
     let used: std::collections::BTreeSet<_> = table.places().collect();
     assert_eq!(used.len(), 7);

@@ -9,7 +9,7 @@ use crate::policy::vectors::{cases, text, whole};
 /// A vector's hosts.
 pub(in crate::cluster) fn hosts(case: &Value) -> Vec<Host<'_>> {
     let hosts = case["hosts"].as_array().unwrap().iter();
-    hosts.map(|host| Host { key: text(host, "key"), weight: whole(host, "weight") as u32 }).collect()
+    Host::weighted(hosts.map(|host| (text(host, "key"), whole(host, "weight") as u32)))
 }
 
 pub(in crate::cluster) fn number(value: &Value) -> u64 {
@@ -119,8 +119,7 @@ fn sizes_that_contradict_each_other_are_refused() {
             RingConfig::new(size("minimum_ring_size", 1024), size("maximum_ring_size", 8 << 20), HashFunction::XxHash);
         assert_eq!(Value::from(config.is_ok()), case["expected"]["accepted"], "{}", case["id"]);
         if let (Some(weights), Ok(config)) = (case["config"]["locality_weights"].as_array(), config) {
-            let hosts: Vec<_> =
-                weights.iter().map(|weight| Host { key: "a", weight: weight.as_u64().unwrap() as u32 }).collect();
+            let hosts = Host::weighted(weights.iter().map(|weight| ("a", weight.as_u64().unwrap() as u32)));
             assert_eq!(Ring::new(&hosts, config).pick(7, 0), None, "{}", case["id"]);
         }
     }
@@ -145,7 +144,7 @@ fn every_vector_is_a_test_here_or_named() {
 
 #[test]
 fn a_walk_round_the_ring_sees_every_host_and_comes_back() {
-    let hosts: Vec<_> = ["a", "b", "c"].map(|key| Host { key, weight: 1 }).into();
+    let hosts = Host::weighted(["a", "b", "c"].map(|key| (key, 1)));
     let ring = Ring::new(&hosts, RingConfig::new(6, 6, HashFunction::XxHash).unwrap());
     let walk: Vec<_> = (0..ring.size()).map(|attempt| ring.pick(42, attempt).unwrap()).collect();
     assert_eq!([0, 1, 2].map(|host| walk.contains(&host)), [true; 3]);
@@ -160,7 +159,7 @@ proptest! {
         hashes in prop::collection::vec(any::<u64>(), 1..50),
     ) {
         let keys: Vec<_> = (0..weights.len()).map(|index| format!("host-{index}")).collect();
-        let hosts: Vec<_> = keys.iter().zip(&weights).map(|(key, weight)| Host { key, weight: *weight }).collect();
+        let hosts = Host::weighted(keys.iter().zip(&weights).map(|(key, weight)| (key.as_str(), *weight)));
         let ring = Ring::new(&hosts, RingConfig::new(minimum, 4096, HashFunction::XxHash).unwrap());
         let points: Vec<_> = ring.points().collect();
         prop_assert!(points.windows(2).all(|pair| pair[0].0 <= pair[1].0));
@@ -175,7 +174,7 @@ proptest! {
     #[test]
     fn a_host_that_goes_moves_only_its_own_requests(gone in 0_usize..10, hashes in prop::collection::vec(any::<u64>(), 100)) {
         let keys: Vec<_> = (0..10).map(|index| format!("10.0.0.{index}:80")).collect();
-        let hosts: Vec<_> = keys.iter().map(|key| Host { key, weight: 1 }).collect();
+        let hosts = Host::weighted(keys.iter().map(|key| (key.as_str(), 1)));
         let ring = Ring::new(&hosts, RingConfig::default());
         for hash in hashes {
             let first = ring.pick(hash, 0).unwrap();
