@@ -111,7 +111,6 @@ impl HashPolicy {
 #[serde(deny_unknown_fields)]
 pub struct Cookie {
     /// Its name.
-    #[schemars(regex(pattern = "^[!#$%&'*+.^_`|~0-9A-Za-z-]+$"))]
     pub name: String,
     /// How long it lasts when the response sets it; 0s = as long as the client runs.
     /// Default: in a hash policy absent, the cookie is never set (Envoy); in a session 0s.
@@ -119,7 +118,6 @@ pub struct Cookie {
     pub ttl: Option<TimeSpan>,
     /// The paths it is set for. Default: empty, the path of the request (Envoy).
     #[serde(default, skip_serializing_if = "String::is_empty")]
-    #[schemars(regex(pattern = "^(/[ -:<-~]*)?$"))]
     pub path: String,
 }
 

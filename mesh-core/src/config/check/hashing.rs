@@ -4,7 +4,7 @@ use super::Report;
 use crate::config::cluster::{Balancer, Cluster};
 use crate::config::diagnostic::Path;
 use crate::config::document::Document;
-use crate::config::hashing::{HashPolicy, RingHash, Session, is_prime};
+use crate::config::hashing::{Cookie, HashPolicy, RingHash, Session, is_prime};
 
 pub(super) fn check(document: &Document, report: &mut Report<'_>) {
     let clusters = Path::ROOT.field("clusters");
@@ -53,19 +53,35 @@ fn check_tables(cluster: &Cluster, balancer: Balancer, path: &Path<'_>, report: 
     }
 }
 
+/// RFC 6265 4.1.1: what a `set-cookie` can say without saying more than is meant.
+fn check_cookie(cookie: Option<&Cookie>, path: &Path<'_>, report: &mut Report<'_>) {
+    let Some(cookie) = cookie else { return };
+    if http::HeaderName::from_bytes(cookie.name.as_bytes()).is_err() {
+        report.error(&path.field("name"), format!("`{}` is no name of a cookie", cookie.name));
+    }
+    let is_plain = |byte: u8| (b' '..=b'~').contains(&byte) && byte != b';';
+    let is_path = cookie.path.is_empty() || (cookie.path.starts_with('/') && cookie.path.bytes().all(is_plain));
+    if !is_path {
+        report.error(&path.field("path"), format!("`{}` is no path of a cookie", cookie.path));
+    }
+}
+
 fn check_policies(policies: &[HashPolicy], path: &Path<'_>, report: &mut Report<'_>) {
     for (index, policy) in policies.iter().enumerate() {
+        let entry = path.index(index);
+        check_cookie(policy.cookie.as_ref(), &entry.field("cookie"), report);
         let message = match policy.parts() {
             1 => continue,
             0 => "the hash policy says nothing to read",
             _ => "the hash policy says more than one thing to read",
         };
-        let found = report.positions.error(&path.index(index), message);
+        let found = report.positions.error(&entry, message);
         report.found.push(found.expecting("exactly one of header, cookie, query_parameter or source"));
     }
 }
 
 fn check_session(session: Option<&Session>, path: &Path<'_>, report: &mut Report<'_>) {
+    check_cookie(session.and_then(|session| session.cookie.as_ref()), &path.field("cookie"), report);
     let message = match session.map(|session| (session.cookie.is_some(), session.header.is_some())) {
         Some((false, false)) => "the session is carried by nothing",
         Some((true, true)) => "the session is carried by more than one thing",
