@@ -64,10 +64,12 @@ test-corpus: build python-module
 
 bench: build
 	$(RELEASE)/mesh-bench
+	$(RELEASE)/mesh-bench micro
 
 # Only that it runs: no timing decides a test.
 bench-short: build
 	$(RELEASE)/mesh-bench --rounds 1 --seconds 1 --in-flight 1
+	$(RELEASE)/mesh-bench micro --rounds 1
 
 clean:
 	rm -rf target .venv
