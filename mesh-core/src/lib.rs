@@ -36,6 +36,7 @@ pub mod error;
 pub mod identity;
 pub mod inbound;
 pub mod layer;
+pub mod load_report;
 pub mod mesh;
 pub mod outbound;
 pub mod policy;

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 /// From the bottom up. A module uses itself and the layers below.
 const LAYERS: &[&[&str]] = &[
-    &["error", "time"],
+    &["error", "load_report", "time"],
     &["config", "telemetry", "body", "runtime", "drain"],
     &["context", "policy", "route", "identity"],
     &["access", "endpoint"],
