@@ -59,6 +59,7 @@ fn compile_text(path: &Path, origin: String, text: String) -> Loaded {
         clock: &clock,
         identity: identity.as_ref(),
         previous: None,
+        sources: None,
         revision: 1,
     };
     let snapshot = match compile::compile(parsed, &context) {

@@ -8,14 +8,14 @@ use std::time::{Duration, Instant};
 
 use tokio::runtime::Handle;
 
+use self::discover::discover;
 use crate::admin;
-use crate::cluster::group::{Cluster, Source};
 use crate::compile;
 use crate::config::diagnostic::Diagnostic;
 use crate::config::identity::Identity as Written;
 use crate::config::telemetry::LogTarget;
 use crate::core::Core;
-use crate::discovery::file::{POLL_INTERVAL, WatchedFile};
+use crate::discovery::file::POLL_INTERVAL;
 use crate::discovery::publish::{ConfigError, Opened};
 use crate::endpoint::connect::Moment;
 use crate::error::{Error, ErrorKind};
@@ -25,6 +25,8 @@ use crate::identity::rotation::{Issuer, rotate};
 use crate::identity::spiffe_id::{SpiffeId, TrustDomain};
 use crate::telemetry::reporting::Telemetry;
 use crate::telemetry::{AccessLog, Target};
+
+mod discover;
 
 /// Issues the first identity, then starts everything else on `runtime`.
 pub(crate) fn start(core: &Arc<Core>, runtime: &Handle) -> Result<(), Error> {
@@ -55,7 +57,7 @@ pub(crate) fn start(core: &Arc<Core>, runtime: &Handle) -> Result<(), Error> {
     }
     runtime.spawn(watch(Arc::downgrade(core)));
     runtime.spawn(sweep(Arc::downgrade(core)));
-    runtime.spawn(resolve(Arc::downgrade(core)));
+    runtime.spawn(discover(Arc::downgrade(core), runtime.clone()));
     Ok(())
 }
 
@@ -98,9 +100,8 @@ fn issuer(core: &Core, written: &Written) -> Result<Arc<dyn Issuer>, String> {
     }
 }
 
-/// Looks at the configuration file and at endpoints files.
+/// Looks at the configuration file.
 async fn watch(core: Weak<Core>) {
-    let mut files: Vec<(Arc<str>, WatchedFile)> = Vec::new();
     loop {
         tokio::time::sleep(POLL_INTERVAL).await;
         let Some(core) = core.upgrade() else { return };
@@ -111,33 +112,6 @@ async fn watch(core: Weak<Core>) {
                 Err(error) => tracing::warn!(%error, "configuration refused; the last good one stays"),
             }
         }
-        let snapshot = core.snapshot.load_full();
-        for cluster in snapshot.clusters.values() {
-            let Source::File(path) = &cluster.settings.source else { continue };
-            let at = files.iter().position(|(name, file)| *name == cluster.name && file.path() == path);
-            let at = at.unwrap_or_else(|| {
-                files.push((Arc::clone(&cluster.name), WatchedFile::new(path)));
-                files.len() - 1
-            });
-            look_at_endpoints(&core, cluster, &mut files[at].1);
-        }
-        files.retain(|(name, _)| snapshot.clusters.contains_key(name));
-    }
-}
-
-fn look_at_endpoints(core: &Core, cluster: &Cluster, file: &mut WatchedFile) {
-    let path = file.path().display().to_string();
-    let refused = |reason: String| {
-        core.publisher().note_endpoints_refused(&path, &reason);
-        tracing::warn!(cluster = %cluster.name, file = path, reason, "endpoints refused; the last good ones stay");
-    };
-    match file.poll() {
-        Ok(None) => {}
-        Ok(Some(text)) => match crate::config::parse_endpoints(text, &path) {
-            Ok(endpoints) => cluster.set_endpoints(endpoints, core.clock.now()),
-            Err(problems) => refused(problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")),
-        },
-        Err(error) => refused(error.to_string()),
     }
 }
 
@@ -166,41 +140,5 @@ async fn sweep(core: Weak<Core>) {
     }
 }
 
-/// Host names among the endpoints, off the request path. An error keeps the last good addresses.
-async fn resolve(core: Weak<Core>) {
-    loop {
-        let Some(strong) = core.upgrade() else { return };
-        let snapshot = strong.snapshot.load_full();
-        for cluster in snapshot.clusters.values() {
-            for endpoint in cluster.written().iter().filter(|endpoint| endpoint.address.socket_addr().is_none()) {
-                let (host, port) = (endpoint.address.host(), endpoint.address.port());
-                match strong.resolver.resolve(host, port).await {
-                    Ok(addresses) if !addresses.is_empty() => {
-                        cluster.set_addresses(endpoint.address.as_str(), addresses, strong.clock.now())
-                    }
-                    Ok(_) => {
-                        tracing::warn!(cluster = %cluster.name, host, "the name has no address; the last good ones stay")
-                    }
-                    Err(error) => {
-                        tracing::warn!(cluster = %cluster.name, host, %error, "the name was not resolved; the last good addresses stay")
-                    }
-                }
-            }
-        }
-        let revision = snapshot.revision;
-        drop((snapshot, strong));
-        // A new document may name new hosts: do not let them wait for the next round.
-        for _ in 0..RESOLVE_ROUNDS {
-            tokio::time::sleep(POLL_INTERVAL).await;
-            let Some(core) = core.upgrade() else { return };
-            if core.snapshot.load().revision != revision {
-                break;
-            }
-        }
-    }
-}
-
 /// How often idle connections and ejections are looked at.
 const SWEEP_INTERVAL: Duration = Duration::from_millis(500);
-/// Names are resolved again after this many polls: every 5 s.
-const RESOLVE_ROUNDS: u32 = 25;

@@ -4,7 +4,7 @@
 //! Invariant: an error anywhere means no snapshot at all; what did not change is reused, live state and
 //! all.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -22,7 +22,7 @@ mod cluster;
 pub(crate) mod problems;
 mod route;
 
-pub use cluster::endpoints_of;
+pub use cluster::{Endpoints, endpoints_of, shared};
 
 /// What a compilation draws on besides the document.
 pub struct Context<'a> {
@@ -36,6 +36,8 @@ pub struct Context<'a> {
     pub identity: Option<&'a IdentitySource>,
     /// In force so far; its live state is carried over.
     pub previous: Option<&'a Snapshot>,
+    /// Names of the endpoint sources that the application registered; `None`: not known here, any will do.
+    pub sources: Option<&'a BTreeSet<Arc<str>>>,
     /// Of the new snapshot.
     pub revision: u64,
 }

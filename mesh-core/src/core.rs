@@ -10,10 +10,14 @@ use std::time::{Duration, SystemTime};
 use arc_swap::ArcSwap;
 use serde_json::{Value, json};
 use tokio::runtime::Handle;
+use tokio::sync::Notify;
 
+use crate::cluster::group::Cluster;
+use crate::discovery::feeds::Registered;
 use crate::discovery::publish::{ConfigError, Publisher};
+use crate::discovery::resolver::Resolver;
 use crate::drain::{Drain, Phase};
-use crate::endpoint::connect::{Connector, Dialer, Resolver};
+use crate::endpoint::connect::{Connector, Dialer};
 use crate::error::{Error, ErrorKind};
 use crate::identity::source::IdentitySource;
 use crate::runtime::{MeshRuntime, RuntimeOptions};
@@ -32,6 +36,13 @@ pub struct Core {
     pub(crate) telemetry: Arc<Telemetry>,
     pub(crate) identity: Option<IdentitySource>,
     pub(crate) drain: Drain,
+    /// Endpoint sources that the application registered.
+    pub(crate) sources: Arc<Registered>,
+    /// Told when a document or endpoints came into force.
+    pub(crate) changed: Arc<Notify>,
+    /// Held while a document or endpoints are put in force: a cluster of the next document starts from what
+    /// the last one has, and must not miss what is put in force meanwhile.
+    membership: Mutex<()>,
     publisher: Mutex<Publisher>,
     connector: Arc<dyn Connector>,
     options: RuntimeOptions,
@@ -57,6 +68,7 @@ pub(crate) struct Parts {
     pub(crate) connector: Arc<dyn Connector>,
     pub(crate) telemetry: Arc<Telemetry>,
     pub(crate) identity: Option<IdentitySource>,
+    pub(crate) sources: Arc<Registered>,
     pub(crate) options: RuntimeOptions,
     pub(crate) starter: Starter,
 }
@@ -77,6 +89,9 @@ impl Core {
             telemetry: parts.telemetry,
             identity: parts.identity,
             drain: Drain::new(),
+            sources: parts.sources,
+            changed: Arc::default(),
+            membership: Mutex::default(),
             publisher: Mutex::new(parts.publisher),
             connector: parts.connector,
             options: parts.options,
@@ -143,11 +158,25 @@ impl Core {
 
     /// Puts a further document in force, or says everything that is wrong with it.
     pub(crate) fn publish(&self, text: &str, origin: &str) -> Result<u64, ConfigError> {
-        let mut publisher = self.publisher();
-        let snapshot = publisher.accept(text, origin, &self.snapshot.load())?;
+        let _membership = lock(&self.membership);
+        let previous = self.snapshot.load_full();
+        let snapshot = self.publisher().accept(text, origin, &previous)?;
         let revision = snapshot.revision;
-        self.snapshot.store(snapshot);
+        self.snapshot.store(Arc::clone(&snapshot));
+        for (name, cluster) in &previous.clusters {
+            cluster.leave_to(snapshot.clusters.get(name));
+        }
+        self.changed.notify_one();
         Ok(revision)
+    }
+
+    /// Lets endpoints be put in force at the cluster of this name.
+    pub(crate) fn with_cluster(&self, name: &str, apply: &mut dyn FnMut(&Arc<Cluster>)) {
+        let _membership = lock(&self.membership);
+        if let Some(cluster) = self.snapshot.load().clusters.get(name) {
+            apply(cluster);
+        }
+        self.changed.notify_one();
     }
 
     /// Whether this process can serve: started, with a valid identity if one is configured, not draining.

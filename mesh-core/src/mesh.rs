@@ -3,6 +3,7 @@
 //! Decides: when things start (on first use) and how they end. Never: policy.
 //! Invariant: constructing a mesh starts no thread and opens no socket, so that a process may still fork.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,8 +16,11 @@ use tower_service::Service;
 use crate::background;
 use crate::body::Body;
 use crate::core::{Core, Parts};
-use crate::discovery::publish::{ConfigError, Publisher};
-use crate::endpoint::connect::{Connector, Resolver, SystemResolver, TcpConnector};
+use crate::discovery::feeds::Registered;
+use crate::discovery::publish::{ConfigError, First, Publisher};
+use crate::discovery::resolver::{Resolver, StandardResolver};
+use crate::discovery::source::EndpointSource;
+use crate::endpoint::connect::{Connector, TcpConnector};
 use crate::error::{BoxError, Error, ErrorKind};
 use crate::inbound::forward::Forward;
 use crate::inbound::listener::{self, Listening};
@@ -37,6 +41,7 @@ pub struct MeshBuilder {
     connector: Arc<dyn Connector>,
     resolver: Arc<dyn Resolver>,
     randomness: Randomness,
+    sources: Registered,
     options: RuntimeOptions,
 }
 
@@ -51,13 +56,22 @@ impl Mesh {
         Self::builder().from_yaml(text, origin)
     }
 
+    /// Says what is wrong with a configuration given as text, as [`from_yaml`](Self::from_yaml) would, and opens
+    /// nothing: no file it would write, no socket, no thread.
+    pub fn check(text: &str, origin: &str) -> Result<(), ConfigError> {
+        let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+        let first = First { text, origin, path: None, sources: BTreeSet::new() };
+        Publisher::open(first, &clock).map(drop)
+    }
+
     /// For tests and bindings: bring your own clock, connector, resolver, seed or threads.
     pub fn builder() -> MeshBuilder {
         MeshBuilder {
             clock: Arc::new(SystemClock),
             connector: Arc::new(TcpConnector),
-            resolver: Arc::new(SystemResolver),
+            resolver: Arc::new(StandardResolver::default()),
             randomness: Randomness::from_entropy(),
+            sources: Registered::new(),
             options: RuntimeOptions::default(),
         }
     }
@@ -160,10 +174,17 @@ impl MeshBuilder {
         self
     }
 
-    /// Resolves host names through `resolver` instead of the system's.
+    /// Resolves names through `resolver` instead of the system's and DNS.
     #[must_use]
     pub fn resolver(mut self, resolver: Arc<dyn Resolver>) -> Self {
         self.resolver = resolver;
+        self
+    }
+
+    /// Registers a source of endpoints. Clusters name it: `endpoint_source: <name>`.
+    #[must_use]
+    pub fn endpoint_source(mut self, name: &str, source: Arc<dyn EndpointSource>) -> Self {
+        self.sources.insert(name.into(), source);
         self
     }
 
@@ -208,7 +229,8 @@ impl MeshBuilder {
     }
 
     fn build(self, text: &str, origin: &str, path: Option<PathBuf>) -> Result<Mesh, ConfigError> {
-        let first = Publisher::open(text, origin, path, &self.clock)?;
+        let sources = self.sources.keys().cloned().collect();
+        let first = Publisher::open(First { text, origin, path, sources }, &self.clock)?;
         let telemetry = background::telemetry(&first)?;
         let core = Core::new(Parts {
             snapshot: first.snapshot,
@@ -219,6 +241,7 @@ impl MeshBuilder {
             connector: self.connector,
             telemetry: Arc::new(telemetry),
             identity: first.identity,
+            sources: Arc::new(self.sources),
             options: self.options,
             starter: background::start,
         });

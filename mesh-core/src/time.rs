@@ -9,6 +9,10 @@ use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
+mod manual;
+
+pub use manual::ManualClock;
+
 /// A source of time, and of waiting.
 pub trait Clock: Send + Sync + 'static {
     /// Monotonic time.

@@ -28,7 +28,7 @@ impl Handle for mesh_config {
 
 impl mesh_config {
     fn checked(text: String, origin: String, is_file: bool) -> Result<Self, Failure> {
-        Mesh::from_yaml(&text, &origin)?;
+        Mesh::check(&text, &origin)?;
         Ok(Self { text, origin, is_file })
     }
 

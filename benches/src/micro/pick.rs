@@ -1,5 +1,6 @@
 //! One pick among 10, 1 000 and 100 000 endpoints, by every balancer, and by tower's.
 
+use std::borrow::Cow;
 use std::future::{Future, Ready, ready};
 use std::pin::pin;
 use std::sync::Arc;
@@ -69,8 +70,8 @@ impl Candidate for Member {
         false
     }
 
-    fn hash_key(&self) -> Option<&str> {
-        Some(&self.key)
+    fn hash_key(&self) -> Option<Cow<'_, str>> {
+        Some(self.key.as_str().into())
     }
 }
 

@@ -1,12 +1,12 @@
 //! A cluster: a named group of endpoints with one policy.
 //!
-//! Decides: which endpoints exist now and what is kept of them from one document to the next. Never:
-//! touches the request path when endpoints change; it builds a new picker and swaps it.
-//! Invariant: an address that stays keeps its load, breaker, standing and connections.
+//! Decides: what is kept of a cluster from one document to the next. Never: touches the request path
+//! when endpoints change; it builds a new picker and swaps it.
+//! Invariant: what a changed cluster has learned goes on to the next, as far as it still holds.
 
-use std::collections::HashMap;
-use std::net::SocketAddr;
+use std::borrow::Cow;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
@@ -14,19 +14,21 @@ use arc_swap::ArcSwap;
 use serde_json::{Value, json};
 
 use crate::cluster::locality::Proximity;
-use crate::cluster::member::{Endpoint, Live};
+use crate::cluster::member::Endpoint;
+use crate::cluster::membership::{Ground, Members, Resolved};
 use crate::cluster::outlier::{OutlierConfig, OutlierDetector};
 use crate::cluster::picker::{Asked, BalancerKind, Candidate, NoEndpoint, Picker};
 use crate::cluster::session::ByAddress;
 use crate::cluster::taken::Taken;
-use crate::config::cluster::{Endpoint as Written, Locality, TlsMode};
+use crate::config::cluster::{Endpoint as Written, Locality};
+use crate::config::dns::Dns;
 use crate::endpoint::connect::{Moment, Transport};
 use crate::endpoint::load::Load;
-use crate::endpoint::pool::{Pool, PoolLimits};
+use crate::endpoint::pool::PoolLimits;
 use crate::error::{Error, ErrorKind, Place};
 use crate::policy::Invalid;
 use crate::policy::budget::{Budget, BudgetConfig};
-use crate::policy::circuit_breaker::{BreakerConfig, CircuitBreaker};
+use crate::policy::circuit_breaker::BreakerConfig;
 use crate::policy::concurrency::ConcurrencyLimit;
 use crate::policy::verdict::Verdict;
 use crate::route::affinity::Affinity;
@@ -47,7 +49,11 @@ pub struct Cluster {
     picker: ArcSwap<Picker<Endpoint>>,
     pub(super) by_address: ArcSwap<ByAddress>,
     members: Mutex<Members>,
-    resolved: tokio::sync::Notify,
+    /// Requests at all endpoints, those that left the cluster included; for balancers that ask.
+    in_flight: Arc<AtomicU32>,
+    /// A source spoke.
+    heard: tokio::sync::Notify,
+    doubted: AtomicBool,
 }
 
 /// What a document says of a cluster, defaults filled in. Equal settings are the same cluster.
@@ -57,6 +63,8 @@ pub struct Settings {
     pub name: Arc<str>,
     /// What metrics call it.
     pub service: Arc<DestinationService>,
+    /// What metrics call the workload behind an endpoint that says nothing of itself.
+    pub workload: Arc<Peer>,
     /// Where its endpoints come from.
     pub source: Source,
     /// Whether an endpoint speaks mutual TLS unless it says otherwise.
@@ -91,9 +99,20 @@ pub struct Settings {
 #[derive(Clone, PartialEq)]
 pub enum Source {
     /// The document.
-    Inline(Vec<Written>),
+    Inline(Vec<Arc<Written>>),
     /// A file of their own, watched.
     File(PathBuf),
+    /// Name servers.
+    Dns(Arc<Dns>),
+    /// A source that the application registered by this name.
+    Registered(Arc<str>),
+}
+
+impl Source {
+    /// Whether the endpoints are told later, by a source in the background.
+    pub fn speaks_later(&self) -> bool {
+        matches!(self, Self::Dns(_) | Self::Registered(_))
+    }
 }
 
 /// What an attempt wants of a cluster.
@@ -105,15 +124,6 @@ pub struct Wanted<'a> {
     pub tried: &'a [Arc<Endpoint>],
     /// What the request hashes to, for balancers that send equal requests to the same endpoint.
     pub hash: Option<u64>,
-}
-
-#[derive(Default)]
-struct Members {
-    written: Vec<Written>,
-    /// Addresses of host names, as last resolved.
-    names: HashMap<String, Vec<SocketAddr>>,
-    live: HashMap<String, Arc<Live>>,
-    generation: u64,
 }
 
 impl Cluster {
@@ -132,46 +142,81 @@ impl Cluster {
         limit.resize(settings.max_requests);
         let keeps_live =
             same(|a, b| (a.breaker, a.outlier, &a.plain, &a.mutual) == (b.breaker, b.outlier, &b.plain, &b.mutual));
-        let members = previous.map(|previous| {
-            let members = previous.members();
-            let live = if keeps_live.is_some() { members.live.clone() } else { HashMap::new() };
-            Members { written: Vec::new(), names: members.names.clone(), live, generation: 0 }
-        });
+        let members = previous.map(|previous| previous.members().carried(keeps_live.is_some()));
+        let members = members.unwrap_or_default().awaiting(settings.source.speaks_later());
         Ok(Self {
             name: Arc::clone(&settings.name),
             picker: ArcSwap::from_pointee(Picker::new(settings.balancer, Vec::new(), 0)),
             by_address: ArcSwap::default(),
+            in_flight: previous.map(|previous| Arc::clone(&previous.in_flight)).unwrap_or_default(),
             settings,
             budget,
             limit,
             outlier,
-            members: Mutex::new(members.unwrap_or_default()),
-            resolved: tokio::sync::Notify::new(),
+            members: Mutex::new(members),
+            heard: tokio::sync::Notify::new(),
+            doubted: AtomicBool::new(false),
         })
     }
 
-    /// The endpoints a document, or an endpoints file, names now.
-    pub fn set_endpoints(&self, written: Vec<Written>, now: Instant) {
+    /// The endpoints a document, or another source, names now. Only a change has an effect.
+    pub fn set_endpoints(&self, written: Vec<Arc<Written>>, now: Instant) {
         let mut members = self.members();
-        if members.written != written || members.generation == 0 {
-            members.written = written;
+        if members.replace(written) {
             self.rebuild(&mut members, now);
         }
+        drop(members);
+        self.heard.notify_waiters();
     }
 
-    /// What the host names among the endpoints resolve to now.
-    pub fn set_addresses(&self, host: &str, addresses: Vec<SocketAddr>, now: Instant) {
+    /// What host names among the endpoints (as written, with their port) resolve to now; `Err`: why one does not.
+    pub fn set_addresses(&self, found: Vec<(Arc<str>, Resolved)>, now: Instant) {
         let mut members = self.members();
-        if members.names.get(host) != Some(&addresses) {
-            members.names.insert(host.to_owned(), addresses);
+        let mut is_new = false;
+        for (host, addresses) in found {
+            is_new |= members.name(&host, addresses);
+        }
+        if is_new {
             self.rebuild(&mut members, now);
         }
-        self.resolved.notify_waiters();
+        drop(members);
+        self.heard.notify_waiters();
+    }
+
+    /// The source has nothing that can be used: requests need not wait for it. What is in force stays.
+    pub fn source_failed(&self, reason: &Arc<str>) {
+        self.members().source_failed(reason);
+        self.heard.notify_waiters();
+    }
+
+    /// A connection to an endpoint failed: what a name stands for may have changed.
+    pub fn doubt(&self) {
+        self.doubted.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether connections failed since this was last asked.
+    pub fn take_doubt(&self) -> bool {
+        self.doubted.load(Ordering::Relaxed) && self.doubted.swap(false, Ordering::Relaxed)
+    }
+
+    /// Another cluster, or none, has taken this one's place: connections that it did not take over end once
+    /// they are idle, also while a call still holds this one.
+    pub fn leave_to(self: &Arc<Self>, successor: Option<&Arc<Self>>) {
+        match successor {
+            Some(successor) if Arc::ptr_eq(self, successor) => {}
+            Some(successor) => self.members().leave_to(&successor.members()),
+            None => self.members().leave_to(&Members::default()),
+        }
     }
 
     /// The endpoints as written.
-    pub fn written(&self) -> Vec<Written> {
-        self.members().written.clone()
+    pub fn written(&self) -> Vec<Arc<Written>> {
+        self.members().written().to_vec()
+    }
+
+    /// Those of the endpoints that are host names.
+    pub fn hosts(&self) -> Vec<Arc<Written>> {
+        self.members().hosts().to_vec()
     }
 
     /// Endpoints in force.
@@ -191,17 +236,19 @@ impl Cluster {
         endpoints.iter().filter(|endpoint| endpoint.is_available(now)).count() * 2 < endpoints.len()
     }
 
-    /// Whether a host name has yet to be resolved for the first time.
+    /// Whether there is no endpoint because a source has yet to speak, or a name to be resolved, for the
+    /// first time.
     pub fn is_resolving(&self) -> bool {
-        let members = self.members();
-        members.written.iter().any(|endpoint| {
-            endpoint.address.socket_addr().is_none() && !members.names.contains_key(endpoint.address.as_str())
-        })
+        self.members().is_resolving()
     }
 
-    /// Completes when a name has been resolved.
+    /// Completes when a name has been resolved, or a source has spoken.
     pub async fn resolved(&self) {
-        self.resolved.notified().await;
+        let heard = self.heard.notified();
+        // Said between the look and the wait: then there is nothing to wait for.
+        if self.is_resolving() {
+            heard.await;
+        }
     }
 
     /// How this endpoint is reached. gRPC needs HTTP/2, also where a plaintext cluster left it open.
@@ -253,15 +300,18 @@ impl Cluster {
 
     /// Closes connections that are idle for too long, retired or closed by the peer.
     pub fn close_idle(&self, moment: Moment) {
-        for endpoint in self.endpoints() {
+        for endpoint in self.picker.load_full().endpoints() {
             endpoint.live.pool.sweep(moment, self.settings.pool);
         }
     }
 
     fn no_endpoint(&self, reason: NoEndpoint) -> Error {
-        let message = match reason {
-            NoEndpoint::Empty => "the cluster has no endpoint",
-            NoEndpoint::AllUnavailable => "no endpoint is available",
+        let trouble = self.members().trouble();
+        let message = match (reason, trouble) {
+            (NoEndpoint::Empty, Some(trouble)) => format!("the cluster has no endpoint: {trouble}"),
+            (NoEndpoint::Empty, None) => "the cluster has no endpoint".to_owned(),
+            (NoEndpoint::AllUnavailable, _) => "no endpoint is available".to_owned(),
+            (NoEndpoint::Panicking, _) => "too few endpoints are available, and the cluster fails on panic".to_owned(),
         };
         let place = Place { cluster: Some(self.name.to_string()), ..Place::default() };
         Error::new(ErrorKind::NoEndpoint, message).with_place(place)
@@ -284,40 +334,12 @@ impl Cluster {
     }
 
     fn rebuild(&self, members: &mut Members, now: Instant) {
-        let mut endpoints = Vec::new();
-        for written in &members.written {
-            let name = written.address.as_str();
-            let addresses = match written.address.socket_addr() {
-                Some(address) => vec![address],
-                None => members.names.get(name).cloned().unwrap_or_default(),
-            };
-            endpoints.extend(addresses.into_iter().map(|address| (written.clone(), address)));
+        let endpoints = members.build(Ground { settings: &self.settings, outlier: &self.outlier, now });
+        if self.settings.balancer.counts_group() {
+            endpoints.iter().for_each(|endpoint| endpoint.live.load.join(&self.in_flight));
         }
-        let mut live = HashMap::new();
-        let endpoints = endpoints.into_iter().map(|(written, address)| {
-            let is_mutual = written.tls.map_or(self.settings.is_mutual, |mode| mode == TlsMode::Mutual);
-            let key = format!("{address} {is_mutual}");
-            let kept = members.live.get(&key).cloned().unwrap_or_else(|| Arc::new(self.fresh(&key, now)));
-            live.insert(key, Arc::clone(&kept));
-            Arc::new(endpoint(&written, address, (&self.settings, is_mutual, kept)))
-        });
-        let endpoints: Vec<_> = endpoints.collect();
-        members.generation += 1;
-        for gone in members.live.keys().filter(|key| !live.contains_key(*key)) {
-            self.outlier.remove(outlier_key(gone));
-        }
-        self.picker.store(Arc::new(Picker::new(self.settings.balancer, endpoints, members.generation)));
+        self.picker.store(Arc::new(Picker::new(self.settings.balancer, endpoints, members.generation())));
         self.by_address.store(Arc::default());
-        members.live = live;
-    }
-
-    fn fresh(&self, key: &str, now: Instant) -> Live {
-        Live {
-            load: Arc::new(Load::new(now)),
-            breaker: CircuitBreaker::new(self.settings.breaker, now),
-            outlier: self.outlier.add(outlier_key(key)),
-            pool: Pool::default(),
-        }
     }
 }
 
@@ -334,6 +356,11 @@ impl Candidate for Endpoint {
         !self.live.outlier.is_ejected() && !self.live.breaker.is_open(now)
     }
 
+    fn hash_key(&self) -> Option<Cow<'_, str>> {
+        let own = self.hash_key.as_deref().map(Cow::Borrowed);
+        Some(own.unwrap_or_else(|| self.address.to_string().into()))
+    }
+
     fn is_local(&self) -> bool {
         self.proximity == Proximity::Zone
     }
@@ -341,68 +368,6 @@ impl Candidate for Endpoint {
     fn proximity(&self) -> Proximity {
         self.proximity
     }
-}
-
-/// The detector knows endpoints by number.
-fn outlier_key(key: &str) -> u64 {
-    let mut hasher = std::hash::DefaultHasher::new();
-    std::hash::Hash::hash(key, &mut hasher);
-    std::hash::Hasher::finish(&hasher)
-}
-
-fn endpoint(written: &Written, address: SocketAddr, of: (&Settings, bool, Arc<Live>)) -> Endpoint {
-    let (settings, is_mutual, live) = of;
-    let name = written.address.as_str();
-    let name = if written.address.socket_addr().is_some() { name.into() } else { address.to_string().into() };
-    Endpoint {
-        hash_key: hash_key(written, address, settings.hashes_by_host),
-        name,
-        address,
-        weight: written.weight.0,
-        proximity: proximity(settings.locality.as_ref(), written.locality.as_ref()),
-        is_mutual,
-        workload: Arc::new(workload(written, settings)),
-        live,
-    }
-}
-
-fn hash_key(written: &Written, address: SocketAddr, by_host: bool) -> Arc<str> {
-    match &written.hash_key {
-        Some(key) => key.as_str().into(),
-        None if by_host => written.address.host().into(),
-        None => address.to_string().into(),
-    }
-}
-
-fn proximity(ours: Option<&Locality>, theirs: Option<&Locality>) -> Proximity {
-    match (ours, theirs) {
-        (Some(ours), Some(theirs)) if ours == theirs => Proximity::Zone,
-        (Some(ours), Some(theirs)) if ours.region == theirs.region => Proximity::Region,
-        _ => Proximity::Elsewhere,
-    }
-}
-
-/// What metrics call the workload behind an endpoint until it tells us itself.
-fn workload(written: &Written, settings: &Settings) -> Peer {
-    let mut peer = Peer {
-        canonical_service: Arc::clone(&settings.service.name),
-        namespace: Arc::clone(&settings.service.namespace),
-        ..Peer::default()
-    };
-    let Some(said) = &written.workload else { return peer };
-    let set = |field: &mut Arc<str>, value: &Option<String>| {
-        if let Some(value) = value {
-            *field = value.as_str().into();
-        }
-    };
-    set(&mut peer.workload, &said.name);
-    set(&mut peer.namespace, &said.namespace);
-    set(&mut peer.app, &said.app);
-    set(&mut peer.canonical_service, &said.app);
-    set(&mut peer.version, &said.version);
-    set(&mut peer.canonical_revision, &said.version);
-    set(&mut peer.cluster, &said.cluster);
-    peer
 }
 
 fn endpoint_status(endpoint: &Endpoint, now: Instant) -> Value {

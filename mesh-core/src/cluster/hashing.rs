@@ -11,8 +11,14 @@
 //! build. With all endpoints healthy, or in panic, both pick the same.
 //! Localities are not preferred: a hash means one endpoint, wherever the caller is (Envoy, too).
 
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
 use super::bounded_load::{BalanceFactor, BoundedLoad, InFlight};
+use super::locality::Locality;
 use super::maglev::{Maglev, TableSize};
+use super::picker::Candidate;
 use super::ring_hash::{Host, Ring, RingConfig};
 
 /// How hashes are spread over endpoints.
@@ -59,10 +65,45 @@ impl Hashing {
         Self { table, bound: config.bound.map(|factor| BoundedLoad::new(shares(), factor)), hosts: hosts.len() }
     }
 
+    /// Over the members of a level, by index into `endpoints`. With weights of localities, a member has
+    /// its part of its locality's part (Envoy).
+    pub(super) fn over<C: Candidate>(
+        endpoints: &[Arc<C>],
+        members: &[usize],
+        localities: Option<&BTreeMap<Locality, u32>>,
+        config: HashConfig,
+    ) -> Self {
+        let part_of = |index: usize| match (localities, endpoints[index].locality()) {
+            (Some(weights), Some(place)) => (Some(place), weights.get(place).copied().unwrap_or(0)),
+            _ => (None, 1),
+        };
+        let mut parts = BTreeMap::<Option<&Locality>, (u32, f64)>::new();
+        for index in members.iter().copied() {
+            let (place, weight) = part_of(index);
+            parts.entry(place).or_insert((weight, 0.0)).1 += f64::from(endpoints[index].weight());
+        }
+        let total: f64 = parts.values().map(|(weight, _)| f64::from(*weight)).sum();
+        let share = |index: usize| {
+            let (weight, sum) = parts[&part_of(index).0];
+            f64::from(endpoints[index].weight()) * (f64::from(weight) / total) / sum
+        };
+        let key =
+            |(place, index): (usize, &usize)| endpoints[*index].hash_key().unwrap_or_else(|| place.to_string().into());
+        let keys: Vec<Cow<'_, str>> = members.iter().enumerate().map(key).collect();
+        let hosts = members.iter().zip(&keys).map(|(index, key)| Host { key, share: share(*index) });
+        let hosts: Vec<_> = hosts.collect();
+        Self::new(&hosts, config)
+    }
+
     /// The first `usable` endpoint of `hash`, or the one that takes its overflow.
     pub fn pick(&self, hash: u64, busy: InFlight<'_>, usable: &dyn Fn(usize) -> bool) -> Option<usize> {
         let first = self.first(hash, usable)?;
         Some(self.bound.as_ref().map_or(first, |bound| bound.choose(hash, first, busy, usable)))
+    }
+
+    /// How many endpoints there are.
+    pub fn size(&self) -> usize {
+        self.hosts
     }
 
     /// Whether a pick reads the number of requests in flight.
@@ -154,3 +195,7 @@ mod tests {
         }
     }
 }
+
+#[cfg(test)]
+#[path = "hashed_pick_tests.rs"]
+mod pick_tests;

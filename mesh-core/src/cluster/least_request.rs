@@ -1,17 +1,28 @@
-//! Least request: of two endpoints, the one with fewer requests in flight for its weight.
+//! Least request: of several endpoints, the one with the fewest requests in flight for its weight.
 //!
-//! Decides: whether one endpoint is strictly cheaper than another. Never: draws the two; the picker
-//! draws them in proportion to their weights (power of two choices, gRFC A48: choice count 2).
+//! Decides: whether one endpoint is strictly cheaper than another. Never: draws them; the picker draws
+//! them in proportion to their weights (power of two choices, gRFC A48: choice count 2).
 //! Invariant: a tie is no win, so that the first one drawn stays and an idle cluster is shared by
 //! weight.
+//!
+//! The cost is `in_flight ^ bias / weight`. Envoy, for unequal weights, schedules by
+//! `weight / (in_flight + 1) ^ bias`; the draw has counted the weight already, so the `+ 1` would count
+//! it a second time while the cluster is idle. Under load both end at the same place: requests in flight
+//! in proportion to weight (bias 1), shares in proportion to weight alone (bias 0).
 
 use crate::endpoint::load::Load;
 
 /// Whether `challenger` has strictly fewer requests in flight per weight than `first`.
-pub(super) fn is_cheaper(challenger: (&Load, u32), first: (&Load, u32)) -> bool {
-    // a / wa < b / wb without the division; the products of two u32 fit.
-    let product = |load: &Load, weight: u32| u64::from(load.in_flight()) * u64::from(weight);
-    product(challenger.0, first.1) < product(first.0, challenger.1)
+pub(super) fn is_cheaper(challenger: (&Load, f64), first: (&Load, f64), bias: f64) -> bool {
+    if bias == 0.0 {
+        return false;
+    }
+    // a / wa < b / wb without the division.
+    let busy = |load: &Load| {
+        let in_flight = f64::from(load.in_flight());
+        if bias == 1.0 { in_flight } else { in_flight.powf(bias) }
+    };
+    busy(challenger.0) * first.1 < busy(first.0) * challenger.1
 }
 
 #[cfg(test)]
@@ -35,7 +46,20 @@ mod tests {
             let [one, two] = [Arc::new(Load::new(now)), Arc::new(Load::new(now))];
             let _slots: Vec<_> = (0..challenger.0).map(|_| one.start(now)).collect();
             let _more: Vec<_> = (0..first.0).map(|_| two.start(now)).collect();
-            assert_eq!(is_cheaper((&one, challenger.1), (&two, first.1)), expected, "{challenger:?} {first:?}");
+            let cheaper = is_cheaper((&one, f64::from(challenger.1)), (&two, f64::from(first.1)), 1.0);
+            assert_eq!(cheaper, expected, "{challenger:?} {first:?}");
+        }
+    }
+
+    #[test]
+    fn the_bias_says_how_much_requests_in_flight_count() {
+        let now = Instant::now();
+        let [busy, idle] = [Arc::new(Load::new(now)), Arc::new(Load::new(now))];
+        let _four: Vec<_> = (0..4).map(|_| busy.start(now)).collect();
+        let _one = idle.start(now);
+        // One request at weight 1 against four at weight 3: 1 < 4/3, but 1 > 2/3.
+        for (bias, expected) in [(1.0, true), (0.5, false), (2.0, true), (0.0, false)] {
+            assert_eq!(is_cheaper((&idle, 1.0), (&busy, 3.0), bias), expected, "{bias}");
         }
     }
 }

@@ -6,7 +6,7 @@
 //! an unknown place is near to nothing.
 
 /// A place: region and zone, each empty when unknown.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Locality {
     /// The region.
     pub region: String,

@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use crate::cluster::locality::Proximity;
 use crate::cluster::outlier::OutlierState;
+use crate::config::cluster::Endpoint as Written;
 use crate::endpoint::load::Load;
 use crate::endpoint::pool::Pool;
 use crate::policy::circuit_breaker::CircuitBreaker;
@@ -19,8 +20,8 @@ pub struct Endpoint {
     pub name: Arc<str>,
     /// Where it is.
     pub address: SocketAddr,
-    /// What a hash knows it by.
-    pub hash_key: Arc<str>,
+    /// What a hash knows it by, if not by its address.
+    pub hash_key: Option<Arc<str>>,
     /// Its share among its peers.
     pub weight: u32,
     /// How near it is to us.
@@ -29,6 +30,8 @@ pub struct Endpoint {
     pub is_mutual: bool,
     /// The workload behind it, as far as the document says.
     pub workload: Arc<Peer>,
+    /// All a document, or another source, says of it.
+    pub written: Arc<Written>,
     /// What we have learned of it.
     pub live: Arc<Live>,
 }

@@ -13,8 +13,8 @@ use std::time::Instant;
 use crate::endpoint::load::Load;
 
 /// Whether a request costs strictly less on `challenger` than on `first`.
-pub(super) fn is_cheaper(challenger: (&Load, u32), first: (&Load, u32), now: Instant) -> bool {
-    challenger.0.cost(now) * f64::from(first.1) < first.0.cost(now) * f64::from(challenger.1)
+pub(super) fn is_cheaper(challenger: (&Load, f64), first: (&Load, f64), now: Instant) -> bool {
+    challenger.0.cost(now) * first.1 < first.0.cost(now) * challenger.1
 }
 
 #[cfg(test)]
@@ -40,7 +40,7 @@ mod tests {
                 let load = Arc::new(Load::with(Duration::from_secs(10), Duration::from_millis(millis), start));
                 (Arc::clone(&load), (0..pending).map(|_| load.start(start)).collect::<Vec<_>>())
             });
-            let cheaper = is_cheaper((&one.0, challenger.2), (&two.0, first.2), start);
+            let cheaper = is_cheaper((&one.0, f64::from(challenger.2)), (&two.0, f64::from(first.2)), start);
             assert_eq!(cheaper, expected, "{challenger:?} {first:?}");
         }
     }
@@ -52,6 +52,6 @@ mod tests {
         let [failing, slow] = [Arc::new(Load::new(start)), Arc::new(Load::new(start))];
         failing.start(start).finish(start + Duration::from_millis(1), Outcome::Failed { retry_after: None });
         slow.start(start).finish(later, Outcome::Answered);
-        assert!(is_cheaper((&slow, 1), (&failing, 1), later));
+        assert!(is_cheaper((&slow, 1.0), (&failing, 1.0), later));
     }
 }

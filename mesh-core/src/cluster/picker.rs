@@ -1,38 +1,50 @@
 //! Which endpoint an attempt goes to.
 //!
-//! Decides: one endpoint out of a fixed list, by locality, then availability, then the balancer.
-//! Never: learns anything (load, breakers and ejections belong to the endpoint), never changes its
-//! list (a new list is a new picker), never allocates in `pick`.
-//! Invariant: while more than the panic share is available, an unavailable endpoint is never picked;
-//! and an endpoint in `tried` is picked only if there is no other that could be.
+//! Decides: one endpoint out of a fixed list, by priority, then locality, then availability, then the
+//! balancer. Never: learns anything (load, breakers and ejections belong to the endpoint), never changes
+//! its list (a new list is a new picker), never allocates in `pick` while everything is healthy.
+//! Invariant: outside panic an unavailable endpoint is never picked; and an endpoint in `tried` is picked
+//! only if there is no other that could be.
 //!
 //! # The rules, in order
-//! 1. Endpoints of weight 0 are drained: they are in the list and are never picked.
-//! 2. Tiers: same zone, same region, all. From the nearest tier one endpoint is drawn. If it is
-//!    available, the tier is used. If not, the tier is counted: with at least half of it available
-//!    it is used, its available ones only; with less, the next tier is asked. So a tier that loses
+//! 1. Endpoints of weight 0 are drained: they are in the list and are never picked. So are those of a
+//!    locality without weight, where localities have weights.
+//! 2. Priority: level 0 takes the traffic while its health, with over-provisioning, reaches 100 %; what it
+//!    cannot carry goes to the next level ([`super::priority`]). Degraded endpoints take what no healthy
+//!    one can carry.
+//! 3. Panic: if all levels together cannot carry the traffic, a level of which less than the panic share
+//!    (50 %, Envoy and Finagle; 0 = never) is available is used as a whole, availability ignored, and the
+//!    pick says `panic: true`; or it fails, where the cluster says so.
+//! 4. Within a level, one of two. Localities with weights: one is drawn, by its weight times its health
+//!    (Envoy). Otherwise the nearest first: same zone, same region, all. From the nearest tier one
+//!    endpoint is drawn. If it is available, the tier is used. If not, and at least half of the tier is
+//!    available, its available ones are used; with less, the next tier is asked. So a tier that loses
 //!    endpoints keeps traffic in proportion to what it has left, and the rest spills.
-//! 3. Panic: the same count over all endpoints, against the panic share (50 %, Envoy and Finagle;
-//!    0 = never). Below it availability is no longer believed, and the pick is made among all and
-//!    says `panic: true`. An available endpoint then gets at most twice its normal share, where
-//!    without panic the few left would get everything and fall, too.
-//! 4. Tried endpoints are left out of all this. If nothing else is left, an available one is taken
-//!    again, and in panic any.
+//!    Balancers by hash know neither: the whole level has one ring or table ([`super::hashing`]).
+//! 5. Tried endpoints are left out of all this. If their level has nothing else, the other levels are
+//!    asked; then an available one is taken again, and in panic any.
 //!
 //! # Cost
-//! Two draws and two comparisons when the drawn ones are available, whatever the number of
-//! endpoints. Only a draw of an unavailable one costs a walk over its tier.
+//! Two draws and two comparisons when the drawn ones are available, whatever the number of endpoints.
+//! Counts are kept by [`super::census`]; only many draws in vain cost a walk.
 
+use std::borrow::Cow;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use super::hashing::HashConfig;
-use super::locality::{Proximity, tiers};
-use super::round_robin::Rotation;
-use super::{least_request, peak_ewma};
+use super::area::Area;
+pub use super::balancing::{BalancerKind, Balancing, LeastRequest};
+use super::bounded_load::InFlight;
+use super::census::Census;
+use super::hashing::Hashing;
+use super::level::{Level, Parts, Place, effective_weight};
+use super::load_weight::ReportRule;
+use super::locality::{Locality, Proximity};
+use super::order::Order;
+use super::{least_request, peak_ewma, priority};
 use crate::endpoint::load::Load;
 
-/// What a picker needs to know of an endpoint. All of it is asked on the request path: no lock.
+/// What a picker needs to know of an endpoint. What is asked on the request path takes no lock.
 pub trait Candidate {
     /// Its live load.
     fn load(&self) -> &Load;
@@ -40,6 +52,10 @@ pub trait Candidate {
     fn weight(&self) -> u32;
     /// Whether it may be used now: healthy, not ejected, its breaker not open.
     fn is_available(&self, now: Instant) -> bool;
+    /// Whether it is to be used only where the healthy ones do not suffice.
+    fn is_degraded(&self) -> bool {
+        false
+    }
     /// Whether it is in the caller's zone.
     fn is_local(&self) -> bool;
     /// How near it is, read once when the picker is built. Told apart further than `is_local` only
@@ -47,30 +63,36 @@ pub trait Candidate {
     fn proximity(&self) -> Proximity {
         if self.is_local() { Proximity::Zone } else { Proximity::Elsewhere }
     }
-}
-
-/// How one of several available endpoints is chosen.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Hash)]
-pub enum BalancerKind {
-    /// The cheaper of two by expected response time.
-    #[default]
-    PeakEwma,
-    /// The one of two with fewer requests in flight.
-    LeastRequest,
-    /// Turns, exactly by weight.
-    RoundRobin,
-    /// By hash.
-    Hash(HashConfig),
+    /// Its level, read once; 0 is used first.
+    fn priority(&self) -> u32 {
+        0
+    }
+    /// What consistent hashing knows it by, read once. Default: its place in the list.
+    fn hash_key(&self) -> Option<Cow<'_, str>> {
+        None
+    }
+    /// Where it is, read once, for weights of localities.
+    fn locality(&self) -> Option<&Locality> {
+        None
+    }
+    /// How long it has been in use, for slow start.
+    fn age(&self, _now: Instant) -> Duration {
+        Duration::MAX
+    }
+    /// Its weight by what it reports of its load, asked once an update period.
+    fn reported_weight(&self, _rule: &ReportRule, _now: Instant) -> Option<f64> {
+        None
+    }
 }
 
 /// An immutable choice between endpoints.
 #[derive(Debug)]
 pub struct Picker<C> {
     endpoints: Arc<[Arc<C>]>,
-    /// Nearest first; the last holds every endpoint that has a weight.
-    tiers: Box<[Tier]>,
-    kind: BalancerKind,
-    panic_percent: usize,
+    /// In the order of their priority; none is empty.
+    levels: Box<[Level]>,
+    balancing: Balancing,
+    census: Census,
 }
 
 /// What an attempt asks for.
@@ -113,25 +135,69 @@ pub enum NoEndpoint {
     Empty,
     /// It has, but none is available, and panic is switched off.
     AllUnavailable,
+    /// Too few are available, and the cluster says to fail then.
+    Panicking,
 }
+
+/// Which endpoints of which level an attempt is for.
+#[derive(Debug, Clone, Copy)]
+enum Source {
+    Healthy(usize),
+    Degraded(usize),
+    /// The level panics.
+    Any(usize),
+}
+
+/// A draw met an unavailable endpoint where the census knew of none.
+struct Disproved;
 
 impl<C: Candidate> Picker<C> {
     /// A picker over `endpoints`. The seed sets where a rotation starts.
-    pub fn new(kind: BalancerKind, endpoints: Vec<Arc<C>>, seed: u64) -> Self {
-        let weighted = endpoints.iter().enumerate().filter(|(_, endpoint)| endpoint.weight() > 0);
-        let near: Vec<_> = weighted.map(|(index, endpoint)| (index, endpoint.proximity())).collect();
-        let tier = |members: Vec<usize>| {
-            let weights: Vec<u32> = members.iter().map(|index| endpoints[*index].weight()).collect();
-            Tier { members: members.into(), order: Order::new(kind, &weights, seed) }
+    pub fn new(balancing: impl Into<Balancing>, endpoints: Vec<Arc<C>>, seed: u64) -> Self {
+        let members: Vec<usize> = (0..endpoints.len()).collect();
+        Self::over(balancing, endpoints.into(), &members, seed)
+    }
+
+    /// A picker over some of `endpoints`, the members, by index.
+    pub fn over(balancing: impl Into<Balancing>, endpoints: Arc<[Arc<C>]>, members: &[usize], seed: u64) -> Self {
+        let balancing = balancing.into();
+        let localities = balancing.localities.as_deref();
+        let is_weighted = |endpoint: &C| match localities {
+            Some(weights) => endpoint.locality().and_then(|place| weights.get(place)).is_some_and(|weight| *weight > 0),
+            None => true,
         };
-        let tiers = tiers(&near).into_iter().map(tier).collect();
-        Self { endpoints: endpoints.into(), tiers, kind, panic_percent: PANIC_PERCENT }
+        let mut by_priority = std::collections::BTreeMap::<u32, Vec<Place<'_>>>::new();
+        for index in members.iter().copied() {
+            let endpoint = &endpoints[index];
+            if endpoint.weight() > 0 && is_weighted(endpoint) {
+                let is_near = !balancing.kind.follows_hash();
+                let proximity = if is_near { endpoint.proximity() } else { Proximity::Elsewhere };
+                let place = Place { index, proximity, locality: endpoint.locality() };
+                by_priority.entry(endpoint.priority()).or_default().push(place);
+            }
+        }
+        let area = |members: Vec<usize>| {
+            let order = match balancing.kind {
+                BalancerKind::Hash(config) => Order::Hashed(Hashing::over(&endpoints, &members, localities, config)),
+                kind => {
+                    let weights: Vec<u32> = members.iter().map(|index| endpoints[*index].weight()).collect();
+                    Order::new(kind, &weights, seed)
+                }
+            };
+            Area::new(members.into_iter().map(|index| index as u32).collect(), order)
+        };
+        let parted_by = localities.filter(|_| !balancing.kind.follows_hash());
+        let levels: Box<[Level]> = by_priority.values().map(|places| Level::new(places, parted_by, area)).collect();
+        let census = Census::new(levels.iter().map(|level| level.all.members.len()).sum());
+        let picker = Self { levels, census, balancing, endpoints: Arc::clone(&endpoints) };
+        picker.spread();
+        picker
     }
 
     /// Sets the share of available endpoints, in percent, below which availability is ignored.
     #[must_use]
     pub fn with_panic_percent(mut self, percent: u8) -> Self {
-        self.panic_percent = usize::from(percent.min(100));
+        self.balancing.rule.panic_percent = u32::from(percent.min(100));
         self
     }
 
@@ -142,94 +208,210 @@ impl<C: Candidate> Picker<C> {
 
     /// Picks an endpoint for an attempt.
     pub fn pick(&self, ask: Asked<'_>, rng: &mut fastrand::Rng) -> Result<Pick<C>, NoEndpoint> {
-        let widest = self.tiers.last().ok_or(NoEndpoint::Empty)?;
-        let mut drawn = None;
-        for (place, tier) in self.tiers.iter().enumerate() {
-            let is_widest = place + 1 == self.tiers.len();
-            let least = if is_widest { self.panic_percent } else { SPILL_PERCENT };
-            match self.pick_within((tier, least), ask, rng) {
-                Ok(index) => return Ok(self.picked(index, false)),
-                Err(unusable) => drawn = unusable,
+        if self.levels.is_empty() {
+            return Err(NoEndpoint::Empty);
+        }
+        if self.census.is_due(ask.now) {
+            self.count(ask.now);
+        }
+        let mut source = self.source(ask, rng);
+        let mut found = self.pick_from(source, ask, rng);
+        if self.census.is_whole() && !matches!(found, Ok(Some(_))) {
+            self.count(ask.now);
+            source = self.source(ask, rng);
+            found = self.pick_from(source, ask, rng);
+        }
+        let panics = matches!(source, Source::Any(_));
+        if panics && self.balancing.fails_on_panic {
+            return Err(NoEndpoint::Panicking);
+        }
+        match found {
+            Ok(Some(index)) => Ok(self.picked(index, panics)),
+            _ => self.last_resort(source, ask, rng),
+        }
+    }
+
+    /// Whether a level panics now. Counts everything: not for the request path.
+    pub fn is_panicking(&self, now: Instant) -> bool {
+        self.count(now);
+        self.levels.iter().any(|level| level.share().panics)
+    }
+
+    /// Rules 2 and 3: the level, by the shares of the last census.
+    fn source(&self, ask: Asked<'_>, rng: &mut fastrand::Rng) -> Source {
+        if self.census.is_whole() {
+            return Source::Healthy(0);
+        }
+        let roll = match ask.hash {
+            Some(hash) if self.balancing.kind.follows_hash() => (hash % 100) as u32,
+            _ => rng.u32(0..100),
+        };
+        let mut until = 0;
+        for (index, share) in self.levels.iter().map(Level::share).enumerate() {
+            until += share.healthy;
+            if roll < until {
+                return if share.panics { Source::Any(index) } else { Source::Healthy(index) };
             }
         }
-        self.last_resort((widest, drawn), ask, rng)
+        for (index, share) in self.levels.iter().map(Level::share).enumerate() {
+            until += share.degraded;
+            if roll < until {
+                return if share.panics { Source::Any(index) } else { Source::Degraded(index) };
+            }
+        }
+        Source::Healthy(0)
     }
 
-    /// Rule 2 (and the gate of rule 3): an available, untried member, unless the tier is too far
-    /// down; then the unavailable one that was drawn, if there was an untried one to draw.
+    fn pick_from(&self, source: Source, ask: Asked<'_>, rng: &mut fastrand::Rng) -> Result<Option<usize>, Disproved> {
+        let untried = |index: usize| ask.is_untried(index);
+        match source {
+            Source::Any(level) => Ok(self.choose(&self.levels[level].all, ask, rng, &untried)),
+            Source::Degraded(level) => {
+                let accept =
+                    |index: usize| untried(index) && self.is_usable(index, ask.now) && !self.is_fit(index, ask.now);
+                Ok(self.choose(&self.levels[level].all, ask, rng, &accept))
+            }
+            Source::Healthy(level) => self.pick_healthy(&self.levels[level], ask, rng),
+        }
+    }
+
+    /// Rule 4.
+    fn pick_healthy(&self, level: &Level, ask: Asked<'_>, rng: &mut fastrand::Rng) -> Result<Option<usize>, Disproved> {
+        let fit = |index: usize| ask.is_untried(index) && self.is_fit(index, ask.now);
+        let near = match &level.parts {
+            Parts::Near(tiers) => &tiers[..],
+            Parts::Weighted(localities) => {
+                let drawn = self.draw_locality(localities, rng);
+                let within = drawn.map_or(Ok(None), |area| self.pick_within(area, true, ask, rng))?;
+                return Ok(within.or_else(|| self.choose(&level.all, ask, rng, &fit)));
+            }
+        };
+        for tier in near {
+            let spills = tier.counts().0 * 100 < SPILL_PERCENT * tier.len();
+            if let Some(index) = self.pick_within(tier, !spills, ask, rng)? {
+                return Ok(Some(index));
+            }
+        }
+        self.pick_within(&level.all, true, ask, rng)
+    }
+
+    /// A fit member of an area. If it may not `insist`, only one draw is made: the area is too far down.
     fn pick_within(
         &self,
-        (tier, least): (&Tier, usize),
+        area: &Area,
+        insists: bool,
         ask: Asked<'_>,
         rng: &mut fastrand::Rng,
-    ) -> Result<usize, Option<usize>> {
-        let usable = |index| ask.is_untried(index) && self.is_available(index, ask.now);
-        let first = self.draw(tier, rng, &|index| ask.is_untried(index)).ok_or(None)?;
-        if self.is_available(first, ask.now) {
-            return Ok(self.challenged(first, (tier, ask.now), rng, &usable));
+    ) -> Result<Option<usize>, Disproved> {
+        let fit = |index: usize| ask.is_untried(index) && self.is_fit(index, ask.now);
+        let Some(first) = self.draw(area, ask, rng, &|index| ask.is_untried(index)) else { return Ok(None) };
+        if self.is_fit(first, ask.now) {
+            return Ok(Some(self.challenged(first, area, (ask, rng), &fit)));
         }
-        if self.is_below(tier, least, ask.now) {
-            return Err(Some(first));
+        if self.census.is_whole() {
+            return Err(Disproved);
         }
-        self.choose((tier, ask.now), rng, &usable).ok_or(Some(first))
+        Ok(if insists { self.choose(area, ask, rng, &fit) } else { None })
     }
 
-    /// Rules 3 and 4, when no tier gave an endpoint. Panic goes on from the endpoint drawn from all:
-    /// a second draw would favour the available ones once more, and upset turns.
-    fn last_resort(
-        &self,
-        (all, drawn): (&Tier, Option<usize>),
-        ask: Asked<'_>,
-        rng: &mut fastrand::Rng,
-    ) -> Result<Pick<C>, NoEndpoint> {
-        let panics = self.is_below(all, self.panic_percent, ask.now);
-        let from = (all, ask.now);
-        if let Some(first) = drawn.filter(|_| panics) {
-            let index = self.challenged(first, from, rng, &|index| ask.is_untried(index));
-            return Ok(self.picked(index, true));
+    fn draw_locality<'p>(&self, localities: &'p [(Area, u32)], rng: &mut fastrand::Rng) -> Option<&'p Area> {
+        let factor = self.balancing.rule.overprovisioning_percent;
+        let total: u64 = localities.iter().map(|locality| effective_weight(locality, factor)).sum();
+        if total == 0 {
+            return None;
         }
-        if let Some(index) = self.choose(from, rng, &|index| self.is_available(index, ask.now)) {
-            return Ok(self.picked(index, false));
+        let mut roll = rng.u64(0..total);
+        localities.iter().find_map(|locality| {
+            let weight = effective_weight(locality, factor);
+            let is_hit = roll < weight;
+            roll = roll.saturating_sub(weight);
+            is_hit.then_some(&locality.0)
+        })
+    }
+
+    /// Rule 5, when the level drawn gave no endpoint: another level, then a tried one, then any in panic.
+    fn last_resort(&self, source: Source, ask: Asked<'_>, rng: &mut fastrand::Rng) -> Result<Pick<C>, NoEndpoint> {
+        let fit = |index: usize| ask.is_untried(index) && self.is_fit(index, ask.now);
+        let usable = |index: usize| ask.is_untried(index) && self.is_usable(index, ask.now);
+        let again = |index: usize| self.is_usable(index, ask.now);
+        let accepted: [Accept<'_>; 3] = [&fit, &usable, &again];
+        for accept in accepted {
+            let mut levels = self.levels.iter().filter(|level| level.has_usable());
+            if let Some(index) = levels.find_map(|level| self.choose(&level.all, ask, rng, accept)) {
+                return Ok(self.picked(index, false));
+            }
         }
-        let any = panics.then(|| self.choose(from, rng, &|_| true)).flatten();
+        let Source::Any(level) = source else { return Err(NoEndpoint::AllUnavailable) };
+        let any = self.choose(&self.levels[level].all, ask, rng, &|_| true);
         any.map(|index| self.picked(index, true)).ok_or(NoEndpoint::AllUnavailable)
     }
 
-    /// The balancer's choice among the accepted members of a tier.
-    fn choose(&self, from: (&Tier, Instant), rng: &mut fastrand::Rng, accept: Accept<'_>) -> Option<usize> {
-        let first = self.draw(from.0, rng, accept)?;
-        Some(self.challenged(first, from, rng, accept))
+    /// The balancer's choice among the accepted members of an area.
+    fn choose(&self, area: &Area, ask: Asked<'_>, rng: &mut fastrand::Rng, accept: Accept<'_>) -> Option<usize> {
+        let first = self.draw(area, ask, rng, accept)?;
+        Some(self.challenged(first, area, (ask, rng), accept))
     }
 
-    /// The second of the two choices: `first`, or another accepted member that is cheaper.
+    /// Of the first one drawn and those drawn after it, the cheapest.
     fn challenged(
         &self,
         first: usize,
-        (tier, now): (&Tier, Instant),
-        rng: &mut fastrand::Rng,
+        area: &Area,
+        (ask, rng): (Asked<'_>, &mut fastrand::Rng),
         accept: Accept<'_>,
     ) -> usize {
-        if self.kind == BalancerKind::RoundRobin || tier.members.len() == 1 {
-            return first;
+        let mut best = first;
+        if area.len() == 1 {
+            return best;
         }
-        let second = self.draw(tier, rng, &|index| index != first && accept(index));
-        second.filter(|second| self.is_cheaper(*second, first, now)).unwrap_or(first)
+        for _ in 1..self.balancing.choices() {
+            let other = self.draw(area, ask, rng, &|index| index != best && accept(index));
+            best = other.filter(|other| self.is_cheaper(*other, best, ask.now)).unwrap_or(best);
+        }
+        best
     }
 
-    /// One accepted member, by turn or by chance in proportion to weight.
-    fn draw(&self, tier: &Tier, rng: &mut fastrand::Rng, accept: Accept<'_>) -> Option<usize> {
-        let quick = (0..tier.quick_draws()).map(|_| tier.next(rng)).find(|index| accept(*index));
-        quick.or_else(|| self.walk(tier, rng, accept))
+    /// One accepted member, by hash, by turn or by chance in proportion to weight.
+    fn draw(&self, area: &Area, ask: Asked<'_>, rng: &mut fastrand::Rng, accept: Accept<'_>) -> Option<usize> {
+        let now = ask.now;
+        if let Order::Hashed(hashing) = &area.order {
+            let hash = ask.hash.unwrap_or_else(|| rng.u64(..));
+            return self.draw_by_hash((area, hashing), hash, accept);
+        }
+        if let Order::Reported(turns) = &area.order {
+            let rule = &self.balancing.reports;
+            let weight = |place: usize| self.endpoints[area.members[place] as usize].reported_weight(rule, now);
+            turns.refresh(rule, now, weight);
+        }
+        let draws = if self.balancing.slow_start.is_some() { SLOW_DRAWS } else { 0 }.max(area.quick_draws());
+        for _ in 0..draws {
+            let index = area.next(rng);
+            if accept(index) && self.is_warm_enough(index, now, rng) {
+                return Some(index);
+            }
+        }
+        self.walk(area, now, rng, accept)
+    }
+
+    fn draw_by_hash(&self, (area, hashing): (&Area, &Hashing), hash: u64, accept: Accept<'_>) -> Option<usize> {
+        let member = |place: usize| area.members[place] as usize;
+        let in_flight = |place: usize| self.endpoints[member(place)].load().in_flight();
+        let total = || {
+            let group = self.endpoints[member(0)].load().in_flight_of_group();
+            group.unwrap_or_else(|| (0..area.members.len()).map(in_flight).sum())
+        };
+        let busy = InFlight { total: if hashing.is_bounded() { total() } else { 0 }, at: &in_flight };
+        hashing.pick(hash, busy, &|place| accept(member(place))).map(member)
     }
 
     /// Exact where `draw` was unlucky: one pass that keeps each member with its share of the weight
     /// seen so far (reservoir sampling).
-    fn walk(&self, tier: &Tier, rng: &mut fastrand::Rng, accept: Accept<'_>) -> Option<usize> {
-        let (mut seen, mut kept) = (0_u64, None);
-        for index in tier.members.iter().copied().filter(|index| accept(*index)) {
-            let weight = u64::from(self.weight(index));
+    fn walk(&self, area: &Area, now: Instant, rng: &mut fastrand::Rng, accept: Accept<'_>) -> Option<usize> {
+        let (mut seen, mut kept) = (0.0, None);
+        for index in area.iter().filter(|index| accept(*index)) {
+            let weight = self.weight(index, now);
             seen += weight;
-            if rng.u64(0..seen) < weight {
+            if rng.f64() * seen < weight {
                 kept = Some(index);
             }
         }
@@ -237,26 +419,72 @@ impl<C: Candidate> Picker<C> {
     }
 
     fn is_cheaper(&self, challenger: usize, first: usize, now: Instant) -> bool {
-        let side = |index: usize| (self.endpoints[index].load(), self.weight(index));
-        match self.kind {
-            BalancerKind::PeakEwma => peak_ewma::is_cheaper(side(challenger), side(first), now),
-            BalancerKind::LeastRequest => least_request::is_cheaper(side(challenger), side(first)),
-            BalancerKind::RoundRobin | BalancerKind::Hash(_) => false,
+        let [one, two] = [challenger, first].map(|index| self.endpoints[index].load());
+        match self.balancing.kind {
+            // Not the weight of a slow start: between equals it would take everything, not a share.
+            BalancerKind::PeakEwma => {
+                let [one_weighs, two_weighs] = [challenger, first].map(|index| self.written_weight(index));
+                peak_ewma::is_cheaper((one, one_weighs), (two, two_weighs), now)
+            }
+            BalancerKind::LeastRequest => {
+                let [one_weighs, two_weighs] = [challenger, first].map(|index| self.weight(index, now));
+                let bias = self.balancing.least_request.bias;
+                least_request::is_cheaper((one, one_weighs), (two, two_weighs), bias)
+            }
+            _ => false,
         }
     }
 
-    fn is_below(&self, tier: &Tier, percent: usize, now: Instant) -> bool {
-        let available = tier.members.iter().filter(|index| self.is_available(**index, now)).count();
-        available * 100 < percent * tier.members.len()
+    /// Healthy: available, and not only for want of a better one.
+    fn is_fit(&self, index: usize, now: Instant) -> bool {
+        let endpoint = &self.endpoints[index];
+        endpoint.is_available(now) && !endpoint.is_degraded()
     }
 
-    fn is_available(&self, index: usize, now: Instant) -> bool {
+    fn is_usable(&self, index: usize, now: Instant) -> bool {
         self.endpoints[index].is_available(now)
     }
 
+    /// A new endpoint lets a part of its draws pass to others.
+    fn is_warm_enough(&self, index: usize, now: Instant, rng: &mut fastrand::Rng) -> bool {
+        let part = self.warm_part(index, now);
+        part >= 1.0 || rng.f64() < part
+    }
+
+    fn warm_part(&self, index: usize, now: Instant) -> f64 {
+        self.balancing.slow_start.map_or(1.0, |slow| slow.part(self.endpoints[index].age(now)))
+    }
+
     /// At least 1, also if an endpoint changed its mind after the picker was built.
-    fn weight(&self, index: usize) -> u32 {
-        self.endpoints[index].weight().max(1)
+    fn written_weight(&self, index: usize) -> f64 {
+        f64::from(self.endpoints[index].weight().max(1))
+    }
+
+    /// Less while the endpoint is new.
+    fn weight(&self, index: usize, now: Instant) -> f64 {
+        self.written_weight(index) * self.warm_part(index, now)
+    }
+
+    /// Counts every area, and divides the traffic anew.
+    fn count(&self, now: Instant) {
+        let mut is_whole = true;
+        for area in self.levels.iter().flat_map(Level::areas) {
+            let (mut healthy, mut degraded) = (0, 0);
+            for index in area.iter().filter(|index| self.is_usable(*index, now)) {
+                if self.endpoints[index].is_degraded() { degraded += 1 } else { healthy += 1 }
+            }
+            area.count(healthy, degraded);
+            is_whole &= healthy == area.len();
+        }
+        self.spread();
+        self.census.counted(is_whole, now);
+    }
+
+    fn spread(&self) {
+        let counted: Vec<_> = self.levels.iter().map(Level::counted).collect();
+        for (level, share) in self.levels.iter().zip(priority::spread(&counted, self.balancing.rule)) {
+            level.set_share(share);
+        }
     }
 
     fn picked(&self, index: usize, panic: bool) -> Pick<C> {
@@ -266,66 +494,11 @@ impl<C: Candidate> Picker<C> {
 
 type Accept<'a> = &'a dyn Fn(usize) -> bool;
 
-/// Endpoints that are equally near, by index; never empty.
-#[derive(Debug)]
-struct Tier {
-    members: Box<[usize]>,
-    order: Order,
-}
-
-/// How the next member is drawn.
-#[derive(Debug)]
-enum Order {
-    /// All weights are equal.
-    Chance,
-    /// Running sums of the weights.
-    Weighted(Box<[u64]>),
-    Turns(Rotation),
-}
-
-impl Order {
-    fn new(kind: BalancerKind, weights: &[u32], seed: u64) -> Self {
-        if kind == BalancerKind::RoundRobin {
-            return Self::Turns(Rotation::new(weights, seed));
-        }
-        if weights.windows(2).all(|pair| pair[0] == pair[1]) {
-            return Self::Chance;
-        }
-        let sums = weights.iter().scan(0_u64, |sum, weight| {
-            *sum += u64::from(*weight);
-            Some(*sum)
-        });
-        Self::Weighted(sums.collect())
-    }
-}
-
-impl Tier {
-    fn next(&self, rng: &mut fastrand::Rng) -> usize {
-        let place = match &self.order {
-            Order::Chance => rng.usize(0..self.members.len()),
-            Order::Weighted(sums) => {
-                let drawn = rng.u64(0..sums.last().copied().unwrap_or(1));
-                sums.partition_point(|sum| *sum <= drawn)
-            }
-            Order::Turns(rotation) => rotation.next(),
-        };
-        self.members[place]
-    }
-
-    /// Draws before the tier is walked. A rotation may pass every member twice, to keep turns fair
-    /// when some are left out; chance gives up after four, when a walk is likely cheaper.
-    fn quick_draws(&self) -> usize {
-        match self.order {
-            Order::Turns(_) => self.members.len().saturating_mul(2),
-            Order::Chance | Order::Weighted(_) => 4,
-        }
-    }
-}
-
-/// Share of all endpoints below which availability is ignored: 50 % (Envoy, Finagle).
-const PANIC_PERCENT: usize = 50;
-/// Share of a tier below which the next one is asked: 50 %, the same number for the same reason.
-const SPILL_PERCENT: usize = 50;
+/// Share of a tier below which the next one is asked: 50 %, as with panic and for the same reason.
+const SPILL_PERCENT: u32 = 50;
+/// Draws before a walk where new endpoints refuse some: if all are new and refuse nine of ten, 64 draws
+/// in vain happen once in a thousand picks.
+const SLOW_DRAWS: usize = 64;
 
 #[cfg(test)]
 #[path = "picker_tests.rs"]

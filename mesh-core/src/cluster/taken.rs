@@ -12,7 +12,7 @@ use http::header::RETRY_AFTER;
 use crate::cluster::group::Cluster;
 use crate::cluster::member::Endpoint;
 use crate::endpoint::load::{self, InFlight};
-use crate::error::Sent;
+use crate::error::{ErrorKind, Sent};
 use crate::policy::circuit_breaker::Permit;
 use crate::policy::retry::Outcome;
 use crate::policy::retry_after::retry_after;
@@ -36,6 +36,9 @@ impl Taken {
     /// The head of the response, or the failure, is here.
     pub fn judge(&mut self, outcome: &Outcome<'_>, now: Instant, rng: &mut fastrand::Rng) {
         let Some(permit) = self.permit.take() else { return };
+        if matches!(outcome, Outcome::Failure { kind: ErrorKind::Connect | ErrorKind::ConnectTimeout, .. }) {
+            self.cluster.doubt();
+        }
         let verdict = verdict(outcome);
         permit.record(verdict.into(), now, rng);
         let Some(verdict) = verdict else { return };

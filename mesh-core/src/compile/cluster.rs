@@ -17,7 +17,7 @@ use crate::identity::spiffe_id::SpiffeId;
 use crate::policy::backoff::{Backoff, Jitter};
 use crate::policy::budget::BudgetConfig;
 use crate::policy::circuit_breaker::{BreakerConfig, HalfOpen, RateTrip, Threshold};
-use crate::telemetry::DestinationService;
+use crate::telemetry::{DestinationService, Peer};
 
 /// Compiles one cluster; the same text as before gives the same cluster.
 pub(super) fn compile(
@@ -30,20 +30,34 @@ pub(super) fn compile(
     let endpoints = match &settings.source {
         Source::Inline(endpoints) => endpoints.clone(),
         Source::File(path) => endpoints_of(path, previous.map(|cluster| cluster.written()))?,
+        // What another source said before stays until this one speaks: make before break.
+        Source::Dns(_) | Source::Registered(_) => previous.map(|cluster| cluster.written()).unwrap_or_default(),
     };
     if let Some(previous) = previous
         && previous.settings == settings
     {
-        previous.set_endpoints(endpoints, context.clock.now());
+        if !previous.settings.source.speaks_later() {
+            previous.set_endpoints(endpoints, context.clock.now());
+        }
         return Ok(Arc::clone(previous));
     }
     let cluster = Cluster::new(settings, previous.map(|cluster| &**cluster)).map_err(|error| error.to_string())?;
-    cluster.set_endpoints(endpoints, context.clock.now());
+    if !endpoints.is_empty() || !cluster.settings.source.speaks_later() {
+        cluster.set_endpoints(endpoints, context.clock.now());
+    }
     Ok(Arc::new(cluster))
 }
 
+/// Endpoints that are handed around.
+pub type Endpoints = Vec<Arc<written::Endpoint>>;
+
+/// Makes them so.
+pub fn shared(endpoints: Vec<written::Endpoint>) -> Endpoints {
+    endpoints.into_iter().map(Arc::new).collect()
+}
+
 /// Reads an endpoints file. Once a cluster has endpoints, a file that cannot be used keeps them.
-pub fn endpoints_of(path: &Path, last_good: Option<Vec<written::Endpoint>>) -> Result<Vec<written::Endpoint>, String> {
+pub fn endpoints_of(path: &Path, last_good: Option<Endpoints>) -> Result<Endpoints, String> {
     let text = std::fs::read_to_string(path).map_err(|error| format!("cannot read {}: {error}", path.display()));
     let parsed = text.and_then(|text| {
         crate::config::parse_endpoints(&text, &path.display().to_string())
@@ -54,7 +68,7 @@ pub fn endpoints_of(path: &Path, last_good: Option<Vec<written::Endpoint>>) -> R
             tracing::warn!(file = %path.display(), reason, "endpoints file refused; the last good one stays");
             Ok(endpoints)
         }
-        (parsed, _) => parsed,
+        (parsed, _) => parsed.map(shared),
     }
 }
 
@@ -75,13 +89,16 @@ fn settings(cluster: &written::Cluster, document: &Document, context: &Context<'
         .map_or_else(|| defaults.retry_budget.clone(), |set| set.over(&defaults.retry_budget));
     let name: Arc<str> = cluster.name.as_str().into();
     let (mutual, plain) = transports(cluster, document, context)?;
-    let source = match (&cluster.endpoints, &cluster.endpoints_file) {
-        (Some(endpoints), _) => Source::Inline(endpoints.clone()),
-        (None, Some(file)) => Source::File(context.base.join(file)),
-        (None, None) => return Err("neither endpoints nor endpoints_file".to_owned()),
+    let source = source(cluster, context)?;
+    let service = Arc::new(service(cluster, document));
+    let workload = Peer {
+        canonical_service: Arc::clone(&service.name),
+        namespace: Arc::clone(&service.namespace),
+        ..Peer::default()
     };
     Ok(Settings {
-        service: Arc::new(service(cluster, document)),
+        service,
+        workload: Arc::new(workload),
         is_mutual: is_mutual(cluster, document),
         mutual,
         plain_grpc: Transport {
@@ -108,6 +125,19 @@ fn settings(cluster: &written::Cluster, document: &Document, context: &Context<'
         source,
         name,
     })
+}
+
+fn source(cluster: &written::Cluster, context: &Context<'_>) -> Result<Source, String> {
+    match (&cluster.endpoints, &cluster.endpoints_file, &cluster.dns, &cluster.endpoint_source) {
+        (Some(endpoints), ..) => Ok(Source::Inline(shared(endpoints.clone()))),
+        (_, Some(file), ..) => Ok(Source::File(context.base.join(file))),
+        (_, _, Some(dns), _) => Ok(Source::Dns(Arc::new(dns.clone()))),
+        (.., Some(name)) if context.sources.is_none_or(|sources| sources.contains(name.as_str())) => {
+            Ok(Source::Registered(name.as_str().into()))
+        }
+        (.., Some(name)) => Err(format!("no endpoint source is registered as `{name}`")),
+        (None, None, None, None) => Err("the cluster has no source of endpoints".to_owned()),
+    }
 }
 
 fn breaker_config(written: &CircuitBreaker) -> Result<BreakerConfig, String> {

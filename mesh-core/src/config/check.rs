@@ -3,6 +3,7 @@
 //! Decides: which well-formed documents are mistakes. Never: reads text or looks outside the document.
 //! Invariant: every finding of a document is reported, not only the first.
 
+mod dns;
 mod hashing;
 mod limits;
 mod names;
@@ -81,16 +82,30 @@ impl Report<'_> {
 }
 
 fn check_cluster(cluster: &Cluster, path: &Path<'_>, report: &mut Report<'_>) {
-    match (&cluster.endpoints, &cluster.endpoints_file) {
-        (None, None) => report.error(path, "the cluster has neither `endpoints` nor `endpoints_file`"),
-        (Some(_), Some(_)) => {
-            report.error(&path.field("endpoints_file"), "the cluster has both `endpoints` and `endpoints_file`");
-        }
-        (Some(endpoints), None) if endpoints.is_empty() => {
+    let sources = [
+        ("endpoints", cluster.endpoints.is_some()),
+        ("endpoints_file", cluster.endpoints_file.is_some()),
+        ("dns", cluster.dns.is_some()),
+        ("endpoint_source", cluster.endpoint_source.is_some()),
+    ];
+    let mut written = sources.iter().filter(|(_, is_written)| *is_written).map(|(name, _)| *name);
+    let Some(first) = written.next() else {
+        let message =
+            "the cluster has no endpoints: neither `endpoints`, `endpoints_file`, `dns` nor `endpoint_source`";
+        return report.error(path, message);
+    };
+    for further in written {
+        report.error(&path.field(further), format!("the cluster has both `{first}` and `{further}`"));
+    }
+    match &cluster.endpoints {
+        Some(endpoints) if endpoints.is_empty() => {
             report.warn(&path.field("endpoints"), "the cluster has no endpoint: every request to it fails");
         }
-        (Some(endpoints), None) => check_endpoints(endpoints, &path.field("endpoints"), report),
-        (None, Some(_)) => {}
+        Some(endpoints) => check_endpoints(endpoints, &path.field("endpoints"), report),
+        None => {}
+    }
+    if let Some(dns) = &cluster.dns {
+        dns::check(dns, &path.field("dns"), report);
     }
 }
 

@@ -9,6 +9,7 @@ use std::path::PathBuf;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::dns::Dns;
 use super::duration::TimeSpan;
 use super::hashing::{ConsistentHashing, HashPolicy, Maglev, RingHash, Session};
 use super::policy::{CircuitBreakerOverride, ConcurrencyLimitOverride, OutlierOverride, RetryBudgetOverride};
@@ -23,13 +24,19 @@ pub struct Cluster {
     /// How the destination is named in telemetry.
     #[serde(default)]
     pub service: ServiceNames,
-    /// The endpoints, in this file. Exactly one of `endpoints` and `endpoints_file`.
+    /// The endpoints, in this file. Exactly one of `endpoints`, `endpoints_file`, `dns` and `endpoint_source`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub endpoints: Option<Vec<Endpoint>>,
     /// A YAML file with the list of endpoints, watched; relative to this file.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1))]
     pub endpoints_file: Option<PathBuf>,
+    /// The endpoints are what DNS answers.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dns: Option<Dns>,
+    /// The endpoints come from a source that the application registered by this name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub endpoint_source: Option<Name>,
     /// The HTTP version. Default: auto (ALPN over TLS, HTTP/1.1 in plaintext).
     #[serde(default)]
     pub protocol: Protocol,
@@ -117,6 +124,14 @@ pub struct Endpoint {
     /// What runs there: the destination labels of telemetry until the peer tells its own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub workload: Option<Workload>,
+}
+
+impl Endpoint {
+    /// An endpoint of which nothing is known but where it is.
+    pub fn at(address: AddressText) -> Self {
+        let (weight, labels) = (Weight::default(), BTreeMap::new());
+        Self { address, weight, hash_key: None, locality: None, labels, tls: None, workload: None }
+    }
 }
 
 /// Where something runs.

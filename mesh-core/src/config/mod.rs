@@ -8,6 +8,7 @@ pub mod access;
 pub mod check;
 pub mod cluster;
 pub mod diagnostic;
+pub mod dns;
 pub mod document;
 pub mod duration;
 pub mod hashing;
@@ -24,6 +25,7 @@ pub mod value;
 pub use access::{Access, AccessRule, Action};
 pub use cluster::{Balancer, Cluster, ClusterTls, Endpoint, Locality, Protocol, ServiceNames, TlsMode, Workload};
 pub use diagnostic::{Diagnostic, Path, Severity};
+pub use dns::{Dns, DnsFamily, DnsMode, DnsRecords, OnEmpty};
 pub use document::{Defaults, Document, Node};
 pub use duration::TimeSpan;
 pub use hashing::{ConsistentHashing, Cookie, HashFunction, HashPolicy, HashSource, Maglev, RingHash, Session};
@@ -39,6 +41,6 @@ pub use route::{Backend, HeaderMatch, Matches, PathMatch, QueryMatch, RequestMat
 pub use schema::json_schema;
 pub use telemetry::{AccessLog, Admin, LogTarget, Metrics, Telemetry, Tracing};
 pub use value::{
-    AddressText, HeaderName, HostPattern, HostPatternKind, Method, Name, Percent, RegexText, SpiffeIdText, TextPattern,
-    TextPatternKind, TextValue, TrustDomainText, ValueError, Weight,
+    AddressText, HeaderName, HostPattern, HostPatternKind, HostText, Method, Name, Percent, RegexText, SpiffeIdText,
+    TextPattern, TextPatternKind, TextValue, TrustDomainText, ValueError, Weight,
 };

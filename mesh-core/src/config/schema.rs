@@ -17,7 +17,7 @@ use super::policy::CacheAttribute;
 use super::telemetry::LogTarget;
 use super::tree::{Entry, Node, Value};
 use super::value::{
-    AddressText, HeaderName, HostPattern, Method, Name, RegexText, SpiffeIdText, TextPattern, TextValue,
+    AddressText, HeaderName, HostPattern, HostText, Method, Name, RegexText, SpiffeIdText, TextPattern, TextValue,
     TrustDomainText, ValueError,
 };
 
@@ -292,10 +292,11 @@ fn takes(schema: &Json, value: &Value) -> bool {
     })
 }
 
-const FORMATS: [Format; 12] = [
+const FORMATS: [Format; 13] = [
     format::<TimeSpan>(),
     format::<Name>(),
     format::<AddressText>(),
+    format::<HostText>(),
     format::<HostPattern>(),
     format::<TextPattern>(),
     format::<SpiffeIdText>(),

@@ -148,6 +148,10 @@ text_value!(
     AddressText, "address", "an address like 10.0.0.1:8080, host.example:8080 or [::1]:8080", parse_address
 );
 text_value!(
+    /// A name that DNS knows, with or without its final dot.
+    HostText, "host", "a host name like reviews.example.com", parse_host
+);
+text_value!(
     /// Which hosts a route serves: exact, `*.suffix`, `prefix.*` or `*`. Lower-cased; never with a port.
     HostPattern, "host-pattern", "a host like api.example.com, *.example.com, api.* or *", parse_host_pattern
 );
@@ -337,6 +341,17 @@ fn parse_address(text: &str) -> Result<String, ValueError> {
         None => check_host(host)?,
     }
     Ok(text.to_owned())
+}
+
+fn parse_host(text: &str) -> Result<String, ValueError> {
+    if text.contains(':') {
+        return Err(ValueError::new("a host has no port here").with_hint("give the port in the field `port`"));
+    }
+    check_host(text)?;
+    match text.parse::<std::net::Ipv4Addr>() {
+        Ok(_) => Err(ValueError::new("an IP address needs no name server").with_hint("write it under `endpoints`")),
+        Err(_) => Ok(text.to_owned()),
+    }
 }
 
 /// A host name (letters, digits, `-`, `_`, `.`) or an IPv4 address that is one.

@@ -5,9 +5,20 @@
 //! It polls `stat` rather than inotify: five calls a second cost nothing, work on every file system,
 //! need no thread, and follow links.
 
+use std::future::Future;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::pin::Pin;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
+
+use super::source::{EndpointSet, EndpointSource, Sink};
+
+/// A file that holds the endpoints of a cluster.
+#[derive(Debug, Clone)]
+pub struct FileSource {
+    path: PathBuf,
+}
 
 /// A file whose content is wanted.
 #[derive(Debug)]
@@ -28,6 +39,52 @@ struct Stamp {
 /// How often files are looked at: a change is live well under a second.
 pub const POLL_INTERVAL: Duration = Duration::from_millis(200);
 
+impl FileSource {
+    /// Follows the file at `path`.
+    pub fn new(path: impl Into<PathBuf>) -> Self {
+        Self { path: path.into() }
+    }
+}
+
+impl EndpointSource for FileSource {
+    fn follow(&self, _: &str, sink: Sink) -> Pin<Box<dyn Future<Output = ()> + Send>> {
+        let mut file = WatchedFile::new(&self.path);
+        Box::pin(async move {
+            loop {
+                tokio::time::sleep(POLL_INTERVAL).await;
+                if !file.may_have_changed() {
+                    continue;
+                }
+                // Reading and parsing 100 000 endpoints takes a good part of a second.
+                let (sink, mut taken) = (sink.clone(), file);
+                let looking = tokio::task::spawn_blocking(move || {
+                    look(&mut taken, &sink);
+                    taken
+                });
+                match looking.await {
+                    Ok(given_back) => file = given_back,
+                    Err(_) => return,
+                }
+            }
+        })
+    }
+}
+
+fn look(file: &mut WatchedFile, sink: &Sink) {
+    let path = file.path().display().to_string();
+    match file.poll() {
+        Ok(None) => {}
+        Ok(Some(text)) => match crate::config::parse_endpoints(text, &path) {
+            Ok(endpoints) => sink.publish(EndpointSet::new(endpoints.into_iter().map(Arc::new).collect())),
+            Err(problems) => {
+                let problems = problems.iter().map(ToString::to_string).collect::<Vec<_>>();
+                sink.refuse(&problems.join("; "));
+            }
+        },
+        Err(error) => sink.refuse(&format!("{path}: {error}")),
+    }
+}
+
 impl WatchedFile {
     /// A file not read yet.
     pub fn new(path: impl Into<PathBuf>) -> Self {
@@ -42,6 +99,12 @@ impl WatchedFile {
     /// Where it is.
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// Whether [`poll`](Self::poll) would have something to do. Costs one `stat`.
+    pub fn may_have_changed(&self) -> bool {
+        let now = std::fs::metadata(&self.path).ok().map(|metadata| Stamp::of(&metadata));
+        now != self.seen
     }
 
     /// The new content, if it differs from the last. An unreadable file is an error each time it

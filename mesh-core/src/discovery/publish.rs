@@ -3,6 +3,7 @@
 //! Decides: whether a document is accepted; all or nothing. Never: touches what is in force when it is
 //! not. Invariant: `revision` grows by one with each accepted document and at no other time.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -26,10 +27,23 @@ pub struct Publisher {
     origin: String,
     clock: Arc<dyn Clock>,
     identity: Option<IdentitySource>,
+    sources: BTreeSet<Arc<str>>,
     revision: u64,
     accepted: u64,
     refused: u64,
     problems: Vec<Diagnostic>,
+}
+
+/// The first document.
+pub struct First<'a> {
+    /// Its text.
+    pub text: &'a str,
+    /// Names it in diagnostics.
+    pub origin: &'a str,
+    /// The file it came from, to be watched.
+    pub path: Option<PathBuf>,
+    /// Names of the endpoint sources that the application registered.
+    pub sources: BTreeSet<Arc<str>>,
 }
 
 /// What the first document gives rise to.
@@ -48,13 +62,9 @@ pub struct ConfigError {
 }
 
 impl Publisher {
-    /// Takes the first document. `path`: the file it came from, to be watched.
-    pub fn open(
-        text: &str,
-        origin: &str,
-        path: Option<PathBuf>,
-        clock: &Arc<dyn Clock>,
-    ) -> Result<Opened, ConfigError> {
+    /// Takes the first document.
+    pub fn open(first: First<'_>, clock: &Arc<dyn Clock>) -> Result<Opened, ConfigError> {
+        let First { text, origin, path, sources } = first;
         // A document given as text is where its origin says: relative paths in it are relative to that.
         let base = path.as_deref().unwrap_or(Path::new(origin)).parent().unwrap_or(Path::new("")).to_path_buf();
         let parsed = config::parse(text, origin).map_err(ConfigError::new)?;
@@ -65,6 +75,7 @@ impl Publisher {
             origin: origin.to_owned(),
             clock: Arc::clone(clock),
             identity: identity.clone(),
+            sources,
             revision: 0,
             accepted: 0,
             refused: 0,
@@ -142,6 +153,7 @@ impl Publisher {
             clock: &self.clock,
             identity: self.identity.as_ref(),
             previous,
+            sources: Some(&self.sources),
             revision: self.revision + 1,
         };
         let snapshot = compile::compile(parsed, &context)?;

@@ -28,18 +28,11 @@ pub trait Io: AsyncRead + AsyncWrite + Send + Unpin + 'static {}
 impl<T: AsyncRead + AsyncWrite + Send + Unpin + 'static> Io for T {}
 
 type Dialing = Pin<Box<dyn Future<Output = io::Result<Box<dyn Io>>> + Send>>;
-type Resolving = Pin<Box<dyn Future<Output = io::Result<Vec<SocketAddr>>> + Send>>;
 
 /// Opens byte streams. Injected, so that a test can put a simulated network in place.
 pub trait Connector: Send + Sync + 'static {
     /// Opens one stream to `address`.
     fn connect(&self, address: SocketAddr) -> Dialing;
-}
-
-/// Turns host names into addresses, off the request path. Injected like the connector.
-pub trait Resolver: Send + Sync + 'static {
-    /// All addresses of `host`, with `port`.
-    fn resolve(&self, host: &str, port: u16) -> Resolving;
 }
 
 /// TCP with Nagle's algorithm off (left on, it costs an HTTP/2 client more than half its throughput).
@@ -53,17 +46,6 @@ impl Connector for TcpConnector {
             stream.set_nodelay(true)?;
             Ok(Box::new(stream) as Box<dyn Io>)
         })
-    }
-}
-
-/// The operating system's resolver.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct SystemResolver;
-
-impl Resolver for SystemResolver {
-    fn resolve(&self, host: &str, port: u16) -> Resolving {
-        let host = host.to_owned();
-        Box::pin(async move { Ok(tokio::net::lookup_host((host.as_str(), port)).await?.collect()) })
     }
 }
 

@@ -10,8 +10,8 @@
 //! constant while nothing is measured, and one atomic word holds estimate and age together; a value
 //! and a time stamp in two words could be read torn.
 
-use std::sync::{Arc, OnceLock};
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 /// The load of one endpoint. Survives a configuration reload: share it by `Arc`.
@@ -291,7 +291,7 @@ mod tests {
         let (now, group) = (Instant::now(), Arc::default());
         let [one, two] = [Arc::new(Load::new(now)), Arc::new(Load::new(now))];
         let before = one.start(now);
-        [&one, &two].map(|load| load.join(&group));
+        [&one, &two].into_iter().for_each(|load| load.join(&group));
         let after = (one.start(now), two.start(now));
         assert_eq!((one.in_flight(), one.in_flight_of_group()), (2, Some(2)));
         drop((before, after));

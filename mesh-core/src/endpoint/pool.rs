@@ -7,7 +7,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use hyper::client::conn::{http1, http2};
@@ -23,6 +23,8 @@ pub struct Pool {
     shared: std::sync::Mutex<Option<(http2::SendRequest<Body>, Arc<Connection>)>>,
     /// Held while an HTTP/2 connection opens, so that a burst shares it.
     opening: tokio::sync::Mutex<()>,
+    /// The endpoint is gone: nothing is kept any more.
+    is_closed: AtomicBool,
 }
 
 /// Limits of a pool.
@@ -82,7 +84,9 @@ impl Pool {
     pub async fn open(&self, dialer: &Arc<Dialer>, address: SocketAddr, transport: &Transport) -> Result<Lease, Error> {
         let (channel, facts) = dialer.dial(address, transport).await?;
         let connection = Arc::new(Connection { facts, served: AtomicU32::new(1) });
-        if let Channel::Http2(sender) = &channel {
+        if let Channel::Http2(sender) = &channel
+            && !self.is_closed.load(Ordering::Relaxed)
+        {
             *lock(&self.shared) = Some((sender.clone(), Arc::clone(&connection)));
         }
         Ok(Lease { channel, connection, is_reused: false })
@@ -125,7 +129,7 @@ impl Pool {
             return;
         }
         let mut idle = lock(&self.idle);
-        if idle.len() < limits.max_idle {
+        if idle.len() < limits.max_idle && !self.is_closed.load(Ordering::Relaxed) {
             idle.push(Idle { sender, connection, since: moment.now });
         }
     }
@@ -136,6 +140,15 @@ impl Pool {
         if shared.as_ref().is_some_and(|(_, current)| Arc::ptr_eq(current, connection)) {
             *shared = None;
         }
+    }
+
+    /// The endpoint left its cluster: idle connections close now, the others when their requests have ended.
+    pub fn close(&self) {
+        let mut idle = lock(&self.idle);
+        self.is_closed.store(true, Ordering::Relaxed);
+        idle.clear();
+        drop(idle);
+        *lock(&self.shared) = None;
     }
 
     /// Closes what is idle for too long, closed by the peer, or retired.

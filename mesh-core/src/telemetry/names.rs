@@ -86,6 +86,14 @@ pub mod metric {
         Metric::new("libmesh_ejected_endpoints", "Endpoints of a cluster that are ejected now.");
     /// Endpoints known now.
     pub const ENDPOINTS: Metric = Metric::new("libmesh_endpoints", "Endpoints of a cluster, by status.");
+    /// Questions to name servers.
+    pub const DNS_RESOLUTIONS: Metric = Metric::new(
+        "libmesh_dns_resolutions_total",
+        "Questions about the names of a cluster's endpoints that ended, by outcome: success, empty, timeout, error.",
+    );
+    /// Age of what name servers said.
+    pub const DNS_AGE: Metric =
+        Metric::new("libmesh_dns_age_seconds", "Time since the oldest DNS answer in use of a cluster was confirmed.");
     /// Panic mode.
     pub const PANIC: Metric =
         Metric::new("libmesh_panic", "1 while too few endpoints are healthy and health is ignored.");

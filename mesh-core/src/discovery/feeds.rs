@@ -1,0 +1,175 @@
+//! Sources at work: one for each cluster whose endpoints come from elsewhere.
+//!
+//! Decides: which sources run, and how often what they say is put in force. Never: runs on the request path.
+//! Invariant: a source runs exactly as long as a cluster in force names it; a change of anything else in the
+//! document does not restart it. Putting endpoints in force takes at most a tenth of one core, however
+//! often a source speaks: what it said in between is skipped, the last word never.
+
+use std::collections::{BTreeMap, HashMap};
+use std::future::Future;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::runtime::Handle;
+use tokio::task::AbortHandle;
+
+use super::dns::{DataAge, DnsSource};
+use super::file::FileSource;
+use super::inquiry::Means;
+use super::source::{EndpointSet, EndpointSource, Said, Sink};
+use crate::cluster::group::{Cluster, Source};
+use crate::time::{Clock, after};
+
+/// Sources that the application registered, by name.
+pub type Registered = HashMap<Arc<str>, Arc<dyn EndpointSource>>;
+
+/// Where what sources say goes.
+pub trait Target: Send + Sync + 'static {
+    /// Lets `apply` at the cluster of this name, if it is still fed by `source`; no document is put in force
+    /// meanwhile.
+    fn feed(&self, cluster: &str, source: &Source, apply: &mut dyn FnMut(&Arc<Cluster>, Instant));
+    /// A source has nothing that can be used.
+    fn refused(&self, cluster: &str, reason: &str);
+    /// DNS data of this age is in use now.
+    fn watch_age(&self, cluster: &str, age: &Arc<DataAge>);
+}
+
+/// What feeds are made with.
+pub struct Feeds {
+    /// How names are resolved.
+    pub means: Means,
+    /// Sources of the application.
+    pub registered: Arc<Registered>,
+    /// Where it goes.
+    pub target: Arc<dyn Target>,
+    /// Carries the sources.
+    pub runtime: Handle,
+    running: HashMap<Arc<str>, Feed>,
+}
+
+/// One source at work. Dropped, it ends.
+struct Feed {
+    source: Source,
+    sink: Sink,
+    tasks: [AbortHandle; 2],
+}
+
+impl Feeds {
+    /// None runs yet.
+    pub fn new(means: Means, registered: Arc<Registered>, target: Arc<dyn Target>, runtime: Handle) -> Self {
+        Self { means, registered, target, runtime, running: HashMap::new() }
+    }
+
+    /// Starts what these clusters need and do not have, ends what they do not need.
+    pub fn reconcile(&mut self, clusters: &BTreeMap<Arc<str>, Arc<Cluster>>) {
+        self.running
+            .retain(|name, feed| clusters.get(name).is_some_and(|cluster| cluster.settings.source == feed.source));
+        for (name, cluster) in clusters {
+            if !self.running.contains_key(name)
+                && let Some(feed) = self.start(name, &cluster.settings.source)
+            {
+                self.running.insert(Arc::clone(name), feed);
+            }
+        }
+    }
+
+    /// Connections to endpoints of this cluster fail: its source may look again.
+    pub fn doubt(&self, cluster: &str) {
+        if let Some(feed) = self.running.get(cluster) {
+            feed.sink.doubt();
+        }
+    }
+
+    fn start(&self, name: &Arc<str>, source: &Source) -> Option<Feed> {
+        let implementation: Arc<dyn EndpointSource> = match source {
+            Source::Inline(_) => return None,
+            Source::File(path) => Arc::new(FileSource::new(path)),
+            Source::Dns(dns) => {
+                let age = Arc::new(DataAge::default());
+                self.target.watch_age(name, &age);
+                Arc::new(DnsSource { dns: Arc::clone(dns), means: self.means.clone(), age })
+            }
+            Source::Registered(registered) => Arc::clone(self.registered.get(registered)?),
+        };
+        let sink = Sink::new();
+        let following = implementation.follow(name, sink.clone());
+        let place = Place { cluster: Arc::clone(name), source: source.clone(), target: Arc::clone(&self.target) };
+        let applying = put_in_force(place, sink.clone(), Arc::clone(&self.means.clock));
+        let spawn = |task: std::pin::Pin<Box<dyn Future<Output = ()> + Send>>| self.runtime.spawn(task).abort_handle();
+        let tasks = [spawn(following), spawn(Box::pin(applying))];
+        Some(Feed { source: source.clone(), sink, tasks })
+    }
+}
+
+impl Drop for Feed {
+    fn drop(&mut self) {
+        self.tasks.iter().for_each(AbortHandle::abort);
+    }
+}
+
+/// Where one source's word goes.
+struct Place {
+    cluster: Arc<str>,
+    source: Source,
+    target: Arc<dyn Target>,
+}
+
+impl Place {
+    fn apply(&self, set: EndpointSet) {
+        let mut endpoints = Some(set.endpoints);
+        self.target.feed(&self.cluster, &self.source, &mut |cluster, now| {
+            cluster.set_endpoints(endpoints.take().unwrap_or_default(), now);
+        });
+    }
+
+    fn refuse(&self, reason: &Arc<str>) {
+        self.target.feed(&self.cluster, &self.source, &mut |cluster, _| cluster.source_failed(reason));
+        self.target.refused(&self.cluster, reason);
+    }
+}
+
+/// Takes the latest word again and again.
+async fn put_in_force(place: Place, sink: Sink, clock: Arc<dyn Clock>) {
+    let place = Arc::new(place);
+    let mut ends: Option<Instant> = None;
+    loop {
+        let expiry = async {
+            match ends {
+                Some(ends) => clock.sleep_until(ends).await,
+                None => std::future::pending().await,
+            }
+        };
+        let said = tokio::select! {
+            said = sink.take() => said,
+            () = expiry => {
+                tracing::warn!(cluster = %place.cluster, "the source has not renewed its endpoints: they are gone");
+                Said::Set(EndpointSet::default())
+            }
+        };
+        let set = match said {
+            Said::Set(set) => set,
+            Said::Refused(reason) => {
+                place.refuse(&reason);
+                continue;
+            }
+        };
+        ends = set.valid_for.map(|span| after(clock.now(), span));
+        // Real time, whatever clock the mesh has: this bounds work, it is no policy.
+        let started = Instant::now();
+        if set.endpoints.len() < LARGE {
+            place.apply(set);
+        } else {
+            let place = Arc::clone(&place);
+            // A worker that is busy for milliseconds would delay the requests it carries.
+            let _ = tokio::task::spawn_blocking(move || place.apply(set)).await;
+        }
+        tokio::time::sleep((started.elapsed() * REST).max(SHORTEST_REST)).await;
+    }
+}
+
+/// A set this large is put in force on a thread that carries no requests: about 0.1 ms of work.
+const LARGE: usize = 500;
+/// Rest after putting endpoints in force, in multiples of the time that took: a tenth of one core at most.
+const REST: u32 = 9;
+/// Shortest such rest: 100 updates a second become at most 50.
+const SHORTEST_REST: Duration = Duration::from_millis(20);

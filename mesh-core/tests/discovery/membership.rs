@@ -1,0 +1,217 @@
+//! What stays of a cluster when its list changes, and what ends.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Instant;
+
+use mesh_core::cluster::group::{Cluster, Wanted};
+use mesh_core::compile::{self, Context};
+use mesh_core::snapshot::Snapshot;
+use mesh_core::time::{Clock, SystemClock};
+use mesh_core::{ConfigError, ErrorKind, Mesh, config};
+
+use crate::support::{at, document, endpoint_of, free_port, in_force, serve, two_ports, until};
+
+fn snapshot(text: &str, previous: Option<&Snapshot>) -> Snapshot {
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+    let context = Context {
+        origin: "mesh.yaml",
+        base: Path::new(""),
+        clock: &clock,
+        identity: None,
+        previous,
+        sources: None,
+        revision: 1,
+    };
+    compile::compile(config::parse(text, "mesh.yaml").unwrap(), &context).unwrap_or_else(|found| panic!("{found:?}"))
+}
+
+fn cluster(snapshot: &Snapshot) -> Arc<Cluster> {
+    Arc::clone(&snapshot.clusters["a"])
+}
+
+#[test]
+fn a_member_that_did_not_change_stays_the_same_value_and_a_changed_one_keeps_what_was_learned() {
+    let now = Instant::now();
+    let cluster = cluster(&snapshot(&document("endpoint_source: registry"), None));
+    let list: Vec<_> = (1..=4).map(|n| at(&format!("10.0.0.{n}:80"))).collect();
+    cluster.set_endpoints(list.clone(), now);
+    let first = cluster.endpoints();
+    let mut changed = list.clone();
+    let mut heavier = (*list[1]).clone();
+    heavier.weight.0 = 7;
+    changed[1] = Arc::new(heavier);
+    changed[2] = Arc::new((*list[2]).clone());
+    changed.pop();
+    changed.push(at("10.0.0.9:80"));
+    cluster.set_endpoints(changed, now);
+    let second = cluster.endpoints();
+    assert!(Arc::ptr_eq(&first[0], &second[0]), "the same value was handed out again");
+    assert!(Arc::ptr_eq(&first[2], &second[2]), "an equal value was handed out");
+    assert!(!Arc::ptr_eq(&first[1], &second[1]) && Arc::ptr_eq(&first[1].live, &second[1].live));
+    assert_eq!((second[1].weight, &*second[3].name), (7, "10.0.0.9:80"));
+}
+
+#[test]
+fn a_removed_endpoint_that_comes_back_starts_afresh_and_is_judged() {
+    let now = Instant::now();
+    let cluster = cluster(&snapshot(&document("endpoint_source: registry"), None));
+    let (one, two) = (at("10.0.0.1:80"), at("10.0.0.2:80"));
+    cluster.set_endpoints(vec![Arc::clone(&one), Arc::clone(&two)], now);
+    let before = cluster.endpoints();
+    cluster.set_endpoints(vec![Arc::clone(&one)], now);
+    cluster.set_endpoints(vec![one, two], now);
+    let after = cluster.endpoints();
+    assert!(Arc::ptr_eq(&before[0].live, &after[0].live));
+    assert!(!Arc::ptr_eq(&before[1].live, &after[1].live));
+}
+
+#[test]
+fn a_cluster_starts_from_what_the_last_document_had_until_its_new_source_speaks() {
+    let now = Instant::now();
+    let old = snapshot(&document("endpoints: [{ address: \"10.0.0.1:80\" }]"), None);
+    let new = snapshot(&document("dns: { name: a.example, port: 80 }"), Some(&old));
+    let cluster = cluster(&new);
+    assert_eq!(cluster.endpoints().len(), 1);
+    assert!(Arc::ptr_eq(&cluster.endpoints()[0].live, &old.clusters["a"].endpoints()[0].live));
+    cluster.source_failed(&"no such name".into());
+    assert_eq!(cluster.endpoints().len(), 1, "a source that has nothing takes nothing away");
+    cluster.set_endpoints(vec![at("10.0.0.2:80")], now);
+    assert_eq!(&*cluster.endpoints()[0].name, "10.0.0.2:80");
+}
+
+#[test]
+fn a_cluster_that_waits_for_its_source_says_so_and_a_failed_one_says_why() {
+    let cluster = cluster(&snapshot(&document("dns: { name: a.example, port: 80 }"), None));
+    assert!(cluster.is_resolving());
+    cluster.source_failed(&"SERVFAIL".into());
+    assert!(!cluster.is_resolving());
+    let wanted = Wanted { now: Instant::now(), tried: &[], hash: None };
+    let Err(error) = cluster.pick(wanted, &mut fastrand::Rng::new()) else { panic!("picked") };
+    assert_eq!(error.kind(), ErrorKind::NoEndpoint);
+    assert!(error.to_string().contains("SERVFAIL"), "{error}");
+}
+
+/// Endpoints of addresses no two of which are equal.
+fn many(count: u32) -> Vec<Arc<mesh_core::config::Endpoint>> {
+    (0..count).map(|n| at(&format!("10.{}.{}.{}:80", n >> 16, (n >> 8) & 255, n & 255))).collect()
+}
+
+#[test]
+fn a_change_of_one_in_a_hundred_thousand_builds_one() {
+    let now = Instant::now();
+    let cluster = cluster(&snapshot(&document("endpoint_source: registry"), None));
+    let mut list = many(100_000);
+    let before = rss();
+    cluster.set_endpoints(list.clone(), now);
+    println!("{} bytes for each of 100000 endpoints, without what the source holds", (rss() - before) / 100_000);
+    let first: BTreeSet<usize> = cluster.endpoints().iter().map(|endpoint| Arc::as_ptr(endpoint) as usize).collect();
+    let started = Instant::now();
+    for n in 0..5 {
+        list[n * 1000] = at(&format!("11.0.0.{n}:80"));
+        cluster.set_endpoints(list.clone(), now);
+    }
+    println!("{:?} for each change of one in 100000", started.elapsed() / 5);
+    let second = cluster.endpoints();
+    assert_eq!(second.len(), 100_000);
+    let built = second.iter().filter(|endpoint| !first.contains(&(Arc::as_ptr(endpoint) as usize))).count();
+    assert_eq!(built, 5);
+}
+
+fn rss() -> usize {
+    let statm = std::fs::read_to_string("/proc/self/statm").unwrap();
+    statm.split(' ').nth(1).unwrap().parse::<usize>().unwrap() * 4096
+}
+
+/// Connections of this process to `port`, by the kernel's table, that are established.
+fn established(port: u16) -> usize {
+    let table = std::fs::read_to_string("/proc/net/tcp").unwrap();
+    let remote = format!(":{port:04X}");
+    let lines = table.lines().skip(1).map(|line| line.split_whitespace().collect::<Vec<_>>());
+    lines.filter(|fields| fields[2].ends_with(&remote) && fields[3] == "01").count()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn idle_connections_of_a_removed_endpoint_close_at_once_although_a_call_holds_the_old_document() {
+    let [one, two] = two_ports();
+    let _servers = [serve(&format!("127.0.0.1:{one}")).await, serve(&format!("127.0.0.1:{two}")).await];
+    let named = |ports: &[u16]| {
+        let list: Vec<_> = ports.iter().map(|port| format!("{{ address: \"127.0.0.1:{port}\" }}")).collect();
+        document(&format!("endpoints: [{}]", list.join(", ")))
+    };
+    let mesh = Mesh::from_yaml(&named(&[one, two]), "mesh.yaml").unwrap();
+    while established(one) == 0 || established(two) == 0 {
+        endpoint_of(&mesh).await.unwrap();
+    }
+    // A response that is not read yet keeps its call's snapshot, and with it the old cluster.
+    let held = loop {
+        let request = http::Request::get("http://a/").body(mesh_core::Body::empty()).unwrap();
+        let response = mesh.client().call(request).await.unwrap();
+        let report = response.extensions().get::<mesh_core::CallReport>().unwrap();
+        if report.endpoint.ends_with(&format!(":{two}")) {
+            break response;
+        }
+        response.into_body().collect_up_to(100).await.unwrap();
+    };
+    mesh.reload(&named(&[two]), "mesh.yaml").unwrap();
+    until("the removed endpoint's connections to close", || established(one) == 0).await;
+    let body = held.into_body().collect_up_to(100).await.unwrap();
+    assert_eq!(&body[..], b"fine");
+    assert_eq!(endpoint_of(&mesh).await.unwrap(), format!("127.0.0.1:{two}"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_request_in_flight_to_a_removed_endpoint_finishes() {
+    let port = free_port();
+    let text = format!("version: 1\nlisteners: [{{ name: in, address: \"127.0.0.1:{port}\" }}]\n");
+    let server = Mesh::from_yaml(&text, "server.yaml").unwrap();
+    let (arrived, go) = (Arc::new(tokio::sync::Notify::new()), Arc::new(tokio::sync::Notify::new()));
+    let signals = (Arc::clone(&arrived), Arc::clone(&go));
+    let slow = tower::service_fn(move |_: http::Request<mesh_core::Body>| {
+        let (arrived, go) = (Arc::clone(&signals.0), Arc::clone(&signals.1));
+        async move {
+            arrived.notify_one();
+            go.notified().await;
+            Ok::<_, mesh_core::error::BoxError>(http::Response::new(mesh_core::Body::from("late")))
+        }
+    });
+    server.listen("in", slow).await.unwrap();
+    let mesh =
+        Mesh::from_yaml(&document(&format!("endpoints: [{{ address: \"127.0.0.1:{port}\" }}]")), "mesh.yaml").unwrap();
+    let client = mesh.client();
+    let call = tokio::spawn(async move { endpoint_of_client(client).await });
+    arrived.notified().await;
+    mesh.reload(&document("endpoints: []"), "mesh.yaml").unwrap();
+    assert_eq!(in_force(&mesh), Vec::<String>::new());
+    go.notify_one();
+    assert_eq!(call.await.unwrap(), "late");
+    until("its connection to close", || established(port) == 0).await;
+}
+
+async fn endpoint_of_client(client: mesh_core::ServiceClient) -> String {
+    let response = client.call(http::Request::get("http://a/").body(mesh_core::Body::empty()).unwrap()).await.unwrap();
+    String::from_utf8(response.into_body().collect_up_to(100).await.unwrap().to_vec()).unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_removed_cluster_frees_its_sockets() {
+    let port = free_port();
+    let _server = serve(&format!("127.0.0.1:{port}")).await;
+    let mesh =
+        Mesh::from_yaml(&document(&format!("endpoints: [{{ address: \"127.0.0.1:{port}\" }}]")), "mesh.yaml").unwrap();
+    endpoint_of(&mesh).await.unwrap();
+    assert_eq!(established(port), 1);
+    mesh.reload("version: 1\n", "mesh.yaml").unwrap();
+    until("the cluster's connections to close", || established(port) == 0).await;
+}
+
+#[test]
+fn a_source_that_nobody_registered_is_refused() {
+    let error: ConfigError = match Mesh::from_yaml(&document("endpoint_source: registry"), "mesh.yaml") {
+        Err(error) => error,
+        Ok(_) => panic!("taken"),
+    };
+    assert!(error.to_string().contains("no endpoint source is registered as `registry`"), "{error}");
+    assert_eq!(error.diagnostics()[0].path, "clusters[0]");
+}

@@ -1,0 +1,291 @@
+//! Endpoints that move while a thousand callers keep their connections, and a hundred thousand endpoints that
+//! change a hundred times a second.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test may panic")]
+
+use std::future::Future;
+use std::path::Path;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use http::{Request, Response};
+use mesh_core::config::Endpoint;
+use mesh_core::discovery::{EndpointSet, EndpointSource, Sink};
+use mesh_core::error::BoxError;
+use mesh_core::{Body, CallReport, Mesh, ServiceClient};
+use mesh_tests::process::{free_port, wait_until};
+use tokio::task::{JoinHandle, JoinSet};
+
+fn replace(path: &Path, text: &str) {
+    let new = path.with_extension("new");
+    std::fs::write(&new, text).unwrap();
+    std::fs::rename(&new, path).unwrap();
+}
+
+/// A server that holds each request for a while, so that every caller needs a connection of its own.
+async fn slow_server(address: &str, holds: Duration) -> Mesh {
+    let text = format!("version: 1\nlisteners: [{{ name: in, address: \"{address}\" }}]\n");
+    let mesh = Mesh::from_yaml(&text, "server.yaml").unwrap();
+    let answer = tower::service_fn(move |_: Request<Body>| async move {
+        tokio::time::sleep(holds).await;
+        Ok::<_, BoxError>(Response::new(Body::from("fine")))
+    });
+    mesh.listen("in", answer).await.unwrap();
+    mesh
+}
+
+/// Open file descriptors of this process.
+fn descriptors() -> usize {
+    std::fs::read_dir("/proc/self/fd").unwrap().count()
+}
+
+/// Memory of this process, in bytes.
+fn memory() -> usize {
+    let statm = std::fs::read_to_string("/proc/self/statm").unwrap();
+    statm.split(' ').nth(1).unwrap().parse::<usize>().unwrap() * 4096
+}
+
+/// Callers that each send one request after the other.
+struct Callers {
+    stopping: Arc<AtomicBool>,
+    answered: Arc<AtomicUsize>,
+    tasks: JoinSet<Vec<String>>,
+}
+
+impl Callers {
+    fn start(client: &ServiceClient, count: usize) -> Self {
+        let (stopping, answered) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
+        let mut tasks = JoinSet::new();
+        for _ in 0..count {
+            let (client, stopping, answered) = (client.clone(), Arc::clone(&stopping), Arc::clone(&answered));
+            tasks.spawn(async move {
+                let mut failures = Vec::new();
+                while !stopping.load(Ordering::Relaxed) {
+                    match get(&client).await {
+                        Ok(_) => drop(answered.fetch_add(1, Ordering::Relaxed)),
+                        Err(error) => failures.push(error),
+                    }
+                }
+                failures
+            });
+        }
+        Self { stopping, answered, tasks }
+    }
+
+    /// Waits for what is in flight; the number of answers, and every failure.
+    async fn stop(self) -> (usize, Vec<String>) {
+        self.stopping.store(true, Ordering::Relaxed);
+        let failures = self.tasks.join_all().await.concat();
+        (self.answered.load(Ordering::Relaxed), failures)
+    }
+}
+
+/// The endpoint that answered.
+async fn get(client: &ServiceClient) -> Result<String, String> {
+    let response = client.call(Request::get("http://a/").body(Body::empty()).unwrap()).await;
+    let response = response.map_err(|error| error.to_string())?;
+    let status = response.status();
+    let endpoint = response.extensions().get::<CallReport>().unwrap().endpoint.to_string();
+    let body = response.into_body().collect_up_to(1 << 10).await.map_err(|error| error.to_string())?;
+    if status == 200 && &body[..] == b"fine" { Ok(endpoint) } else { Err(format!("{status} {body:?}")) }
+}
+
+/// Three places where a server runs, and the file that says where they are.
+struct Fleet<'a> {
+    file: &'a Path,
+    ports: Vec<u16>,
+    servers: Vec<Mesh>,
+    leaving: JoinSet<()>,
+}
+
+impl<'a> Fleet<'a> {
+    async fn start(file: &'a Path) -> Self {
+        let mut fleet = Self { file, ports: Vec::new(), servers: Vec::new(), leaving: JoinSet::new() };
+        for _ in 0..3 {
+            let (port, server) = Self::one().await;
+            fleet.ports.push(port);
+            fleet.servers.push(server);
+        }
+        fleet.announce();
+        fleet
+    }
+
+    async fn one() -> (u16, Mesh) {
+        let port = free_port().unwrap();
+        (port, slow_server(&format!("127.0.0.1:{port}"), HOLDS).await)
+    }
+
+    fn announce(&self) {
+        let list: String = self.ports.iter().map(|port| format!("- address: 127.0.0.1:{port}\n")).collect();
+        replace(self.file, &list);
+    }
+
+    /// One server moves: the new one serves, the file says so, the old one leaves as a server does.
+    async fn moves(&mut self, place: usize) {
+        let (port, server) = Self::one().await;
+        self.ports[place] = port;
+        let old = std::mem::replace(&mut self.servers[place], server);
+        self.announce();
+        self.leaving.spawn(async move {
+            old.drain(Duration::from_secs(2)).await;
+            let _ = tokio::task::spawn_blocking(move || old.close(Duration::from_secs(2))).await;
+        });
+    }
+
+    async fn stop(mut self) {
+        for server in self.servers.drain(..) {
+            server.drain(Duration::from_millis(500)).await;
+            let _ = tokio::task::spawn_blocking(move || server.close(Duration::from_secs(2))).await;
+        }
+        self.leaving.join_all().await;
+    }
+}
+
+async fn round(file: &Path, (callers, moves, each): (usize, usize, Duration)) -> (usize, Vec<String>, usize) {
+    let mut fleet = Fleet::start(file).await;
+    let text = format!(
+        "version: 1
+clusters: [{{ name: a, endpoints_file: \"{}\", max_idle_connections: 1000, concurrency_limit: {{ max_requests: 2000 }} }}]
+routes: [{{ hosts: [a], rules: [{{ backends: [{{ cluster: a }}] }}] }}]
+",
+        file.display()
+    );
+    let mesh = Mesh::from_yaml(&text, "client.yaml").unwrap();
+    let load = Callers::start(&mesh.client(), callers);
+    let mut most = 0;
+    let mut ticks = tokio::time::interval(each);
+    for n in 0..moves {
+        ticks.tick().await;
+        fleet.moves(n % 3).await;
+        most = most.max(descriptors());
+    }
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let (answered, failures) = load.stop().await;
+    tokio::task::spawn_blocking(move || mesh.close(Duration::from_secs(2))).await.unwrap();
+    fleet.stop().await;
+    (answered, failures, most)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_thousand_callers_see_no_failure_while_endpoints_move_a_hundred_times() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("endpoints.yaml");
+    // What is allocated once and kept, threads and buffers of the allocator, is not a leak.
+    let (_, failures, _) = round(&file, (1000, 6, Duration::from_millis(600))).await;
+    assert_eq!(failures, Vec::<String>::new());
+    wait_until("the sockets of the first round to close", || descriptors() < 200).unwrap();
+    let (sockets, bytes) = (descriptors(), memory());
+    let (answered, failures, most) = round(&file, (1000, 100, Duration::from_millis(600))).await;
+    println!("{answered} requests, {most} descriptors at most");
+    assert_eq!(failures, Vec::<String>::new(), "of {answered}");
+    assert!(answered > 10_000, "{answered} requests");
+    // Both ends are in this process: a connection is two descriptors.
+    assert!(most > 2000, "{most} descriptors: the callers did not keep a thousand connections");
+    wait_until("sockets back to the baseline", || descriptors() <= sockets + 5).unwrap();
+    let grown = memory().saturating_sub(bytes);
+    println!("{} KiB more than after the first round", grown >> 10);
+    assert!(grown < 32 << 20, "{grown} bytes more than after 6 moves");
+}
+
+/// Hands its sink out.
+#[derive(Clone, Default)]
+struct Registry(Arc<Mutex<Option<Sink>>>);
+
+impl EndpointSource for Registry {
+    fn follow(&self, _: &str, sink: Sink) -> Pin<Box<dyn Future<Output = ()> + Send>> {
+        *self.0.lock().unwrap() = Some(sink);
+        Box::pin(async {})
+    }
+}
+
+fn at(address: &str) -> Arc<Endpoint> {
+    Arc::new(Endpoint::at(address.parse().unwrap()))
+}
+
+/// 127.0.0.0/8 is all ours: one server on every address.
+fn everywhere(port: u16) -> Vec<Arc<Endpoint>> {
+    let hosts = (0..MANY).map(|n| format!("127.{}.{}.{}:{port}", 1 + (n >> 16), (n >> 8) & 255, n & 255));
+    hosts.map(|address| at(&address)).collect()
+}
+
+/// Sends 200 requests a second for `span` and times each, in microseconds.
+async fn timed(client: &ServiceClient, span: Duration) -> Result<Vec<u64>, String> {
+    let mut ticks = tokio::time::interval(Duration::from_millis(5));
+    let mut calls = JoinSet::new();
+    let end = Instant::now() + span;
+    while Instant::now() < end {
+        ticks.tick().await;
+        let client = client.clone();
+        calls.spawn(async move {
+            let started = Instant::now();
+            get(&client).await.map(|_| started.elapsed().as_micros() as u64)
+        });
+    }
+    let mut times = calls.join_all().await.into_iter().collect::<Result<Vec<_>, _>>()?;
+    times.sort_unstable();
+    Ok(times)
+}
+
+/// Publishes all endpoints but one, another one each time, a hundred times a second.
+fn churn(sink: &Sink, all: &[Arc<Endpoint>]) -> JoinHandle<usize> {
+    let (sink, all) = (sink.clone(), all.to_vec());
+    tokio::spawn(async move {
+        let mut ticks = tokio::time::interval(Duration::from_millis(10));
+        let mut said = 0;
+        while said < 1000 {
+            ticks.tick().await;
+            let mut list = all.clone();
+            list.remove(said * 97 % all.len());
+            sink.publish(EndpointSet::new(list));
+            said += 1;
+        }
+        said
+    })
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_hundred_updates_a_second_of_a_hundred_thousand_endpoints_fail_no_request() {
+    let port = free_port().unwrap();
+    let _server = slow_server(&format!("0.0.0.0:{port}"), Duration::ZERO).await;
+    let registry = Registry::default();
+    let text = "version: 1
+clusters: [{ name: a, endpoint_source: registry, idle_timeout: 1s }]
+routes: [{ hosts: [a], rules: [{ backends: [{ cluster: a }] }] }]
+";
+    let mesh = Mesh::builder().endpoint_source("registry", Arc::new(registry.clone()));
+    let mesh = mesh.from_yaml(text, "client.yaml").unwrap();
+    mesh.start().unwrap();
+    wait_until("the source to be followed", || registry.0.lock().unwrap().is_some()).unwrap();
+    let sink = registry.0.lock().unwrap().clone().unwrap();
+    let before = memory();
+    let all = everywhere(port);
+    let written = memory();
+    sink.publish(EndpointSet::new(all.clone()));
+    let known = || mesh.metrics_text().contains("libmesh_endpoints{cluster=\"a\"} 100000");
+    wait_until("all endpoints", known).unwrap();
+    println!(
+        "{} bytes for each endpoint as its source holds it, {} more in the mesh",
+        (written - before) / MANY,
+        (memory() - written) / MANY
+    );
+    let quiet = timed(&mesh.client(), Duration::from_secs(10)).await.unwrap();
+    let churning = churn(&sink, &all);
+    let busy = timed(&mesh.client(), Duration::from_secs(10)).await.unwrap();
+    println!("{} updates were published", churning.await.unwrap());
+    for (name, share) in [("p50", 0.5), ("p99", 0.99)] {
+        let [quiet, busy] = [&quiet, &busy].map(|times| times[(times.len() as f64 * share) as usize].max(1));
+        println!("{name}: {quiet} us without updates, {busy} us with; ratio {:.2}", busy as f64 / quiet as f64);
+    }
+    let last = format!("127.200.0.1:{port}");
+    sink.publish(EndpointSet::new(vec![at(&last)]));
+    wait_until("the last state", || mesh.metrics_text().contains("libmesh_endpoints{cluster=\"a\"} 1\n")).unwrap();
+    for _ in 0..20 {
+        assert_eq!(get(&mesh.client()).await.unwrap(), last);
+    }
+}
+
+/// How long a server holds a request: 1 000 callers are then 2 000 requests a second.
+const HOLDS: Duration = Duration::from_millis(500);
+const MANY: usize = 100_000;
