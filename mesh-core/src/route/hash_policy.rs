@@ -14,7 +14,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use http::{HeaderMap, HeaderName, HeaderValue, header};
-use xxhash_rust::xxh64::{Xxh64, xxh64};
+use xxhash_rust::xxh64::xxh64;
 
 use super::matcher::RequestHead;
 
@@ -138,19 +138,14 @@ pub fn value_of<'h>(headers: &'h HeaderMap, name: &str) -> Option<&'h str> {
     (!inner.is_empty()).then_some(inner)
 }
 
-/// All values of a header, in an order that is not the sender's.
+/// All values of a header, in an order that is not the sender's; each one seeds the next (Envoy).
 fn hash_of_values(headers: &HeaderMap, name: &HeaderName) -> Option<u64> {
-    let mut values: Vec<&[u8]> = headers.get_all(name).iter().map(HeaderValue::as_bytes).collect();
-    match values.as_slice() {
-        [] => None,
-        [only] => Some(xxh64(only, 0)),
-        _ => {
-            values.sort_unstable();
-            let mut hash = Xxh64::new(0);
-            values.iter().for_each(|value| hash.update(value));
-            Some(hash.digest())
-        }
-    }
+    let mut values = headers.get_all(name).iter().map(HeaderValue::as_bytes);
+    let first = values.next()?;
+    let Some(second) = values.next() else { return Some(xxh64(first, 0)) };
+    let mut all: Vec<&[u8]> = [first, second].into_iter().chain(values).collect();
+    all.sort_unstable();
+    Some(all.into_iter().fold(0, |seed, value| xxh64(value, seed)))
 }
 
 #[cfg(test)]
