@@ -57,17 +57,19 @@ test-go: build
 	cd bindings/go && go vet ./... && go test ./... && GOEXPERIMENT=cgocheck2 go test -race ./...
 
 # The same scenarios and stories in every language, and the README's quick starts as they stand.
-STORIES := broken_configs drain guards moving_endpoints outage refused_peers reload rolling_restart scenarios telemetry docs
+STORIES := broken_configs drain envoy_hashing guards moving_endpoints outage refused_peers reload rolling_restart scenarios telemetry docs
 test-corpus: build python-module
 	cargo build --release $(CARGO_ALL) --example quickstart
 	cargo test --release $(CARGO_ALL) $(addprefix --test ,$(STORIES)) -- --include-ignored
 
 bench: build
 	$(RELEASE)/mesh-bench
+	$(RELEASE)/mesh-bench micro
 
 # Only that it runs: no timing decides a test.
 bench-short: build
 	$(RELEASE)/mesh-bench --rounds 1 --seconds 1 --in-flight 1
+	$(RELEASE)/mesh-bench micro --rounds 1
 
 clean:
 	rm -rf target .venv

@@ -15,6 +15,7 @@ mod counting;
 mod envoy;
 mod host;
 mod load;
+mod micro;
 mod sidecar;
 mod table;
 mod upstream;
@@ -53,6 +54,8 @@ pub struct Options {
 /// What a child process of the bench is.
 #[derive(Subcommand, Clone)]
 enum Role {
+    /// What single decisions cost, without a network.
+    Micro(micro::Task),
     /// The upstream: prints its address, serves until its input ends.
     #[command(hide = true)]
     Upstream,
@@ -68,6 +71,7 @@ fn main() -> ExitCode {
     let options = Options::parse();
     let result = match options.role.clone() {
         None => sidecar::run(&options),
+        Some(Role::Micro(task)) => micro::run(&task),
         Some(Role::Upstream) => upstream::run(),
         Some(Role::Worker(task)) => worker::run(&task),
         Some(Role::Allocations(task)) => allocations::run(&task),

@@ -215,6 +215,8 @@ impl Explanation<'_> {
             Balancer::RoundRobin => "round_robin",
             Balancer::Random => "random",
             Balancer::WeightedRoundRobin => "weighted_round_robin",
+            Balancer::RingHash => "ring_hash",
+            Balancer::Maglev => "maglev",
         };
         let mode = self.mode(cluster, None);
         let mut out = format!("          {balancer}, {}\n", security(cluster, mode));

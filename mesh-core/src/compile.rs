@@ -19,6 +19,7 @@ use crate::time::Clock;
 mod access;
 mod admission;
 mod balancing;
+mod affinity;
 mod cluster;
 mod guard;
 mod limit;

@@ -8,6 +8,7 @@
 use std::cell::{Cell, RefCell};
 use std::future::Future;
 use std::marker::PhantomData;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -24,6 +25,8 @@ pub struct CallContext {
     pub deadline: Option<Instant>,
     /// SPIFFE ID of the caller, from the handshake.
     pub peer: Option<Arc<str>>,
+    /// Where the caller is.
+    pub address: Option<IpAddr>,
     /// `x-request-id`, one for the whole tree of calls.
     pub request_id: Option<Arc<str>>,
     /// How much it matters that it is answered; what it causes matters no more.
@@ -58,6 +61,7 @@ impl CallContext {
             trace,
             deadline: None,
             peer: None,
+            address: None,
             request_id: None,
             criticality: None,
             attempt: 1,

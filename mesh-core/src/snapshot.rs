@@ -22,6 +22,7 @@ use crate::policy::guard::Guarded;
 use crate::policy::hedge::Hedging;
 use crate::config::health::ListenerHealth;
 use crate::policy::retry::RetryPolicy;
+use crate::route::affinity::Affinity;
 use crate::route::matcher::RequestMatch;
 use crate::route::rewrite::Rewrite;
 use crate::route::split::Split;
@@ -102,6 +103,8 @@ pub struct Action {
     pub retry: Arc<RetryPolicy>,
     /// When a copy is sent before it is answered, and what was learned of that.
     pub hedge: Option<Arc<Hedging>>,
+    /// What binds it to an endpoint.
+    pub affinity: Affinity,
 }
 
 /// What a listener demands of a connection.

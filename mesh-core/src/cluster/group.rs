@@ -4,8 +4,9 @@
 //! when endpoints change; it builds a new picker and swaps it.
 //! Invariant: what a changed cluster has learned goes on to the next, as far as it still holds.
 
+use std::borrow::Cow;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -20,6 +21,7 @@ use crate::cluster::membership::{Ground, Members, Resolved};
 use crate::cluster::outlier::{Observed, OutlierConfig, OutlierDetector};
 use crate::cluster::picker::{Asked, Balancing, Candidate, NoEndpoint};
 use crate::cluster::pickers::Pickers;
+use crate::cluster::session::ByAddress;
 use crate::cluster::subset::Subsets;
 use crate::cluster::subsetting::Subsetting;
 use crate::cluster::taken::Taken;
@@ -31,8 +33,9 @@ use crate::endpoint::pool::PoolLimits;
 use crate::error::{Error, ErrorKind, Place};
 use crate::policy::Invalid;
 use crate::policy::budget::{Budget, BudgetConfig};
-use crate::policy::circuit_breaker::{BreakerConfig, CircuitBreaker, Refused, Transitions};
+use crate::policy::circuit_breaker::{BreakerConfig, CircuitBreaker, Permit, Refused, Transitions};
 use crate::policy::concurrency::{ConcurrencyLimit, Terms};
+use crate::route::affinity::Affinity;
 use crate::telemetry::{DestinationService, Peer};
 
 /// A named group of endpoints.
@@ -55,8 +58,11 @@ pub struct Cluster {
     is_used: Arc<AtomicBool>,
     pickers: ArcSwap<Pickers>,
     retired: Mutex<Option<Arc<Pickers>>>,
+    pub(super) by_address: ArcSwap<ByAddress>,
     members: Mutex<Members>,
     hosts: ArcSwap<Vec<Arc<Written>>>,
+    /// Requests at all endpoints, those that left the cluster included; for balancers that ask.
+    in_flight: Arc<AtomicU32>,
     /// A source spoke.
     heard: tokio::sync::Notify,
     doubted: AtomicBool,
@@ -89,6 +95,10 @@ pub struct Settings {
     pub subsets: Subsets,
     /// Which of the endpoints are used; `None`: all.
     pub subsetting: Option<Subsetting>,
+    /// What endpoints are known by to a hash: their host instead of their address.
+    pub hashes_by_host: bool,
+    /// What binds requests to endpoints where their rule does not say.
+    pub affinity: Affinity,
     /// Of each endpoint.
     pub breaker: BreakerConfig,
     /// Of the cluster as a whole, if it has one.
@@ -168,6 +178,8 @@ impl Cluster {
             transitions: previous.map(|previous| Arc::clone(&previous.transitions)).unwrap_or_default(),
             is_used: previous.map(|previous| Arc::clone(&previous.is_used)).unwrap_or_default(),
             pickers: ArcSwap::from_pointee(Pickers::new(&settings, Vec::new(), 0)),
+            by_address: ArcSwap::default(),
+            in_flight: previous.map(|previous| Arc::clone(&previous.in_flight)).unwrap_or_default(),
             settings,
             budget,
             limit,
@@ -288,8 +300,7 @@ impl Cluster {
         if !self.is_used.load(Ordering::Relaxed) {
             self.is_used.store(true, Ordering::Relaxed);
         }
-        let leave = self.breaker.as_ref().map(|breaker| breaker.admit(now)).transpose();
-        let mut leave = leave.map_err(|refused| self.broken(refused))?;
+        let mut leave = self.leave(now)?;
         let pickers = self.pickers.load();
         let picker = pickers.of(subset);
         let mut skip: Vec<usize> = tried.iter().filter_map(|endpoint| pickers.index_of(endpoint)).collect();
@@ -309,6 +320,12 @@ impl Cluster {
         }
         let place = Place { cluster: Some(self.name.to_string()), retry_after: soonest, ..Place::default() };
         Err(Error::new(ErrorKind::CircuitOpen, "every endpoint's circuit breaker is open").with_place(place))
+    }
+
+    /// The permit of the cluster's breaker, if it has one.
+    pub(super) fn leave(&self, now: Instant) -> Result<Option<Permit>, Error> {
+        let leave = self.breaker.as_ref().map(|breaker| breaker.admit(now)).transpose();
+        leave.map_err(|refused| self.broken(refused))
     }
 
     /// Refuses what the breaker of the cluster would refuse: before anything is waited for, at the cost of two
@@ -388,9 +405,13 @@ impl Cluster {
     fn rebuild(&self, members: &mut Members, now: Instant) {
         let ground = Ground { settings: &self.settings, outlier: &self.outlier, transitions: &self.transitions, now };
         let endpoints = members.build(ground);
+        if self.settings.balancing.kind.counts_group() {
+            endpoints.iter().for_each(|endpoint| endpoint.live.load.join(&self.in_flight));
+        }
         let pickers = Pickers::new(&self.settings, endpoints, members.generation());
         // Kept for a moment: else the last request that looks at it would take a long list apart.
         *self.retired.lock().unwrap_or_else(PoisonError::into_inner) = Some(self.pickers.swap(Arc::new(pickers)));
+        self.by_address.store(Arc::default());
     }
 }
 
@@ -429,6 +450,11 @@ impl Candidate for Endpoint {
 
     fn reported_weight(&self, rule: &ReportRule, now: Instant) -> Option<f64> {
         self.live.weight.weight(rule, now)
+    }
+
+    fn hash_key(&self) -> Option<Cow<'_, str>> {
+        let own = self.hash_key.as_deref().map(Cow::Borrowed);
+        Some(own.unwrap_or_else(|| self.address.to_string().into()))
     }
 
     fn is_local(&self) -> bool {

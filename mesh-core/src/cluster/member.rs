@@ -25,6 +25,8 @@ pub struct Endpoint {
     pub name: Arc<str>,
     /// Where it is.
     pub address: Address,
+    /// What a hash knows it by, if not by its address.
+    pub hash_key: Option<Arc<str>>,
     /// Its share among its peers.
     pub weight: u32,
     /// How near it is to us.

@@ -313,6 +313,7 @@ fn endpoint(written: &Arc<Written>, address: Address, of: (&Settings, bool, Arc<
     let name = written.address.as_str();
     let name = if written.address.is_host_name() { address.to_string().into() } else { name.into() };
     Endpoint {
+        hash_key: hash_key(written, settings),
         name,
         address,
         weight: written.weight.0,
@@ -329,6 +330,11 @@ fn endpoint(written: &Arc<Written>, address: Address, of: (&Settings, bool, Arc<
         written: Arc::clone(written),
         live,
     }
+}
+
+fn hash_key(written: &Written, settings: &Settings) -> Option<Arc<str>> {
+    let own = written.hash_key.as_deref();
+    own.or_else(|| settings.hashes_by_host.then(|| written.address.host())).map(Arc::from)
 }
 
 fn proximity(ours: Option<&Locality>, theirs: Option<&Locality>) -> Proximity {

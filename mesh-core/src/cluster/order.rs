@@ -5,6 +5,7 @@
 
 use super::alias::Alias;
 use super::balancing::BalancerKind;
+use super::hashing::Hashing;
 use super::load_weight::ReportedTurns;
 use super::round_robin::Rotation;
 
@@ -19,6 +20,8 @@ pub(super) enum Order {
     Turns(Rotation),
     /// In turns, by what endpoints report.
     Reported(ReportedTurns),
+    /// By what a request hashes to; there is no next one.
+    Hashed(Hashing),
 }
 
 impl Order {
@@ -39,6 +42,7 @@ impl Order {
             Self::Weighted(table) => table.at(rng.u64(..)),
             Self::Turns(rotation) => rotation.next(),
             Self::Reported(turns) => turns.next(),
+            Self::Hashed(hashing) => rng.usize(0..hashing.size()),
         }
     }
 

@@ -20,6 +20,7 @@
 //!    endpoint is drawn. If it is available, the tier is used. If not, and at least half of the tier is
 //!    available, its available ones are used; with less, the next tier is asked. So a tier that loses
 //!    endpoints keeps traffic in proportion to what it has left, and the rest spills.
+//!    Balancers by hash know neither: the whole level has one ring or table ([`super::hashing`]).
 //! 5. Tried endpoints are left out of all this. If their level has nothing else, the other levels are
 //!    asked; then an available one is taken again, then one that is leaving, and in panic any.
 //!
@@ -27,12 +28,15 @@
 //! Two draws and two comparisons when the drawn ones are available, whatever the number of endpoints.
 //! Counts are kept by [`super::census`]; only many draws in vain cost a walk.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::area::Area;
 pub use super::balancing::{BalancerKind, Balancing, LeastRequest};
+use super::bounded_load::InFlight;
 use super::census::Census;
+use super::hashing::Hashing;
 use super::level::{Level, Parts, Place, effective_weight};
 use super::load_weight::ReportRule;
 use super::locality::{Locality, Proximity};
@@ -66,6 +70,10 @@ pub trait Candidate {
     /// Its level, read once; 0 is used first.
     fn priority(&self) -> u32 {
         0
+    }
+    /// What consistent hashing knows it by, read once. Default: its place in the list.
+    fn hash_key(&self) -> Option<Cow<'_, str>> {
+        None
     }
     /// Where it is, read once, for weights of localities.
     fn locality(&self) -> Option<&Locality> {
@@ -166,16 +174,24 @@ impl<C: Candidate> Picker<C> {
         for index in members.iter().copied() {
             let endpoint = &endpoints[index];
             if endpoint.weight() > 0 && is_weighted(endpoint) {
-                let place = Place { index, proximity: endpoint.proximity(), locality: endpoint.locality() };
+                let is_near = !balancing.kind.follows_hash();
+                let proximity = if is_near { endpoint.proximity() } else { Proximity::Elsewhere };
+                let place = Place { index, proximity, locality: endpoint.locality() };
                 by_priority.entry(endpoint.priority()).or_default().push(place);
             }
         }
         let area = |members: Vec<usize>| {
-            let weights: Vec<u32> = members.iter().map(|index| endpoints[*index].weight()).collect();
-            let members = members.into_iter().map(|index| index as u32).collect();
-            Area::new(members, Order::new(balancing.kind, &weights, seed))
+            let order = match balancing.kind {
+                BalancerKind::Hash(config) => Order::Hashed(Hashing::over(&endpoints, &members, localities, config)),
+                kind => {
+                    let weights: Vec<u32> = members.iter().map(|index| endpoints[*index].weight()).collect();
+                    Order::new(kind, &weights, seed)
+                }
+            };
+            Area::new(members.into_iter().map(|index| index as u32).collect(), order)
         };
-        let levels: Box<[Level]> = by_priority.values().map(|places| Level::new(places, localities, area)).collect();
+        let parted_by = localities.filter(|_| !balancing.kind.follows_hash());
+        let levels: Box<[Level]> = by_priority.values().map(|places| Level::new(places, parted_by, area)).collect();
         let census = Census::new(levels.iter().map(|level| level.all.members.len()).sum());
         let picker = Self { levels, census, balancing, endpoints: Arc::clone(&endpoints) };
         picker.spread();
@@ -300,7 +316,7 @@ impl<C: Candidate> Picker<C> {
         rng: &mut fastrand::Rng,
     ) -> Result<Option<usize>, Disproved> {
         let fit = |index: usize| ask.is_untried(index) && self.is_fit(index, ask.now);
-        let Some(first) = self.draw(area, ask.now, rng, &|index| ask.is_untried(index)) else { return Ok(None) };
+        let Some(first) = self.draw(area, ask, rng, &|index| ask.is_untried(index)) else { return Ok(None) };
         if self.is_fit(first, ask.now) {
             return Ok(Some(self.challenged(first, area, (ask, rng), &fit)));
         }
@@ -354,7 +370,7 @@ impl<C: Candidate> Picker<C> {
 
     /// The balancer's choice among the accepted members of an area.
     fn choose(&self, area: &Area, ask: Asked<'_>, rng: &mut fastrand::Rng, accept: Accept<'_>) -> Option<usize> {
-        let first = self.draw(area, ask.now, rng, accept)?;
+        let first = self.draw(area, ask, rng, accept)?;
         Some(self.challenged(first, area, (ask, rng), accept))
     }
 
@@ -371,14 +387,19 @@ impl<C: Candidate> Picker<C> {
             return best;
         }
         for _ in 1..self.balancing.choices() {
-            let other = self.draw(area, ask.now, rng, &|index| index != best && accept(index));
+            let other = self.draw(area, ask, rng, &|index| index != best && accept(index));
             best = other.filter(|other| self.is_cheaper(*other, best, ask.now)).unwrap_or(best);
         }
         best
     }
 
-    /// One accepted member, by turn or by chance in proportion to weight.
-    fn draw(&self, area: &Area, now: Instant, rng: &mut fastrand::Rng, accept: Accept<'_>) -> Option<usize> {
+    /// One accepted member, by hash, by turn or by chance in proportion to weight.
+    fn draw(&self, area: &Area, ask: Asked<'_>, rng: &mut fastrand::Rng, accept: Accept<'_>) -> Option<usize> {
+        let now = ask.now;
+        if let Order::Hashed(hashing) = &area.order {
+            let hash = ask.hash.unwrap_or_else(|| rng.u64(..));
+            return self.draw_by_hash((area, hashing), hash, accept);
+        }
         if let Order::Reported(turns) = &area.order {
             let rule = &self.balancing.reports;
             let weight = |place: usize| self.endpoints[area.members[place] as usize].reported_weight(rule, now);
@@ -392,6 +413,17 @@ impl<C: Candidate> Picker<C> {
             }
         }
         self.walk(area, now, rng, accept)
+    }
+
+    fn draw_by_hash(&self, (area, hashing): (&Area, &Hashing), hash: u64, accept: Accept<'_>) -> Option<usize> {
+        let member = |place: usize| area.members[place] as usize;
+        let in_flight = |place: usize| self.endpoints[member(place)].load().in_flight();
+        let total = || {
+            let group = self.endpoints[member(0)].load().in_flight_of_group();
+            group.unwrap_or_else(|| (0..area.members.len()).map(in_flight).sum())
+        };
+        let busy = InFlight { total: if hashing.is_bounded() { total() } else { 0 }, at: &in_flight };
+        hashing.pick(hash, busy, &|place| accept(member(place))).map(member)
     }
 
     /// Exact where `draw` was unlucky: one pass that keeps each member with its share of the weight

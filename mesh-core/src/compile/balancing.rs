@@ -3,6 +3,7 @@
 use std::num::NonZeroU32;
 use std::sync::Arc;
 
+use super::affinity;
 use crate::cluster::Locality;
 use crate::cluster::balancing::{BalancerKind, Balancing, LeastRequest};
 use crate::cluster::group::Settings;
@@ -25,6 +26,8 @@ pub(super) fn balancing(cluster: &Cluster, document: &Document) -> Result<Balanc
             Balancer::RoundRobin => BalancerKind::RoundRobin,
             Balancer::Random => BalancerKind::Random,
             Balancer::WeightedRoundRobin => BalancerKind::WeightedRoundRobin,
+            Balancer::RingHash => BalancerKind::Hash(affinity::ring(cluster)?),
+            Balancer::Maglev => BalancerKind::Hash(affinity::maglev(cluster)?),
         },
         least_request: LeastRequest {
             choices: set.least_request.choice_count,

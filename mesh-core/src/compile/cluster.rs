@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use super::{Context, balancing, health, standing};
+use super::{Context, affinity, balancing, health, standing};
 use crate::cluster::group::{Cluster, Settings, Source};
 use crate::config::cluster::{self as written, TlsMode};
 use crate::config::document::Document;
@@ -110,6 +110,8 @@ fn settings(
         balancing: balancing::balancing(cluster, document)?,
         subsets: balancing::subsets(cluster, document),
         subsetting: balancing::subsetting(cluster, previous),
+        hashes_by_host: cluster.consistent_hashing.as_ref().is_some_and(|hashing| hashing.use_hostname_for_hashing),
+        affinity: affinity::affinity(&cluster.hash_policy, cluster.session.as_ref())?,
         breaker: standing::breaker(&breaker)?,
         cluster_breaker: cluster
             .cluster_circuit_breaker

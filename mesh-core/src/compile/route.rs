@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use super::affinity;
 use super::problems::Problems;
 use super::retry::{self, Learned};
 use crate::cluster::group::Cluster;
@@ -84,6 +85,8 @@ fn compile_rule(
     let retry = problems.note(format!("{}.retry", place.path), retry::retry_policy(&retry));
     let hedge = retry::hedging(rule, document, learned.get(place.name.as_str()));
     let hedge = problems.note(format!("{}.hedge", place.path), hedge);
+    let affinity = affinity::affinity(&rule.hash_policy, rule.session.as_ref());
+    let affinity = problems.note(&place.path, affinity);
     let action = Action {
         name: place.name.as_str().into(),
         split: split?,
@@ -93,6 +96,7 @@ fn compile_rule(
         timeout_header_max: rule.timeout_header_max.unwrap_or(defaults.timeout_header_max).nonzero(),
         retry: Arc::new(retry?),
         hedge: hedge?,
+        affinity: affinity?,
     };
     Some(Rule { name: place.name.clone(), matches: matches?, action })
 }

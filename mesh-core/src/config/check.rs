@@ -7,6 +7,7 @@ mod balancing;
 mod dns;
 mod admission;
 mod health;
+mod hashing;
 mod limits;
 mod names;
 mod retries;
@@ -27,6 +28,7 @@ pub fn document(document: &Document, positions: &Positions) -> Vec<Diagnostic> {
     trust::check(document, &mut report);
     limits::check(document, &mut report);
     balancing::check(document, &mut report);
+    hashing::check(document, &mut report);
     for (index, cluster) in document.clusters.iter().enumerate() {
         check_cluster(cluster, &Path::ROOT.field("clusters").index(index), &mut report);
         health::check(cluster, &Path::ROOT.field("clusters").index(index), &mut report);

@@ -14,6 +14,7 @@ use super::dns::Dns;
 use super::connection::{ConnectionPool, Http2};
 use super::duration::TimeSpan;
 use super::health::HealthCheck;
+use super::hashing::{ConsistentHashing, HashPolicy, Maglev, RingHash, Session};
 use super::policy::{CircuitBreakerOverride, ConcurrencyLimitOverride, OutlierOverride, RetryBudgetOverride};
 use super::value::{AddressText, Name, SpiffeIdText, Weight};
 
@@ -51,6 +52,21 @@ pub struct Cluster {
     /// Priorities, localities, slow start, subsets, and the balancers' own numbers.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub balancing: Option<Balancing>,
+    /// The ring, for the balancer `ring_hash`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ring_hash: Option<RingHash>,
+    /// The table, for the balancer `maglev`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub maglev: Option<Maglev>,
+    /// How endpoints are known and bounded, for both.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub consistent_hashing: Option<ConsistentHashing>,
+    /// What requests hash to whose rule does not say; for both. Default: nothing, the hash is random.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub hash_policy: Vec<HashPolicy>,
+    /// What keeps clients with their endpoint whose rule does not say. Default: nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub session: Option<Session>,
     /// Overrides `defaults.circuit_breaker`, field by field.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub circuit_breaker: Option<CircuitBreakerOverride>,
@@ -120,6 +136,10 @@ pub struct Endpoint {
     #[serde(default)]
     #[schemars(range(max = 128))]
     pub priority: u32,
+    /// What consistent hashing knows the endpoint by (Envoy's `hash_key`, gRPC A76). Default: its address.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1))]
+    pub hash_key: Option<String>,
     /// Where the endpoint runs. Default: unknown.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub locality: Option<Locality>,
@@ -146,6 +166,7 @@ impl Endpoint {
             weight: Weight::default(),
             additional_addresses: Vec::new(),
             priority: 0,
+            hash_key: None,
             locality: None,
             labels: BTreeMap::new(),
             tls: None,
@@ -251,6 +272,10 @@ pub enum Balancer {
     Random,
     /// One after the other, by the load they report of themselves in `endpoint-load-metrics` (gRPC A58).
     WeightedRoundRobin,
+    /// Equal requests to the same endpoint, by a ring of hashes (Envoy, gRPC A42).
+    RingHash,
+    /// Equal requests to the same endpoint, by a table (Envoy).
+    Maglev,
 }
 
 fn default_max_idle() -> u32 {

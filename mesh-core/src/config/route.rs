@@ -8,6 +8,7 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
 
 use super::duration::TimeSpan;
+use super::hashing::{HashPolicy, Session};
 use super::policy::{HedgeOverride, RetryOverride};
 use super::value::{HeaderName, HostPattern, Method, Name, RegexText, Weight};
 
@@ -68,6 +69,12 @@ pub struct Rule {
     /// Overrides `defaults.retry`, field by field.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub retry: Option<RetryOverride>,
+    /// What requests hash to, for balancers by hash; combined in this order. Default: as the cluster says.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub hash_policy: Vec<HashPolicy>,
+    /// What keeps a client with its endpoint. Default: as the cluster says.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub session: Option<Session>,
 }
 
 /// A cluster and its share of a rule's requests.

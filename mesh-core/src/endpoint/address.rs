@@ -19,6 +19,15 @@ pub enum Address {
 }
 
 impl Address {
+    /// Its socket address, or the first of several; a Unix socket has none.
+    pub fn socket(&self) -> Option<SocketAddr> {
+        match self {
+            Self::Socket(address) => Some(*address),
+            Self::AnyOf(addresses) => addresses.first().copied(),
+            Self::Unix(_) => None,
+        }
+    }
+
     /// One host that has all of these addresses; `None` without any.
     pub fn any_of(addresses: &[SocketAddr]) -> Option<Self> {
         match addresses {

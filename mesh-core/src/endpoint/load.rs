@@ -10,14 +10,16 @@
 //! constant while nothing is measured, and one atomic word holds estimate and age together; a value
 //! and a time stamp in two words could be read torn.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 /// The load of one endpoint. Survives a configuration reload: share it by `Arc`.
 #[derive(Debug)]
 pub struct Load {
     in_flight: AtomicU32,
+    /// Requests of all endpoints of a group, if somebody needs to know.
+    group: OnceLock<Arc<AtomicU32>>,
     /// `ln(estimate in ns) + (time of the estimate - base) / tau`, as the bits of an `f64`.
     level: AtomicU64,
     /// Nanoseconds from `base` to the last sample.
@@ -36,6 +38,7 @@ impl Load {
     pub fn with(decay: Duration, seed: Duration, now: Instant) -> Self {
         Self {
             in_flight: AtomicU32::new(0),
+            group: OnceLock::new(),
             level: AtomicU64::new(nanos(seed).ln().to_bits()),
             sampled_at: AtomicU64::new(0),
             base: now,
@@ -43,10 +46,24 @@ impl Load {
         }
     }
 
+    /// Counts what starts from now on in a group, too. Once, and for good.
+    pub fn join(&self, group: &Arc<AtomicU32>) {
+        let _ = self.group.set(Arc::clone(group));
+    }
+
+    /// Requests counted in now over all endpoints of the group; `None` outside one.
+    pub fn in_flight_of_group(&self) -> Option<u32> {
+        self.group.get().map(|group| group.load(Ordering::Relaxed))
+    }
+
     /// Counts a request in, until the guard is finished or dropped.
     pub fn start(self: &Arc<Self>, now: Instant) -> InFlight {
         self.in_flight.fetch_add(1, Ordering::Relaxed);
-        InFlight { load: Arc::clone(self), started: now, is_sampled: false }
+        let group = self.group.get().cloned();
+        if let Some(group) = &group {
+            group.fetch_add(1, Ordering::Relaxed);
+        }
+        InFlight { group, load: Arc::clone(self), started: now, is_sampled: false }
     }
 
     /// Requests counted in now.
@@ -115,6 +132,8 @@ pub enum Outcome {
 #[must_use = "the request counts only while this is held"]
 pub struct InFlight {
     load: Arc<Load>,
+    /// Set if it was counted in there: the endpoint may have joined later.
+    group: Option<Arc<AtomicU32>>,
     started: Instant,
     is_sampled: bool,
 }
@@ -147,6 +166,9 @@ impl InFlight {
 impl Drop for InFlight {
     fn drop(&mut self) {
         self.load.in_flight.fetch_sub(1, Ordering::Relaxed);
+        if let Some(group) = &self.group {
+            group.fetch_sub(1, Ordering::Relaxed);
+        }
     }
 }
 
@@ -266,6 +288,18 @@ mod tests {
         assert_eq!(load.in_flight(), 3);
         drop(slots);
         assert_eq!((load.in_flight(), load.estimate_nanos(now)), (0, before));
+    }
+
+    #[test]
+    fn a_group_counts_what_starts_after_an_endpoint_joined() {
+        let (now, group) = (Instant::now(), Arc::default());
+        let [one, two] = [Arc::new(Load::new(now)), Arc::new(Load::new(now))];
+        let before = one.start(now);
+        [&one, &two].into_iter().for_each(|load| load.join(&group));
+        let after = (one.start(now), two.start(now));
+        assert_eq!((one.in_flight(), one.in_flight_of_group()), (2, Some(2)));
+        drop((before, after));
+        assert_eq!((one.in_flight(), two.in_flight_of_group()), (0, Some(0)));
     }
 
     #[test]

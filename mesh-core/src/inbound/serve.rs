@@ -358,12 +358,13 @@ fn context(
     from: (&Origin, Instant, Duration),
     rng: &mut fastrand::Rng,
 ) -> CallContext {
-    let ((_, peer), now, margin) = from;
+    let ((address, peer), now, margin) = from;
     let incoming = headers::deadline_of(request.headers()).map(|limit| timeout::with_margin(limit, margin));
     let request_id = headers::request_id(request.headers()).unwrap_or_else(|| headers::new_request_id(rng).into());
     CallContext {
         deadline: incoming.map(|limit| crate::time::after(now, limit)),
         peer: peer.as_ref().map(|peer| peer.id.as_str().into()),
+        address: address.map(|address| address.remote.ip()),
         request_id: Some(request_id),
         attempt: headers::attempt_of(request.headers()),
         ..CallContext::new(trace)

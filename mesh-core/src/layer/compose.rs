@@ -14,6 +14,7 @@ use crate::context::CallContext;
 use crate::core::Core;
 use crate::error::{BoxError, Error, ErrorKind};
 use crate::mesh::Mesh;
+use crate::outbound::affinity::Ties;
 use crate::outbound::{CallOptions, headers};
 use crate::policy::timeout::Limits;
 use crate::route::matcher::RequestHead;
@@ -57,15 +58,17 @@ async fn route(core: Arc<Core>, request: Request<Body>) -> Result<Response<Body>
     let matched =
         matched.map_err(|_| Error::new(ErrorKind::NoRoute, format!("no route for {authority}{}", head.uri.path())))?;
     let (action, prefix) = (&matched.rule.action, matched.prefix_len);
+    let target = action.split.pick(&mut rng);
+    let cluster = &target.cluster;
+    let inherited = CallContext::current();
+    let ties = Ties::of(&head, (Some(&action.affinity), cluster), inherited.as_deref(), &mut rng);
+    head.extensions.insert(Arc::new(ties));
     if let Some(rewrite) = &action.rewrite {
         rewrite.apply(&mut head.uri, &mut head.headers, prefix)?;
     }
-    let target = action.split.pick(&mut rng);
-    let cluster = &target.cluster;
     head.extensions.insert(Tried::default());
 
     let options = head.extensions.get::<CallOptions>().copied().unwrap_or_default();
-    let inherited = CallContext::current();
     crate::outbound::overload::classify(&mut head.headers, &options, inherited.as_deref());
     headers::leave_connection(&mut head.headers, inherited.as_deref(), &mut rng);
     let trace = match &inherited {

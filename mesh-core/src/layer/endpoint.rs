@@ -15,6 +15,7 @@ use crate::context::CallContext;
 use crate::core::Core;
 use crate::error::{BoxError, Error, ErrorKind};
 use crate::mesh::Mesh;
+use crate::outbound::affinity::Ties;
 use crate::outbound::{attempt_once, headers};
 use crate::policy::timeout::{attempt_limit, time_left};
 
@@ -70,13 +71,25 @@ impl Service<Request<Body>> for EndpointService {
             headers::make_absolute(&mut head);
             let tried = head.extensions.get::<Tried>().cloned().unwrap_or_default();
             let skip = lock(&tried.0).clone();
-            let taken = cluster.pick(Wanted { now, tried: &skip, hash: None, subset }, &mut rng)?;
+            let ties = head.extensions.get::<Arc<Ties>>().cloned().unwrap_or_else(|| {
+                let context = CallContext::current();
+                Arc::new(Ties::of(&head, (None, &cluster), context.as_deref(), &mut rng))
+            });
+            let bound = if skip.is_empty() { ties.endpoint(&cluster, now)? } else { None };
+            let taken = match bound {
+                Some(taken) => taken,
+                None => cluster.pick(Wanted { now, tried: &skip, hash: ties.hash, subset }, &mut rng)?,
+            };
+            let address = taken.endpoint.address.socket();
             lock(&tried.0).push(Arc::clone(&taken.endpoint));
             let deadline = CallContext::current().and_then(|context| context.deadline);
             let limit = attempt_limit(limit, time_left(deadline, now));
             headers::tell_deadline(&mut head.headers, limit);
             let until = limit.map(|limit| crate::time::after(now, limit));
-            Ok(attempt_once(&core, (&cluster, taken), Request::from_parts(head, body), (until, deadline)).await?)
+            let request = Request::from_parts(head, body);
+            let mut response = attempt_once(&core, (&cluster, taken), request, (until, deadline)).await?;
+            ties.tell(address, response.headers_mut());
+            Ok(response)
         })
     }
 }

@@ -19,6 +19,7 @@ use crate::context::CallContext;
 use crate::core::Core;
 use crate::endpoint::connect::Dialer;
 use crate::error::{Error, ErrorKind, Place, Sent};
+use crate::outbound::affinity::Ties;
 use crate::outbound::attempt::{self, Outgoing};
 use crate::outbound::body::{Open, ResponseBody};
 use crate::outbound::kept::split_draw;
@@ -32,6 +33,7 @@ use crate::policy::criticality::Criticality;
 use crate::policy::hedge::{HedgeState, Hedging};
 use crate::policy::retry::{Decision, Outcome, RequestFacts, RetryPolicy, RetryState, StopReason};
 use crate::policy::timeout::{self, Limits};
+use crate::route::affinity::Affinity;
 use crate::route::matcher::RequestHead;
 use crate::route::table::Miss;
 use crate::snapshot::Snapshot;
@@ -70,6 +72,8 @@ pub(super) struct Call<'a> {
     class: Criticality,
     pub(super) admitted: Option<Permit>,
     pub(super) cluster: Option<Arc<Cluster>>,
+    /// What binds it to an endpoint.
+    pub(super) ties: Ties,
     pub(super) trail: Trail,
 }
 
@@ -77,6 +81,7 @@ pub(super) struct Call<'a> {
 pub(super) struct Terms {
     pub(super) cluster: Arc<Cluster>,
     subset: Option<usize>,
+    hash: Option<u64>,
     route: Option<Duration>,
     attempt: Option<Duration>,
     header_max: Option<Duration>,
@@ -87,7 +92,7 @@ pub(super) struct Terms {
 impl Terms {
     /// What an attempt wants of the cluster.
     pub(super) fn wanted<'t>(&self, now: Instant, tried: &'t [Arc<Endpoint>]) -> Wanted<'t> {
-        Wanted { now, tried, hash: None, subset: self.subset }
+        Wanted { now, tried, hash: self.hash, subset: self.subset }
     }
 }
 
@@ -139,6 +144,7 @@ impl<'a> Call<'a> {
             class,
             admitted: None,
             cluster: None,
+            ties: Ties::default(),
             trail,
         }
     }
@@ -290,12 +296,13 @@ impl<'a> Call<'a> {
                 .clusters
                 .get(name)
                 .ok_or_else(|| Error::new(ErrorKind::NoCluster, format!("no cluster is called {name:?}")))?;
-            self.going_to(cluster);
+            self.going_to(cluster, None);
             self.trail.why = Why::Named;
             let defaults = &snapshot.defaults;
             return Ok(Terms {
                 cluster: Arc::clone(cluster),
                 subset: None,
+                hash: self.ties.hash,
                 route: defaults.timeout,
                 attempt: defaults.attempt_timeout,
                 header_max: defaults.timeout_header_max,
@@ -318,20 +325,21 @@ impl<'a> Call<'a> {
         let (action, prefix) = (&matched.rule.action, matched.prefix_len);
         self.place.route = Some(action.name.to_string());
         self.record.line.route = Some(Arc::clone(&action.name));
+        let target = action.split.pick(&mut self.rng);
+        let (cluster, subset) = (Arc::clone(&target.cluster), target.subset);
+        self.going_to(&cluster, Some(&action.affinity));
         if let Some(rewrite) = &action.rewrite {
             rewrite.apply(&mut self.head.uri, &mut self.head.headers, prefix).map_err(|error| {
                 Error::new(ErrorKind::BadRequest, format!("the rewritten target is not valid: {error}"))
             })?;
         }
-        let target = action.split.pick(&mut self.rng);
-        let (cluster, subset) = (Arc::clone(&target.cluster), target.subset);
-        self.going_to(&cluster);
         if self.trail.level > Level::Off {
             self.trail.why = split_draw(&action.split, target);
         }
         Ok(Terms {
             cluster,
             subset,
+            hash: self.ties.hash,
             route: action.timeout,
             attempt: action.attempt_timeout,
             header_max: action.timeout_header_max,
@@ -345,6 +353,11 @@ impl<'a> Call<'a> {
         let now = wanted.now;
         if self.deadline.is_some_and(|deadline| deadline <= now) {
             return Err(Error::new(ErrorKind::Timeout, "no time is left"));
+        }
+        if wanted.tried.is_empty()
+            && let Some(taken) = self.ties.endpoint(cluster, now)?
+        {
+            return Ok(taken);
         }
         let picked = cluster.pick(wanted, &mut self.rng);
         if picked.is_ok() || !cluster.is_resolving() {
@@ -371,7 +384,9 @@ impl<'a> Call<'a> {
         }
     }
 
-    fn going_to(&mut self, cluster: &Arc<Cluster>) {
+    /// The ties are those of the request as it came, before it is rewritten.
+    fn going_to(&mut self, cluster: &Arc<Cluster>, rule: Option<&Affinity>) {
+        self.ties = Ties::of(&self.head, (rule, cluster), self.context.as_deref(), &mut self.rng);
         if self.trail.level > Level::Off {
             self.trail.budget_before = Some(cluster.budget.balance(self.core.clock.now()));
         }
@@ -432,6 +447,7 @@ impl<'a> Call<'a> {
         self.record.line.peer.clone_from(&principal);
         self.record.line.peer_serial = peer.map(|peer| peer.serial.as_str().into());
         notice::hide(&mut head.headers);
+        self.ties.tell(taken.endpoint.address.socket(), &mut head.headers);
         let claimed = head.headers.remove(PEER).as_ref().and_then(Peer::from_header);
         if claimed.is_some() || principal.is_some() {
             let known = claimed.or_else(|| Some(Peer::clone(&taken.endpoint.workload)));

@@ -21,6 +21,7 @@ use crate::telemetry::record::is_grpc;
 
 pub(crate) use grpc::GrpcChannel;
 
+pub(crate) mod affinity;
 mod attempt;
 mod body;
 mod call;

@@ -5,11 +5,14 @@
 //! Invariant: everything here is compiled once and immutable; a lookup takes `&self` and, in the
 //! common case, allocates nothing.
 
+pub mod affinity;
+pub mod hash_policy;
 pub mod host;
 pub mod matcher;
 pub mod normalize;
 pub mod path;
 pub mod rewrite;
+pub mod session;
 pub mod specificity;
 pub mod split;
 pub mod table;
