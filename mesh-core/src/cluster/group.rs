@@ -304,9 +304,9 @@ impl Cluster {
         let pickers = self.pickers.load();
         let picker = pickers.of(subset);
         let mut skip: Vec<usize> = tried.iter().filter_map(|endpoint| pickers.index_of(endpoint)).collect();
-        let mut soonest = None;
+        let (mut soonest, earlier) = (None, skip.len());
         // A breaker may close its door between the look and the knock: then knock elsewhere.
-        for _ in 0..=picker.endpoints().len() {
+        for _ in 0..=picker.endpoints().len().min(KNOCKS) {
             let picked =
                 picker.pick(Asked { now, tried: &skip, hash }, rng).map_err(|reason| self.no_endpoint(reason))?;
             match picked.endpoint.live.breaker.admit(now) {
@@ -317,6 +317,11 @@ impl Cluster {
                 break;
             }
             skip.push(picked.index);
+        }
+        for endpoint in skip[earlier..].iter().filter_map(|index| picker.endpoints().get(*index)) {
+            if let Ok(permit) = endpoint.live.breaker.admit_last(now) {
+                return Ok(Taken::new(self, Arc::clone(endpoint), (permit, leave.take()), now));
+            }
         }
         let place = Place { cluster: Some(self.name.to_string()), retry_after: soonest, ..Place::default() };
         Err(Error::new(ErrorKind::CircuitOpen, "every endpoint's circuit breaker is open").with_place(place))
@@ -476,6 +481,9 @@ impl From<Declared> for Health {
         }
     }
 }
+
+/// Doors that are tried: if so many breakers in a row are open, most are.
+const KNOCKS: usize = 16;
 
 fn endpoint_status(endpoint: &Endpoint, now: Instant) -> Value {
     let live = &endpoint.live;

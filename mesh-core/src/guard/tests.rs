@@ -95,7 +95,7 @@ async fn an_operation_that_may_have_acted_is_repeated_only_when_somebody_says_so
 async fn a_dropped_call_frees_its_place() {
     let mesh = mesh();
     let guard = mesh.guard("payment").expect("configured");
-    let mut waiting = Box::pin(guard.run(|| std::future::pending::<io::Result<()>>()));
+    let mut waiting = Box::pin(guard.run(std::future::pending::<io::Result<()>>));
     assert!(futures_poll(&mut waiting).await.is_none());
     assert_eq!(kind(guard.run(|| async { Ok::<_, io::Error>(()) }).await), ErrorKind::Overloaded);
     drop(waiting);

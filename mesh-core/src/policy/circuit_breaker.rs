@@ -111,7 +111,7 @@ impl CircuitBreaker {
     pub fn under(&self, config: BreakerConfig, now: Instant) -> Arc<Self> {
         let breaker = Self::counted(config, Arc::clone(&self.transitions), now);
         let (mine, mut live) = (self.lock(), breaker.lock());
-        live.opened = mine.opened;
+        (live.opened, live.soonest) = (mine.opened, mine.soonest);
         live.era = mine.era + 1;
         live.phase = match &mine.phase {
             Phase::Closed => Phase::Closed,
@@ -188,6 +188,22 @@ impl CircuitBreaker {
     /// Takes the decision away from the results, or gives it back.
     pub fn force(&self, mode: Mode) {
         self.mode.store(mode.code(), Ordering::Relaxed);
+    }
+
+    /// Asks for leave where nothing else is left: a wait that grew with failed probes is over after as long as
+    /// the first one. So a service that was down for long is found again as soon as one that was not.
+    pub fn admit_last(self: &Arc<Self>, now: Instant) -> Result<Permit, Refused> {
+        let mut live = self.lock();
+        let soonest = live.soonest;
+        if let Phase::Open { until } = &mut live.phase
+            && soonest <= now
+            && *until > now
+        {
+            *until = now;
+            self.publish(&live);
+        }
+        drop(live);
+        self.admit(now)
     }
 
     fn admit_by_results(&self, now: Instant) -> Result<Role, Refused> {
@@ -292,6 +308,7 @@ impl CircuitBreaker {
     fn open(&self, live: &mut Live, now: Instant, rng: &mut fastrand::Rng) {
         live.opened = live.opened.saturating_add(1);
         let until = after(now, self.config.open_for.delay(live.opened, rng));
+        live.soonest = after(now, self.config.open_for.delay(1, rng)).min(until);
         live.enter(Phase::Open { until });
         self.transitions.to(State::Open);
         self.publish(live);
@@ -375,6 +392,8 @@ struct Live {
     streak: u32,
     /// Openings since the last recovery.
     opened: u32,
+    /// When the first wait of an opening would be over.
+    soonest: Instant,
     failures: Option<Window>,
     slow: Option<Window>,
 }
@@ -405,6 +424,7 @@ impl Live {
             era: 0,
             streak: 0,
             opened: 0,
+            soonest: now,
             failures: config.rate.map(window),
             slow: config.slow.map(|slow| window(slow.trip())),
         }

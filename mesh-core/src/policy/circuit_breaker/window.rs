@@ -29,14 +29,14 @@ pub(super) enum Span {
 /// A rolling window.
 #[derive(Debug)]
 pub(super) enum Window {
-    Time(Buckets),
+    Time(Box<Buckets>),
     Requests(Ring),
 }
 
 impl Window {
     pub(super) fn new(span: Span, now: Instant) -> Self {
         match span {
-            Span::Time(length) => Self::Time(Buckets::new(length, now)),
+            Span::Time(length) => Self::Time(Box::new(Buckets::new(length, now))),
             Span::Requests(most) => Self::Requests(Ring { most: most.get() as usize, ..Ring::default() }),
         }
     }

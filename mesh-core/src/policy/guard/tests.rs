@@ -77,7 +77,8 @@ fn kind(ending: &Ending) -> Option<ErrorKind> {
 fn a_script_of_outcomes_makes_these_attempts_and_ends_like_this() {
     use Class::*;
     // (idempotent, attempts and how they end, ending, why no further one, counted as)
-    let table: &[(bool, &[Class], Option<ErrorKind>, &str, End)] = &[
+    type Row<'a> = (bool, &'a [Class], Option<ErrorKind>, &'a str, End);
+    let table: &[Row<'_>] = &[
         (true, &[Success], None, "success", End::Success),
         (true, &[Transient, Success], None, "success", End::Success),
         (true, &[Transient, Unprocessed, Transient], None, "attempts_exhausted", End::Failure),
