@@ -27,7 +27,7 @@ pub(super) fn balancing(cluster: &Cluster, document: &Document) -> Result<Balanc
             Balancer::WeightedRoundRobin => BalancerKind::WeightedRoundRobin,
         },
         least_request: LeastRequest {
-            choices: set.least_request.choice_count,
+            choices: set.least_request.choice_count.min(10) as u8,
             bias: set.least_request.active_request_bias,
         },
         reports: report_rule(&set.weighted_round_robin),

@@ -96,7 +96,7 @@ pub struct SlowStart {
 pub struct LeastRequest {
     /// How many endpoints are drawn. Default: 2 (Envoy; gRPC A48 takes 2 to 10).
     #[schemars(range(min = 2, max = 10))]
-    pub choice_count: u8,
+    pub choice_count: u32,
     /// How much requests in flight count against weight; 0 = not at all. Default: 1 (Envoy).
     #[schemars(range(min = 0, max = 10))]
     pub active_request_bias: f64,
