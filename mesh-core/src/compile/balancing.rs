@@ -30,7 +30,7 @@ pub(super) fn balancing(cluster: &Cluster, document: &Document) -> Result<Balanc
             Balancer::Maglev => BalancerKind::Hash(affinity::maglev(cluster)?),
         },
         least_request: LeastRequest {
-            choices: set.least_request.choice_count,
+            choices: set.least_request.choice_count.min(10) as u8,
             bias: set.least_request.active_request_bias,
         },
         reports: report_rule(&set.weighted_round_robin),
@@ -63,7 +63,7 @@ pub(super) fn subsetting(cluster: &Cluster, previous: Option<&Settings>) -> Opti
     let set = cluster.balancing.as_ref()?.subsetting.as_ref()?;
     let drawn =
         || previous.and_then(|previous| previous.subsetting).map_or_else(|| fastrand::u64(..), |kept| kept.seed);
-    Some(Subsetting { size: NonZeroU32::new(set.size)?, seed: set.seed.unwrap_or_else(drawn) })
+    Some(Subsetting { size: NonZeroU32::new(set.size)?, seed: set.seed.map_or_else(drawn, u64::from) })
 }
 
 fn report_rule(written: &written::WeightedRoundRobin) -> ReportRule {

@@ -96,7 +96,7 @@ pub struct SlowStart {
 pub struct LeastRequest {
     /// How many endpoints are drawn. Default: 2 (Envoy; gRPC A48 takes 2 to 10).
     #[schemars(range(min = 2, max = 10))]
-    pub choice_count: u8,
+    pub choice_count: u32,
     /// How much requests in flight count against weight; 0 = not at all. Default: 1 (Envoy).
     #[schemars(range(min = 0, max = 10))]
     pub active_request_bias: f64,
@@ -146,7 +146,7 @@ pub struct Subsetting {
     pub size: u32,
     /// Which ones. Default: random for each process, so that clients use different ones.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub seed: Option<u64>,
+    pub seed: Option<u32>,
 }
 
 /// What to do for a subset without endpoints.
