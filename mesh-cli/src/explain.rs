@@ -199,6 +199,8 @@ impl Explanation<'_> {
             Balancer::PeakEwma => "peak_ewma",
             Balancer::LeastRequest => "least_request",
             Balancer::RoundRobin => "round_robin",
+            Balancer::Random => "random",
+            Balancer::WeightedRoundRobin => "weighted_round_robin",
         };
         let mode = self.mode(cluster, None);
         let mut out = format!("          {balancer}, {}\n", security(cluster, mode));

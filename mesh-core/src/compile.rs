@@ -17,6 +17,7 @@ use crate::snapshot::{Defaults, Snapshot};
 use crate::time::Clock;
 
 mod access;
+mod balancing;
 mod cluster;
 mod health;
 pub(crate) mod problems;

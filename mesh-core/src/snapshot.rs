@@ -51,12 +51,20 @@ pub struct Defaults {
     pub retry: Arc<RetryPolicy>,
 }
 
+/// Where a backend of a rule sends.
+pub struct Target {
+    /// To this cluster.
+    pub cluster: Arc<Cluster>,
+    /// To these endpoints of it, by the number of the subset; `None`: to all.
+    pub subset: Option<usize>,
+}
+
 /// What a rule does with a request.
 pub struct Action {
     /// The rule's name.
     pub name: Arc<str>,
     /// Which cluster takes it.
-    pub split: Split<Arc<Cluster>>,
+    pub split: Split<Target>,
     /// How it is changed on the way.
     pub rewrite: Option<Rewrite>,
     /// Bounds the whole request.

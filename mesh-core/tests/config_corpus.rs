@@ -151,6 +151,18 @@ fn an_override_keeps_the_defaults_that_it_does_not_name() {
 }
 
 #[test]
+fn checking_a_document_opens_nothing_that_it_names() {
+    let directory = tempfile::tempdir().unwrap();
+    let log = directory.path().join("access.log");
+    let text = format!("telemetry: {{ access_log: {{ path: \"{}\" }} }}\n", log.display());
+    mesh_core::Mesh::check(&text, "mesh.yaml").unwrap();
+    assert!(!log.exists());
+    mesh_core::Mesh::from_yaml(&text, "mesh.yaml").unwrap();
+    assert!(log.exists(), "the log of a mesh that is opened");
+    assert!(mesh_core::Mesh::check("telemetry: { access: 1 }", "mesh.yaml").is_err());
+}
+
+#[test]
 fn ten_thousand_endpoints_are_read_in_one_go() {
     let entries: Vec<String> = (0..10_000).map(|n| format!("- address: 10.0.{}.{}:80\n", n / 250, n % 250)).collect();
     assert_eq!(config::parse_endpoints(&entries.concat(), "e.yaml").unwrap().len(), 10_000);

@@ -35,7 +35,7 @@ impl BalancerKind {
 }
 
 /// Settings of a picker.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Default)]
 pub struct Balancing {
     /// How one of several is chosen.
     pub kind: BalancerKind,
@@ -66,20 +66,6 @@ impl Default for LeastRequest {
     /// Envoy's.
     fn default() -> Self {
         Self { choices: 2, bias: 1.0 }
-    }
-}
-
-impl Default for Balancing {
-    fn default() -> Self {
-        Self {
-            kind: BalancerKind::default(),
-            least_request: LeastRequest::default(),
-            reports: ReportRule::default(),
-            rule: Rule::default(),
-            fails_on_panic: false,
-            slow_start: None,
-            localities: None,
-        }
     }
 }
 

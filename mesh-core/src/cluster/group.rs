@@ -6,18 +6,22 @@
 
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
-use std::time::Instant;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use serde_json::{Value, json};
 
 use crate::cluster::health::{Health, HealthCheck};
+use crate::cluster::load_weight::ReportRule;
 use crate::cluster::locality::Proximity;
 use crate::cluster::member::Endpoint;
 use crate::cluster::membership::{Ground, Members, Resolved};
 use crate::cluster::outlier::{Observed, OutlierConfig, OutlierDetector};
-use crate::cluster::picker::{Asked, BalancerKind, Candidate, NoEndpoint, Picker};
+use crate::cluster::picker::{Asked, Balancing, Candidate, NoEndpoint};
+use crate::cluster::pickers::Pickers;
+use crate::cluster::subset::Subsets;
+use crate::cluster::subsetting::Subsetting;
 use crate::cluster::taken::Taken;
 use crate::config::cluster::{Declared, Endpoint as Written, Locality};
 use crate::config::dns::Dns;
@@ -49,8 +53,10 @@ pub struct Cluster {
     pub transitions: Arc<Transitions>,
     /// Whether a request ever asked for an endpoint: decides how often an idle cluster is probed.
     is_used: Arc<AtomicBool>,
-    picker: ArcSwap<Picker<Endpoint>>,
+    pickers: ArcSwap<Pickers>,
+    retired: Mutex<Option<Arc<Pickers>>>,
     members: Mutex<Members>,
+    hosts: ArcSwap<Vec<Arc<Written>>>,
     /// A source spoke.
     heard: tokio::sync::Notify,
     doubted: AtomicBool,
@@ -78,7 +84,11 @@ pub struct Settings {
     /// Limits of each endpoint's pool.
     pub pool: PoolLimits,
     /// How an endpoint is chosen.
-    pub balancer: BalancerKind,
+    pub balancing: Balancing,
+    /// Which subsets rules name.
+    pub subsets: Subsets,
+    /// Which of the endpoints are used; `None`: all.
+    pub subsetting: Option<Subsetting>,
     /// Of each endpoint.
     pub breaker: BreakerConfig,
     /// Of the cluster as a whole, if it has one.
@@ -124,6 +134,8 @@ pub struct Wanted<'a> {
     pub tried: &'a [Arc<Endpoint>],
     /// What the request hashes to, for balancers that send equal requests to the same endpoint.
     pub hash: Option<u64>,
+    /// Only endpoints of this subset, by its number in [`Settings::subsets`].
+    pub subset: Option<usize>,
 }
 
 impl Cluster {
@@ -155,12 +167,14 @@ impl Cluster {
             breaker,
             transitions: previous.map(|previous| Arc::clone(&previous.transitions)).unwrap_or_default(),
             is_used: previous.map(|previous| Arc::clone(&previous.is_used)).unwrap_or_default(),
-            picker: ArcSwap::from_pointee(Picker::new(settings.balancer, Vec::new(), 0)),
+            pickers: ArcSwap::from_pointee(Pickers::new(&settings, Vec::new(), 0)),
             settings,
             budget,
             limit,
             outlier,
             members: Mutex::new(members),
+            retired: Mutex::default(),
+            hosts: ArcSwap::default(),
             heard: tokio::sync::Notify::new(),
             doubted: AtomicBool::new(false),
         })
@@ -170,6 +184,7 @@ impl Cluster {
     pub fn set_endpoints(&self, written: Vec<Arc<Written>>, now: Instant) {
         let mut members = self.members();
         if members.replace(written) {
+            self.hosts.store(Arc::new(members.hosts().to_vec()));
             self.rebuild(&mut members, now);
         }
         drop(members);
@@ -221,33 +236,29 @@ impl Cluster {
         self.members().written().to_vec()
     }
 
-    /// Those of the endpoints that are host names.
-    pub fn hosts(&self) -> Vec<Arc<Written>> {
-        self.members().hosts().to_vec()
+    /// Those of the endpoints that are host names. Does not wait for a list that is being put in force.
+    pub fn hosts(&self) -> Arc<Vec<Arc<Written>>> {
+        self.hosts.load_full()
     }
 
     /// Endpoints in force.
     pub fn endpoints(&self) -> Vec<Arc<Endpoint>> {
-        self.picker.load().endpoints().to_vec()
+        self.pickers.load().endpoints().to_vec()
     }
 
     /// Looks at every endpoint in force, without a copy of the list.
     pub fn each_endpoint(&self, look: impl FnMut(&Arc<Endpoint>)) {
-        self.picker.load().endpoints().iter().for_each(look);
+        self.pickers.load().endpoints().iter().for_each(look);
     }
 
     /// Open connections to all endpoints.
     pub fn connections(&self) -> usize {
-        self.picker.load().endpoints().iter().map(|endpoint| endpoint.live.pool.size()).sum()
+        self.pickers.load().endpoints().iter().map(|endpoint| endpoint.live.pool.size()).sum()
     }
 
-    /// Whether so few endpoints are available that the balancer ignores it: fewer than half.
+    /// Whether a priority level has so few available endpoints that the balancer ignores it.
     pub fn is_panicking(&self, now: Instant) -> bool {
-        let picker = self.picker.load();
-        let endpoints = picker.endpoints();
-        // Who is draining is neither missing nor there.
-        let staying = || endpoints.iter().filter(|endpoint| endpoint.health(now) != Health::Draining);
-        staying().filter(|endpoint| endpoint.is_available(now)).count() * 2 < staying().count()
+        self.pickers.load().of(None).is_panicking(now)
     }
 
     /// Whether there is no endpoint because a source has yet to speak, or a name to be resolved, for the
@@ -273,17 +284,15 @@ impl Cluster {
 
     /// An endpoint for one attempt, other than those already tried if there is one.
     pub fn pick(self: &Arc<Self>, wanted: Wanted<'_>, rng: &mut fastrand::Rng) -> Result<Taken, Error> {
-        let Wanted { now, tried, hash } = wanted;
+        let Wanted { now, tried, hash, subset } = wanted;
         if !self.is_used.load(Ordering::Relaxed) {
             self.is_used.store(true, Ordering::Relaxed);
         }
         let leave = self.breaker.as_ref().map(|breaker| breaker.admit(now)).transpose();
         let mut leave = leave.map_err(|refused| self.broken(refused))?;
-        let picker = self.picker.load();
-        let mut skip: Vec<usize> = Vec::new();
-        for endpoint in tried {
-            skip.extend(picker.endpoints().iter().position(|other| Arc::ptr_eq(&other.live, &endpoint.live)));
-        }
+        let pickers = self.pickers.load();
+        let picker = pickers.of(subset);
+        let mut skip: Vec<usize> = tried.iter().filter_map(|endpoint| pickers.index_of(endpoint)).collect();
         let mut soonest = None;
         // A breaker may close its door between the look and the knock: then knock elsewhere.
         for _ in 0..=picker.endpoints().len() {
@@ -330,6 +339,9 @@ impl Cluster {
     /// Lets ejected endpoints come back and judges the interval. Called each `outlier.interval`.
     pub fn sweep(&self, now: Instant, rng: &mut fastrand::Rng) {
         let sweep = self.outlier.sweep(now, rng);
+        if !sweep.returned.is_empty() {
+            self.members().warm_up(&sweep.returned, now);
+        }
         if !sweep.returned.is_empty() || !sweep.detections.is_empty() {
             tracing::info!(cluster = %self.name, returned = sweep.returned.len(), detected = sweep.detections.len(), "outlier sweep");
         }
@@ -337,7 +349,8 @@ impl Cluster {
 
     /// Closes connections that are idle for too long, retired or closed by the peer.
     pub fn close_idle(&self, moment: Moment) {
-        for endpoint in self.picker.load_full().endpoints() {
+        self.retired.lock().unwrap_or_else(PoisonError::into_inner).take();
+        for endpoint in self.pickers.load_full().endpoints() {
             endpoint.live.pool.sweep(moment, self.settings.pool);
         }
     }
@@ -369,13 +382,15 @@ impl Cluster {
     }
 
     fn members(&self) -> std::sync::MutexGuard<'_, Members> {
-        self.members.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+        self.members.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn rebuild(&self, members: &mut Members, now: Instant) {
         let ground = Ground { settings: &self.settings, outlier: &self.outlier, transitions: &self.transitions, now };
         let endpoints = members.build(ground);
-        self.picker.store(Arc::new(Picker::new(self.settings.balancer, endpoints, members.generation())));
+        let pickers = Pickers::new(&self.settings, endpoints, members.generation());
+        // Kept for a moment: else the last request that looks at it would take a long list apart.
+        *self.retired.lock().unwrap_or_else(PoisonError::into_inner) = Some(self.pickers.swap(Arc::new(pickers)));
     }
 }
 
@@ -392,12 +407,28 @@ impl Candidate for Endpoint {
         self.health(now) <= Health::Degraded && !self.live.outlier.is_ejected() && !self.live.breaker.is_open(now)
     }
 
-    fn is_degraded(&self) -> bool {
-        self.declared.max(self.live.health.checked(self.is_checked)) == Health::Degraded
+    fn is_degraded(&self, now: Instant) -> bool {
+        self.health(now) == Health::Degraded
     }
 
     fn is_leaving(&self, now: Instant) -> bool {
         self.health(now) == Health::Draining && !self.live.breaker.is_open(now)
+    }
+
+    fn priority(&self) -> u32 {
+        self.written.priority
+    }
+
+    fn locality(&self) -> Option<&crate::cluster::Locality> {
+        Some(&self.locality)
+    }
+
+    fn age(&self, now: Instant) -> Duration {
+        self.live.warmth.age(now)
+    }
+
+    fn reported_weight(&self, rule: &ReportRule, now: Instant) -> Option<f64> {
+        self.live.weight.weight(rule, now)
     }
 
     fn is_local(&self) -> bool {
@@ -425,6 +456,7 @@ fn endpoint_status(endpoint: &Endpoint, now: Instant) -> Value {
     json!({
         "address": &*endpoint.name,
         "weight": endpoint.weight,
+        "priority": endpoint.written.priority,
         "tls": if endpoint.is_mutual { "mutual" } else { "plaintext" },
         "locality": format!("{:?}", endpoint.proximity).to_lowercase(),
         "in_flight": live.load.in_flight(),

@@ -5,11 +5,14 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
 use crate::cluster::health::{Health, HealthState};
-use crate::cluster::locality::Proximity;
+use crate::cluster::load_weight::LoadWeight;
+use crate::cluster::locality::{Locality, Proximity};
 use crate::cluster::outlier::OutlierState;
+use crate::cluster::slow_start::Warmth;
 use crate::config::cluster::Endpoint as Written;
 use crate::endpoint::load::Load;
 use crate::endpoint::pool::Pool;
@@ -26,6 +29,8 @@ pub struct Endpoint {
     pub weight: u32,
     /// How near it is to us.
     pub proximity: Proximity,
+    /// Where it is, for weights of localities.
+    pub locality: Locality,
     /// Whether it speaks mutual TLS.
     pub is_mutual: bool,
     /// How it is, as its operator declares.
@@ -52,6 +57,26 @@ pub struct Live {
     pub health: Arc<HealthState>,
     /// Its connections.
     pub pool: Arc<Pool>,
+    /// Since when it is in use.
+    pub warmth: Arc<Warmth>,
+    /// What it reports of its own load.
+    pub weight: Arc<LoadWeight>,
+    /// Where it stands in the list now.
+    pub place: ListPlace,
+}
+
+/// Where a member stood in the list that was built last. A hint: whoever uses it looks.
+#[derive(Debug, Default)]
+pub struct ListPlace(AtomicUsize);
+
+impl ListPlace {
+    pub(super) fn set(&self, index: usize) {
+        self.0.store(index, Ordering::Relaxed);
+    }
+
+    pub(super) fn hint(&self) -> usize {
+        self.0.load(Ordering::Relaxed)
+    }
 }
 
 impl Live {
@@ -63,6 +88,9 @@ impl Live {
             outlier: Arc::clone(&self.outlier),
             health: Arc::clone(&self.health),
             pool: Arc::clone(&self.pool),
+            warmth: Arc::clone(&self.warmth),
+            weight: Arc::clone(&self.weight),
+            place: ListPlace::default(),
         }
     }
 }

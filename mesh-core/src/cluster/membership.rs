@@ -12,9 +12,10 @@ use std::time::Instant;
 
 use crate::cluster::group::Settings;
 use crate::cluster::health::HealthState;
-use crate::cluster::locality::Proximity;
-use crate::cluster::member::{Endpoint, Live};
+use crate::cluster::locality::{self, Proximity};
+use crate::cluster::member::{Endpoint, ListPlace, Live};
 use crate::cluster::outlier::OutlierDetector;
+use crate::cluster::slow_start::Warmth;
 use crate::config::cluster::{Endpoint as Written, Locality, TlsMode};
 use crate::endpoint::load::Load;
 use crate::policy::circuit_breaker::{CircuitBreaker, Transitions};
@@ -26,9 +27,11 @@ pub(super) struct Members {
     written: Vec<Arc<Written>>,
     /// Those of them that are host names.
     hosts: Vec<Arc<Written>>,
+    /// The members as last built, in order.
+    built: Vec<Arc<Endpoint>>,
     /// Addresses of host names, as last resolved.
     names: HashMap<Arc<str>, Vec<SocketAddr>>,
-    known: HashMap<Key, Known>,
+    known: HashMap<Key, Known, foldhash::fast::RandomState>,
     generation: u64,
     /// Whether the source has yet to speak for the first time.
     is_awaited: bool,
@@ -62,18 +65,17 @@ struct Key {
 /// What is kept of an address.
 struct Known {
     live: Arc<Live>,
-    /// The member as last built; `None` until it was, under the settings of this cluster.
+    /// The member as last built under the settings of this cluster.
     endpoint: Option<Arc<Endpoint>>,
-    /// The last list that named it.
-    generation: u64,
+    /// How often the list names it; two host names may have one address.
+    uses: u32,
 }
 
 impl Members {
     /// The members a changed cluster starts from. Without `keeps_live`, nothing learned still holds.
     pub(super) fn carried(&self, keeps_live: bool) -> Self {
         let known = self.known.iter().filter(|_| keeps_live);
-        let known =
-            known.map(|(key, known)| (*key, Known { live: Arc::clone(&known.live), endpoint: None, generation: 0 }));
+        let known = known.map(|(key, known)| (*key, Known { live: Arc::clone(&known.live), endpoint: None, uses: 0 }));
         Self { names: self.names.clone(), known: known.collect(), ..Self::default() }
     }
 
@@ -92,7 +94,7 @@ impl Members {
         {
             return false;
         }
-        self.hosts = written.iter().filter(|written| written.address.socket_addr().is_none()).cloned().collect();
+        self.hosts = written.iter().filter(|written| !written.address.is_ip()).cloned().collect();
         self.written = written;
         true
     }
@@ -149,34 +151,94 @@ impl Members {
         self.is_awaited || self.hosts.iter().any(|host| !self.names.contains_key(host.address.as_str()))
     }
 
+    /// Those that came back from an ejection start slowly again.
+    pub(super) fn warm_up(&self, returned: &[u64], now: Instant) {
+        for (_, known) in self.known.iter().filter(|(key, _)| returned.contains(&key.number())) {
+            known.live.warmth.restart(now);
+        }
+    }
+
     /// How often the list was built.
     pub(super) fn generation(&self) -> u64 {
         self.generation
     }
 
     /// The members now. Those that are no longer named leave, and their connections end once idle.
+    ///
+    /// A stretch that stays as it was costs a comparison of pointers for each member.
     pub(super) fn build(&mut self, ground: Ground<'_>) -> Vec<Arc<Endpoint>> {
         self.generation += 1;
+        let before = std::mem::take(&mut self.built);
+        let mut walk = Walk { before: &before, place: 0, leaving: Vec::new() };
         let mut endpoints = Vec::with_capacity(self.written.len());
         // Who joins others that are known waits for the health check, if there is one.
         let is_late = !self.known.is_empty();
-        let Self { written, names, known, generation, .. } = self;
+        let Self { written, names, known, .. } = self;
         for written in written.iter() {
-            let mut add = |address| endpoints.push(member(known, (written, address), (*generation, is_late), ground));
-            match written.address.socket_addr() {
-                Some(address) => add(address),
-                None => names.get(written.address.as_str()).into_iter().flatten().copied().for_each(add),
+            if written.address.is_ip() {
+                let same = walk.next(|old| old.is(written));
+                let made = || Some(member(known, (written, written.address.socket_addr()?), is_late, ground));
+                endpoints.extend(same.or_else(made));
+                continue;
+            }
+            for address in names.get(written.address.as_str()).into_iter().flatten() {
+                let same = walk.next(|old| old.address == *address && old.is(written));
+                endpoints.push(same.unwrap_or_else(|| member(known, (written, *address), is_late, ground)));
             }
         }
-        known.retain(|key, known| {
-            let stays = known.generation == *generation;
-            if !stays {
-                ground.outlier.remove(key.number());
-                known.live.pool.close();
-            }
-            stays
-        });
+        walk.leaving.extend_from_slice(&before[walk.place..]);
+        self.leave(walk.leaving, ground);
+        self.built.clone_from(&endpoints);
         endpoints
+    }
+
+    /// Counts down what is named once less, and lets go of what nobody names.
+    fn leave(&mut self, leaving: Vec<Arc<Endpoint>>, ground: Ground<'_>) {
+        for endpoint in leaving {
+            let key = Key { address: endpoint.address, is_mutual: endpoint.is_mutual };
+            let Some(known) = self.known.get_mut(&key) else { continue };
+            known.uses = known.uses.saturating_sub(1);
+            if known.uses == 0 {
+                known.live.pool.close();
+                ground.outlier.remove(key.number());
+                self.known.remove(&key);
+            }
+        }
+        if self.generation == 1 {
+            // Carried over from the last document, and not named by this one. Its pool is closed when the last
+            // document's cluster leaves.
+            self.known.retain(|key, known| {
+                let stays = known.uses > 0;
+                if !stays {
+                    ground.outlier.remove(key.number());
+                }
+                stays
+            });
+        }
+    }
+}
+
+/// The members as they were, gone through in step with the members as they are to be.
+struct Walk<'a> {
+    before: &'a [Arc<Endpoint>],
+    place: usize,
+    leaving: Vec<Arc<Endpoint>>,
+}
+
+impl Walk<'_> {
+    /// The old member that stands here, give or take a few that left.
+    fn next(&mut self, is_same: impl Fn(&Endpoint) -> bool) -> Option<Arc<Endpoint>> {
+        let ahead = &self.before[self.place..];
+        let skipped = ahead.iter().take(LOOK_AHEAD).position(|old| is_same(old))?;
+        self.leaving.extend_from_slice(&ahead[..skipped]);
+        self.place += skipped + 1;
+        Some(Arc::clone(&ahead[skipped]))
+    }
+}
+
+impl Endpoint {
+    fn is(&self, written: &Arc<Written>) -> bool {
+        Arc::ptr_eq(&self.written, written) || self.written == *written
     }
 }
 
@@ -190,9 +252,9 @@ impl Key {
 }
 
 fn member(
-    known: &mut HashMap<Key, Known>,
+    known: &mut HashMap<Key, Known, foldhash::fast::RandomState>,
     (written, address): (&Arc<Written>, SocketAddr),
-    (generation, is_late): (u64, bool),
+    is_late: bool,
     ground: Ground<'_>,
 ) -> Arc<Endpoint> {
     let is_mutual = written.tls.map_or(ground.settings.is_mutual, |mode| mode == TlsMode::Mutual);
@@ -200,16 +262,14 @@ fn member(
     let kept = known.entry(key).or_insert_with(|| Known {
         live: Arc::new(fresh(key, is_late, ground)),
         endpoint: None,
-        generation,
+        uses: 0,
     });
-    kept.generation = generation;
+    kept.uses += 1;
     if *kept.live.breaker.config() != ground.settings.breaker {
-        *kept =
-            Known { live: Arc::new(kept.live.under(ground.settings.breaker, ground.now)), endpoint: None, generation };
+        kept.live = Arc::new(kept.live.under(ground.settings.breaker, ground.now));
+        kept.endpoint = None;
     }
-    if let Some(same) =
-        kept.endpoint.as_ref().filter(|same| Arc::ptr_eq(&same.written, written) || same.written == *written)
-    {
+    if let Some(same) = kept.endpoint.as_ref().filter(|same| same.is(written)) {
         return Arc::clone(same);
     }
     let made = Arc::new(endpoint(written, address, (ground.settings, is_mutual, Arc::clone(&kept.live))));
@@ -224,6 +284,9 @@ fn fresh(key: Key, is_late: bool, ground: Ground<'_>) -> Live {
         breaker: CircuitBreaker::counted(ground.settings.breaker, Arc::clone(ground.transitions), ground.now),
         outlier: ground.outlier.add(key.number()),
         pool: Arc::default(),
+        warmth: Arc::new(Warmth::new(ground.now)),
+        weight: Arc::default(),
+        place: ListPlace::default(),
     }
 }
 
@@ -236,6 +299,11 @@ fn endpoint(written: &Arc<Written>, address: SocketAddr, of: (&Settings, bool, A
         address,
         weight: written.weight.0,
         proximity: proximity(settings.locality.as_ref(), written.locality.as_ref()),
+        locality: written
+            .locality
+            .as_ref()
+            .map(|place| locality::Locality { region: place.region.clone(), zone: place.zone.clone() })
+            .unwrap_or_default(),
         is_mutual,
         declared: written.health.into(),
         is_checked: settings.health_check.is_some(),
@@ -272,3 +340,6 @@ fn workload(written: &Written, settings: &Settings) -> Arc<Peer> {
     set(&mut peer.cluster, &said.cluster);
     Arc::new(peer)
 }
+
+/// Members that may have left one after the other without the rest being looked up anew.
+const LOOK_AHEAD: usize = 8;

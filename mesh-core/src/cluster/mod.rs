@@ -21,9 +21,12 @@ mod order;
 pub mod outlier;
 pub mod peak_ewma;
 pub mod picker;
+mod pickers;
 pub mod priority;
 pub mod round_robin;
 pub mod slow_start;
+pub mod subset;
+pub mod subsetting;
 pub mod taken;
 
 pub use balancing::{BalancerKind, Balancing};

@@ -70,6 +70,11 @@ impl OutlierDetector {
         self.config.interval
     }
 
+    /// Endpoints it judges.
+    pub fn endpoints(&self) -> usize {
+        self.lock().by_key.len()
+    }
+
     /// Endpoints ejected now.
     pub fn ejected(&self) -> usize {
         self.lock().ejected

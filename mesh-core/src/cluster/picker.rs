@@ -49,7 +49,7 @@ pub trait Candidate {
     /// Whether it may be used now: healthy, not ejected, its breaker not open.
     fn is_available(&self, now: Instant) -> bool;
     /// Whether it is to be used only where the healthy ones do not suffice.
-    fn is_degraded(&self) -> bool {
+    fn is_degraded(&self, _now: Instant) -> bool {
         false
     }
     /// Whether it still answers but wants nothing new: taken only when nothing available is left, also in panic.
@@ -428,7 +428,7 @@ impl<C: Candidate> Picker<C> {
     /// Healthy: available, and not only for want of a better one.
     fn is_fit(&self, index: usize, now: Instant) -> bool {
         let endpoint = &self.endpoints[index];
-        endpoint.is_available(now) && !endpoint.is_degraded()
+        endpoint.is_available(now) && !endpoint.is_degraded(now)
     }
 
     fn is_usable(&self, index: usize, now: Instant) -> bool {
@@ -461,7 +461,7 @@ impl<C: Candidate> Picker<C> {
         for area in self.levels.iter().flat_map(Level::areas) {
             let (mut healthy, mut degraded) = (0, 0);
             for index in area.iter().filter(|index| self.is_usable(*index, now)) {
-                if self.endpoints[index].is_degraded() { degraded += 1 } else { healthy += 1 }
+                if self.endpoints[index].is_degraded(now) { degraded += 1 } else { healthy += 1 }
             }
             area.count(healthy, degraded);
             is_whole &= healthy == area.len();

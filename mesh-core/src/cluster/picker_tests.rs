@@ -49,7 +49,7 @@ impl Candidate for Fake {
         self.proximity
     }
 
-    fn is_degraded(&self) -> bool {
+    fn is_degraded(&self, _now: Instant) -> bool {
         self.more.degraded
     }
 
@@ -519,6 +519,24 @@ fn least_request_looks_at_as_many_endpoints_as_it_is_told() {
         let expected = 1.0 - 0.9 * (8.0_f64 / 9.0).powi(i32::from(choices) - 1);
         let share = hits as f64 / 10_000.0;
         assert!((share - expected).abs() < 0.02, "{choices}: {share} is not {expected}");
+    }
+}
+
+#[test]
+fn o50_any_weights_are_picked_from_without_overflow_and_all_zero_is_emptiness() {
+    let now = Instant::now();
+    let mut rng = fastrand::Rng::with_seed(5);
+    for kind in KINDS {
+        for weights in [&[u32::MAX; 40][..], &[0, u32::MAX, 1, 0], &[0, 0, 0], &[1; 101], &[u32::MAX, u32::MAX - 1]] {
+            let fakes = weights.iter().map(|weight| endpoint(*weight, true, Proximity::Elsewhere, now));
+            let picker = Picker::new(kind, fakes.collect(), u64::MAX);
+            for _ in 0..200 {
+                match picker.pick(Asked::at(now), &mut rng) {
+                    Ok(pick) => assert!(weights[pick.index] > 0, "{kind:?} {weights:?}"),
+                    Err(reason) => assert!(reason == NoEndpoint::Empty && weights.iter().all(|weight| *weight == 0)),
+                }
+            }
+        }
     }
 }
 

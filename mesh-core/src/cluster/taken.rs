@@ -7,14 +7,17 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
+use http::HeaderMap;
 use http::header::RETRY_AFTER;
 
+use crate::cluster::balancing::BalancerKind;
 use crate::cluster::group::Cluster;
 use crate::cluster::health::notice;
 use crate::cluster::member::Endpoint;
 use crate::cluster::outlier::Observed;
 use crate::endpoint::load::{self, InFlight};
 use crate::error::{ErrorKind, Sent};
+use crate::load_report::LoadReport;
 use crate::policy::circuit_breaker::Permit;
 use crate::policy::retry::Outcome;
 use crate::policy::retry_after::retry_after;
@@ -48,6 +51,9 @@ impl Taken {
         if matches!(outcome, Outcome::Failure { kind: ErrorKind::Connect | ErrorKind::ConnectTimeout, .. }) {
             self.cluster.doubt();
         }
+        if let Outcome::Response { headers, .. } = outcome {
+            self.hear(headers, now);
+        }
         let verdict = verdict(outcome);
         permit.record(verdict.into(), now, rng);
         if let Some(leave) = self.leave.take() {
@@ -71,6 +77,15 @@ impl Taken {
         let Outcome::Response { headers, .. } = outcome else { return };
         if notice::is_leaving(headers) && self.endpoint.live.health.told_draining(now) {
             tracing::info!(cluster = %self.cluster.name, endpoint = %self.endpoint.name, "the endpoint is draining");
+        }
+    }
+
+    /// Headers or trailers of the response: the endpoint may report its load in them.
+    pub fn hear(&self, headers: &HeaderMap, now: Instant) {
+        if self.cluster.settings.balancing.kind == BalancerKind::WeightedRoundRobin
+            && let Some(report) = LoadReport::parse(headers)
+        {
+            self.endpoint.live.weight.take(&report, now);
         }
     }
 

@@ -3,10 +3,9 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use super::{Context, health, standing};
+use super::{Context, balancing, health, standing};
 use crate::cluster::group::{Cluster, Settings, Source};
-use crate::cluster::picker::BalancerKind;
-use crate::config::cluster::{self as written, Balancer, TlsMode};
+use crate::config::cluster::{self as written, TlsMode};
 use crate::config::document::Document;
 use crate::endpoint::connect::{Protocol, Transport};
 use crate::endpoint::pool::PoolLimits;
@@ -20,8 +19,8 @@ pub(super) fn compile(
     document: &Document,
     context: &Context<'_>,
 ) -> Result<Arc<Cluster>, String> {
-    let settings = settings(cluster, document, context)?;
     let previous = context.previous.and_then(|previous| previous.clusters.get(cluster.name.as_str()));
+    let settings = settings(cluster, document, (context, previous.map(|previous| &previous.settings)))?;
     let endpoints = match &settings.source {
         Source::Inline(endpoints) => endpoints.clone(),
         Source::File(path) => endpoints_of(path, previous.map(|cluster| cluster.written()))?,
@@ -68,7 +67,11 @@ pub fn endpoints_of(path: &Path, last_good: Option<Endpoints>) -> Result<Endpoin
     }
 }
 
-fn settings(cluster: &written::Cluster, document: &Document, context: &Context<'_>) -> Result<Settings, String> {
+fn settings(
+    cluster: &written::Cluster,
+    document: &Document,
+    (context, previous): (&Context<'_>, Option<&Settings>),
+) -> Result<Settings, String> {
     let defaults = &document.defaults;
     let breaker = cluster
         .circuit_breaker
@@ -103,11 +106,9 @@ fn settings(cluster: &written::Cluster, document: &Document, context: &Context<'
         },
         plain,
         pool: PoolLimits { max_idle: cluster.max_idle_connections as usize, idle_timeout: cluster.idle_timeout.0 },
-        balancer: match cluster.balancer.unwrap_or(defaults.balancer) {
-            Balancer::PeakEwma => BalancerKind::PeakEwma,
-            Balancer::LeastRequest => BalancerKind::LeastRequest,
-            Balancer::RoundRobin => BalancerKind::RoundRobin,
-        },
+        balancing: balancing::balancing(cluster, document)?,
+        subsets: balancing::subsets(cluster, document),
+        subsetting: balancing::subsetting(cluster, previous),
         breaker: standing::breaker(&breaker)?,
         cluster_breaker: cluster
             .cluster_circuit_breaker

@@ -17,7 +17,7 @@ use crate::route::rewrite::Rewrite;
 use crate::route::split::Split;
 use crate::route::table::{RouteTable, Rule, VirtualHost};
 use crate::route::value::ValueMatcher;
-use crate::snapshot::Action;
+use crate::snapshot::{Action, Target};
 
 type Clusters = BTreeMap<Arc<str>, Arc<Cluster>>;
 
@@ -62,7 +62,9 @@ fn compile_rule(
         let cluster = clusters
             .get(backend.cluster.as_str())
             .ok_or_else(|| format!("unknown cluster {:?}", backend.cluster.as_str()))?;
-        Ok::<_, String>((backend.weight.0, Arc::clone(cluster)))
+        let subset = (!backend.subset.is_empty()).then(|| cluster.settings.subsets.number(&backend.subset));
+        let subset = subset.map(|subset| subset.ok_or("the subset is not known to its cluster")).transpose()?;
+        Ok::<_, String>((backend.weight.0, Target { cluster: Arc::clone(cluster), subset }))
     });
     let backends = problems.note(format!("{}.backends", place.path), backends.collect::<Result<Vec<_>, _>>())?;
     let split = problems.note(format!("{}.backends", place.path), Split::new(backends));

@@ -3,6 +3,7 @@
 //! Decides: which well-formed documents are mistakes. Never: reads text or looks outside the document.
 //! Invariant: every finding of a document is reported, not only the first.
 
+mod balancing;
 mod dns;
 mod health;
 mod limits;
@@ -23,6 +24,7 @@ pub fn document(document: &Document, positions: &Positions) -> Vec<Diagnostic> {
     routes::check(document, &mut report);
     trust::check(document, &mut report);
     limits::check(document, &mut report);
+    balancing::check(document, &mut report);
     for (index, cluster) in document.clusters.iter().enumerate() {
         check_cluster(cluster, &Path::ROOT.field("clusters").index(index), &mut report);
         health::check(cluster, &Path::ROOT.field("clusters").index(index), &mut report);

@@ -9,6 +9,7 @@ use std::path::PathBuf;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::balancing::Balancing;
 use super::dns::Dns;
 use super::duration::TimeSpan;
 use super::health::HealthCheck;
@@ -46,6 +47,9 @@ pub struct Cluster {
     /// How an endpoint is picked. Default: `defaults.balancer`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub balancer: Option<Balancer>,
+    /// Priorities, localities, slow start, subsets, and the balancers' own numbers.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub balancing: Option<Balancing>,
     /// Overrides `defaults.circuit_breaker`, field by field.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub circuit_breaker: Option<CircuitBreakerOverride>,
@@ -100,6 +104,11 @@ pub struct Endpoint {
     /// Share of the traffic relative to the other endpoints; 0 = none. Default: 1.
     #[serde(default)]
     pub weight: Weight,
+    /// Its level: 0 is used first, the others as far as the ones before cannot carry the traffic. Default: 0
+    /// (Envoy; at most 128).
+    #[serde(default)]
+    #[schemars(range(max = 128))]
+    pub priority: u32,
     /// Where the endpoint runs. Default: unknown.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub locality: Option<Locality>,
@@ -124,6 +133,7 @@ impl Endpoint {
         Self {
             address,
             weight: Weight::default(),
+            priority: 0,
             locality: None,
             labels: BTreeMap::new(),
             tls: None,
@@ -225,6 +235,10 @@ pub enum Balancer {
     LeastRequest,
     /// One after the other, by weight (Envoy).
     RoundRobin,
+    /// By chance, by weight (Envoy).
+    Random,
+    /// One after the other, by the load they report of themselves in `endpoint-load-metrics` (gRPC A58).
+    WeightedRoundRobin,
 }
 
 fn default_max_idle() -> u32 {

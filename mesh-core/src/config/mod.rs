@@ -5,6 +5,7 @@
 //! Invariant: a [`Document`] that left [`parse`] has no dangling reference and no malformed value.
 
 pub mod access;
+pub mod balancing;
 pub mod check;
 pub mod cluster;
 pub mod diagnostic;

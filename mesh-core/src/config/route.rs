@@ -2,6 +2,8 @@
 //!
 //! Decides: what can be matched. Never: matches. Invariant: rules keep the order they were written in.
 
+use std::collections::BTreeMap;
+
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
 
@@ -71,6 +73,9 @@ pub struct Backend {
     /// Share relative to the other backends; 0 = none. Default: 1.
     #[serde(default)]
     pub weight: Weight,
+    /// Only the cluster's endpoints with all of these labels. Default: all endpoints.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub subset: BTreeMap<String, String>,
 }
 
 /// What is changed on the way.

@@ -43,7 +43,7 @@ impl Names {
     pub fn reconcile(&mut self, clusters: &BTreeMap<Arc<str>, Arc<Cluster>>) {
         self.users.clear();
         for (name, cluster) in clusters {
-            for written in cluster.hosts() {
+            for written in cluster.hosts().iter() {
                 let user = User {
                     cluster: Arc::clone(name),
                     address: written.address.as_str().into(),

@@ -10,7 +10,7 @@ use tower_service::Service;
 use super::circuit_breaker::ready_call;
 use super::{Pending, facts_of};
 use crate::body::Body;
-use crate::cluster::picker::{Asked, BalancerKind, Candidate, Picker};
+use crate::cluster::picker::{Asked, Balancing, Candidate, Picker};
 use crate::endpoint::load::{Load, Outcome};
 use crate::error::{BoxError, Error, ErrorKind};
 use crate::policy::verdict::Verdict;
@@ -56,11 +56,11 @@ pub struct Balance<S> {
 }
 
 impl<S> Balance<S> {
-    /// Over these members.
-    pub fn new(kind: BalancerKind, members: Vec<Member<S>>) -> Self {
+    /// Over these members, by a [`BalancerKind`](crate::cluster::BalancerKind) or more settings.
+    pub fn new(balancing: impl Into<Balancing>, members: Vec<Member<S>>) -> Self {
         let members = members.into_iter().map(Arc::new).collect();
         Self {
-            picker: Arc::new(Picker::new(kind, members, 0)),
+            picker: Arc::new(Picker::new(balancing, members, 0)),
             clock: Arc::new(SystemClock),
             randomness: Arc::new(Randomness::from_entropy()),
         }

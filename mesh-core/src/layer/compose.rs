@@ -59,7 +59,8 @@ async fn route(core: Arc<Core>, request: Request<Body>) -> Result<Response<Body>
     if let Some(rewrite) = &action.rewrite {
         rewrite.apply(&mut head.uri, &mut head.headers, prefix)?;
     }
-    let cluster = action.split.pick(&mut rng);
+    let target = action.split.pick(&mut rng);
+    let cluster = &target.cluster;
     head.extensions.insert(Tried::default());
 
     let options = head.extensions.get::<CallOptions>().copied().unwrap_or_default();
@@ -81,6 +82,6 @@ async fn route(core: Arc<Core>, request: Request<Body>) -> Result<Response<Body>
             RetryLayer::shared(Arc::clone(&action.retry), Arc::clone(&cluster.budget))
                 .with_clock(Arc::clone(&core.clock)),
         )
-        .service(EndpointService::of(&core, cluster, action.attempt_timeout));
+        .service(EndpointService::of(&core, cluster, action.attempt_timeout).within(target.subset));
     CallContext::scope(context, stack.oneshot(Request::from_parts(head, body))).await
 }

@@ -29,6 +29,7 @@ pub struct EndpointService {
     core: Arc<Core>,
     cluster: Arc<Cluster>,
     limit: Option<Duration>,
+    subset: Option<usize>,
 }
 
 impl EndpointService {
@@ -41,8 +42,13 @@ impl EndpointService {
         Ok(Self::of(core, &cluster, limit))
     }
 
+    /// Only to endpoints of this subset of the cluster.
+    pub(super) fn within(self, subset: Option<usize>) -> Self {
+        Self { subset, ..self }
+    }
+
     pub(super) fn of(core: &Arc<Core>, cluster: &Arc<Cluster>, limit: Option<Duration>) -> Self {
-        Self { core: Arc::clone(core), cluster: Arc::clone(cluster), limit }
+        Self { core: Arc::clone(core), cluster: Arc::clone(cluster), limit, subset: None }
     }
 }
 
@@ -56,7 +62,7 @@ impl Service<Request<Body>> for EndpointService {
     }
 
     fn call(&mut self, request: Request<Body>) -> Self::Future {
-        let Self { core, cluster, limit } = self.clone();
+        let Self { core, cluster, limit, subset } = self.clone();
         Box::pin(async move {
             let now = core.clock.now();
             let mut rng = core.randomness.generator();
@@ -64,7 +70,7 @@ impl Service<Request<Body>> for EndpointService {
             headers::make_absolute(&mut head);
             let tried = head.extensions.get::<Tried>().cloned().unwrap_or_default();
             let skip = lock(&tried.0).clone();
-            let taken = cluster.pick(Wanted { now, tried: &skip, hash: None }, &mut rng)?;
+            let taken = cluster.pick(Wanted { now, tried: &skip, hash: None, subset }, &mut rng)?;
             lock(&tried.0).push(Arc::clone(&taken.endpoint));
             let deadline = CallContext::current().and_then(|context| context.deadline);
             let limit = attempt_limit(limit, time_left(deadline, now));

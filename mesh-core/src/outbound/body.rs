@@ -85,6 +85,7 @@ impl HttpBody for ResponseBody {
                     record.add_response_bytes(frame.data_ref().map_or(0, Bytes::len));
                     if let Some(trailers) = frame.trailers_ref() {
                         record.grpc_status(trailers);
+                        open.taken.hear(trailers, record.now());
                     }
                 }
                 if this.inner.is_end_stream()

@@ -64,6 +64,7 @@ struct Call<'a> {
 /// Where a call goes and under which terms; of a rule, or the defaults when a cluster was named.
 struct Terms {
     cluster: Arc<Cluster>,
+    subset: Option<usize>,
     route: Option<std::time::Duration>,
     attempt: Option<std::time::Duration>,
     retry: Arc<RetryPolicy>,
@@ -113,7 +114,8 @@ impl<'a> Call<'a> {
         let mut tried: Vec<Arc<Endpoint>> = Vec::new();
         loop {
             let now = core.clock.now();
-            let mut taken = self.pick(cluster, now, &tried).await?;
+            let wanted = Wanted { now, tried: &tried, hash: None, subset: terms.subset };
+            let mut taken = self.pick(cluster, wanted).await?;
             self.chosen(&taken.endpoint);
             let limit = timeout::attempt_limit(terms.attempt, timeout::time_left(self.deadline, now));
             headers::tell_deadline(&mut self.head.headers, limit);
@@ -165,6 +167,7 @@ impl<'a> Call<'a> {
             let defaults = &snapshot.defaults;
             return Ok(Terms {
                 cluster: Arc::clone(cluster),
+                subset: None,
                 route: defaults.timeout,
                 attempt: defaults.attempt_timeout,
                 retry: Arc::clone(&defaults.retry),
@@ -190,17 +193,24 @@ impl<'a> Call<'a> {
                 Error::new(ErrorKind::BadRequest, format!("the rewritten target is not valid: {error}"))
             })?;
         }
-        let cluster = Arc::clone(action.split.pick(&mut self.rng));
+        let target = action.split.pick(&mut self.rng);
+        let (cluster, subset) = (Arc::clone(&target.cluster), target.subset);
         self.going_to(&cluster);
-        Ok(Terms { cluster, route: action.timeout, attempt: action.attempt_timeout, retry: Arc::clone(&action.retry) })
+        Ok(Terms {
+            cluster,
+            subset,
+            route: action.timeout,
+            attempt: action.attempt_timeout,
+            retry: Arc::clone(&action.retry),
+        })
     }
 
     /// An endpoint; only a cluster whose names were never resolved yet is worth a wait.
-    async fn pick(&mut self, cluster: &Arc<Cluster>, now: Instant, tried: &[Arc<Endpoint>]) -> Result<Taken, Error> {
+    async fn pick(&mut self, cluster: &Arc<Cluster>, wanted: Wanted<'_>) -> Result<Taken, Error> {
+        let now = wanted.now;
         if self.deadline.is_some_and(|deadline| deadline <= now) {
             return Err(Error::new(ErrorKind::Timeout, "no time is left"));
         }
-        let wanted = Wanted { now, tried, hash: None };
         let picked = cluster.pick(wanted, &mut self.rng);
         if picked.is_ok() || !cluster.is_resolving() {
             return picked;

@@ -54,6 +54,11 @@ impl Record {
         }
     }
 
+    /// The time, on the clock of this record.
+    pub fn now(&self) -> Instant {
+        self.clock.now()
+    }
+
     /// Counts request bytes through this.
     pub fn count_request(&mut self, counter: Arc<AtomicU64>) {
         self.request_bytes = counter;

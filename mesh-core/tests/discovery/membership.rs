@@ -54,6 +54,32 @@ fn a_member_that_did_not_change_stays_the_same_value_and_a_changed_one_keeps_wha
 }
 
 #[test]
+fn members_keep_what_was_learned_whatever_the_order_and_however_many_leave() {
+    let now = Instant::now();
+    let cluster = cluster(&snapshot(&document("endpoint_source: registry"), None));
+    let list: Vec<_> = (1..=60).map(|n| at(&format!("10.0.0.{n}:80"))).collect();
+    cluster.set_endpoints(list.clone(), now);
+    let lives: std::collections::BTreeMap<_, _> =
+        cluster.endpoints().iter().map(|one| (one.address, Arc::clone(&one.live))).collect();
+    let reversed: Vec<_> = list.iter().rev().cloned().collect();
+    let thinned: Vec<_> = list.iter().skip(20).step_by(3).cloned().collect();
+    let doubled: Vec<_> = thinned.iter().chain(&list[40..]).cloned().collect();
+    for state in [reversed, list.clone(), doubled, thinned.clone(), list[40..].to_vec()] {
+        let stayed: BTreeSet<_> = cluster.endpoints().iter().map(|one| one.address).collect();
+        cluster.set_endpoints(state.clone(), now);
+        let endpoints = cluster.endpoints();
+        let addresses = |all: &[Arc<mesh_core::config::Endpoint>]| {
+            all.iter().map(|one| one.address.socket_addr().unwrap()).collect::<Vec<_>>()
+        };
+        assert_eq!(endpoints.iter().map(|one| one.address).collect::<Vec<_>>(), addresses(&state));
+        for one in endpoints.iter().filter(|one| stayed.contains(&one.address)) {
+            assert!(Arc::ptr_eq(&one.live, &lives[&one.address]), "{}", one.address);
+        }
+        assert_eq!(cluster.outlier.endpoints(), endpoints.iter().map(|one| one.address).collect::<BTreeSet<_>>().len());
+    }
+}
+
+#[test]
 fn a_removed_endpoint_that_comes_back_starts_afresh_and_is_judged() {
     let now = Instant::now();
     let cluster = cluster(&snapshot(&document("endpoint_source: registry"), None));
@@ -87,7 +113,7 @@ fn a_cluster_that_waits_for_its_source_says_so_and_a_failed_one_says_why() {
     assert!(cluster.is_resolving());
     cluster.source_failed(&"SERVFAIL".into());
     assert!(!cluster.is_resolving());
-    let wanted = Wanted { now: Instant::now(), tried: &[], hash: None };
+    let wanted = Wanted { now: Instant::now(), tried: &[], hash: None, subset: None };
     let Err(error) = cluster.pick(wanted, &mut fastrand::Rng::new()) else { panic!("picked") };
     assert_eq!(error.kind(), ErrorKind::NoEndpoint);
     assert!(error.to_string().contains("SERVFAIL"), "{error}");
@@ -106,7 +132,8 @@ fn a_change_of_one_in_a_hundred_thousand_builds_one() {
     let before = rss();
     cluster.set_endpoints(list.clone(), now);
     println!("{} bytes for each of 100000 endpoints, without what the source holds", (rss() - before) / 100_000);
-    let first: BTreeSet<usize> = cluster.endpoints().iter().map(|endpoint| Arc::as_ptr(endpoint) as usize).collect();
+    let first = cluster.endpoints();
+    let known: BTreeSet<usize> = first.iter().map(|endpoint| Arc::as_ptr(endpoint) as usize).collect();
     let started = Instant::now();
     for n in 0..5 {
         list[n * 1000] = at(&format!("11.0.0.{n}:80"));
@@ -115,7 +142,7 @@ fn a_change_of_one_in_a_hundred_thousand_builds_one() {
     println!("{:?} for each change of one in 100000", started.elapsed() / 5);
     let second = cluster.endpoints();
     assert_eq!(second.len(), 100_000);
-    let built = second.iter().filter(|endpoint| !first.contains(&(Arc::as_ptr(endpoint) as usize))).count();
+    let built = second.iter().filter(|endpoint| !known.contains(&(Arc::as_ptr(endpoint) as usize))).count();
     assert_eq!(built, 5);
 }
 

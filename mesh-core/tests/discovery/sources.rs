@@ -151,7 +151,7 @@ struct Way {
 
 /// Every source there is, over the same two addresses and port.
 fn ways(directory: &Path, port: u16) -> Vec<Way> {
-    let inline = |ips: &[&str]| {
+    let inline = move |ips: &[&str]| {
         let list: Vec<_> = ips.iter().map(|ip| format!("{{ address: \"{ip}:{port}\" }}")).collect();
         document(&format!("endpoints: [{}]", list.join(", ")))
     };
@@ -171,7 +171,9 @@ fn ways(directory: &Path, port: u16) -> Vec<Way> {
         Way {
             name: "inline",
             mesh: Mesh::from_yaml(&inline(&["127.0.0.1", "127.0.0.2"]), "mesh.yaml").unwrap(),
-            say: Box::new(move |mesh, ips| drop(mesh.reload(&inline(ips), "mesh.yaml").unwrap())),
+            say: Box::new(move |mesh, ips| {
+                mesh.reload(&inline(ips), "mesh.yaml").unwrap();
+            }),
         },
         Way { name: "file", mesh: from_file, say: Box::new(move |_, ips| replace(&file, &list(ips))) },
         Way { name: "dns", mesh: dns, say: Box::new(move |_, ips| zone.set("a.example", Records::V4, (ips, second))) },
