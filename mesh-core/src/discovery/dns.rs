@@ -83,9 +83,10 @@ impl EndpointSource for DnsSource {
 struct Name {
     dns: Arc<Dns>,
     servers: Arc<[SocketAddr]>,
-    /// What was said last, and until when it stays although the name is said to be empty.
+    /// What was said last.
     said: Option<Vec<Arc<Written>>>,
-    empty_since: Option<Instant>,
+    /// When an address was last confirmed.
+    confirmed: Option<Instant>,
     has_refused: bool,
     /// Of a logical name: the address in use does not take connections.
     moves_on: bool,
@@ -94,7 +95,7 @@ struct Name {
 impl Name {
     fn new(dns: Arc<Dns>) -> Self {
         let servers = dns.servers.iter().filter_map(|server| server.socket_addr()).collect();
-        Self { dns, servers, said: None, empty_since: None, has_refused: false, moves_on: false }
+        Self { dns, servers, said: None, confirmed: None, has_refused: false, moves_on: false }
     }
 
     /// The name's own questions, and those about the hosts its services run on.
@@ -148,7 +149,8 @@ impl Name {
         if found.is_empty() {
             return self.say_nothing(inquiry, now);
         }
-        (self.empty_since, self.has_refused) = (None, false);
+        self.has_refused = false;
+        self.confirmed = inquiry.states().filter_map(|(_, state)| state.confirmed()).max();
         self.tell(found)
     }
 
@@ -158,12 +160,11 @@ impl Name {
             Some(Outcome::Failed(reason)) => Some(format!("{}: {reason}", question.name)),
             _ => None,
         });
-        let since = *self.empty_since.get_or_insert(now);
         let keeps = failed.is_some() || self.dns.on_empty == OnEmpty::Keep;
-        // Records outlive a failure by `max_stale` themselves; if they are gone, so is the patience.
-        let is_patient = failed.is_none() && now < after(since, self.dns.max_stale.0);
+        let is_stale = self.confirmed.is_none_or(|confirmed| now >= after(confirmed, self.dns.max_stale.0));
+        let gives_up = !keeps || is_stale;
         match &self.said {
-            Some(said) if !said.is_empty() && !(keeps && is_patient) => self.tell(Vec::new()),
+            Some(said) if gives_up && !said.is_empty() => self.tell(Vec::new()),
             Some(_) => None,
             None if std::mem::replace(&mut self.has_refused, true) => None,
             None => Some(Err(failed.unwrap_or_else(|| format!("{}: no such name or record", self.dns.name)))),

@@ -192,6 +192,25 @@ async fn an_empty_answer_keeps_or_removes_as_the_operator_says() {
 }
 
 #[tokio::test]
+async fn a_failure_after_an_empty_answer_takes_nothing_away_either() {
+    let fake = Fake::default();
+    fake.set("a.example", Records::V4, ips(&["10.0.0.1"]));
+    let bench = Bench::start(dns("a.example"), fake);
+    assert!(bench.said().await.is_some());
+    bench.fake.zone.lock().unwrap().clear();
+    bench.pass(10).await;
+    for records in [Records::V4, Records::V6] {
+        bench.fake.set("a.example", records, servfail());
+    }
+    bench.pass(60).await;
+    assert_eq!(bench.said().await, None);
+    assert!(bench.fake.count("error") >= 2 && bench.fake.count("empty") >= 2);
+    // Looked at again with the next question, at most 30 s later.
+    bench.pass(90).await;
+    assert_eq!(bench.said().await, each(&[], 1));
+}
+
+#[tokio::test]
 async fn a_name_that_never_resolved_is_refused_once_and_found_when_it_appears() {
     let bench = Bench::start(dns("a.example"), Fake::default());
     assert_eq!(bench.said().await, Some(Err("a.example: no such name or record".to_owned())));

@@ -142,11 +142,14 @@ fn replace(path: &Path, text: &str) {
     std::fs::rename(&new, path).unwrap();
 }
 
+/// Says that these IP addresses are all there is.
+type Say = Box<dyn Fn(&Mesh, &[&str])>;
+
 /// One way to say which endpoints there are.
 struct Way {
     name: &'static str,
     mesh: Mesh,
-    say: Box<dyn Fn(&Mesh, &[&str])>,
+    say: Say,
 }
 
 /// Every source there is, over the same two addresses and port.

@@ -69,10 +69,12 @@ pub fn at(address: &str) -> Arc<Endpoint> {
     Arc::new(Endpoint::at(address.parse().unwrap()))
 }
 
+type Answers = HashMap<(String, Records), Result<Answer, Unanswered>>;
+
 /// Answers from a table; what is not in it does not exist.
 #[derive(Clone, Default)]
 pub struct Zone {
-    answers: Arc<Mutex<HashMap<(String, Records), Result<Answer, Unanswered>>>>,
+    answers: Arc<Mutex<Answers>>,
     asked: Arc<AtomicUsize>,
 }
 
