@@ -604,6 +604,10 @@ mesh_code mesh_status_json(const mesh *mesh, mesh_buf **json, mesh_error **err);
 // All metrics in `format`, now only `MESH_METRICS_PROMETHEUS`.
 mesh_code mesh_metrics(const mesh *mesh, int32_t format, mesh_buf **page, mesh_error **err);
 
+// Says whether new requests are wanted: 1 yes (as at first), 0 no. Callers within the mesh learn it from the
+// next response and go elsewhere while they can; what still comes is served.
+mesh_code mesh_set_serving(const mesh *mesh, int32_t serving, mesh_error **err);
+
 // Lame duck: listeners say so to their peers, take no new connection and finish what is in flight,
 // for at most `grace_ns`. Blocks.
 mesh_code mesh_drain(const mesh *mesh, int64_t grace_ns, mesh_error **err);

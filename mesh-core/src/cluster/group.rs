@@ -433,8 +433,8 @@ impl Candidate for Endpoint {
         self.health(now) <= Health::Degraded && !self.live.outlier.is_ejected() && !self.live.breaker.is_open(now)
     }
 
-    fn is_degraded(&self, _now: Instant) -> bool {
-        self.declared.max(self.live.health.checked(self.is_checked)) == Health::Degraded
+    fn is_degraded(&self, now: Instant) -> bool {
+        self.health(now) == Health::Degraded
     }
 
     fn is_leaving(&self, now: Instant) -> bool {

@@ -88,13 +88,8 @@ impl HealthState {
 
     /// The worst of what check and notice say. Without a check (any more) only the notice counts.
     pub fn health(&self, is_checked: bool, now: Instant) -> Health {
-        let said = self.checked(is_checked);
+        let said = if is_checked { self.word().health() } else { Health::Healthy };
         if self.is_draining(now) { said.max(Health::Draining) } else { said }
-    }
-
-    /// What the check says, where there is one.
-    pub fn checked(&self, is_checked: bool) -> Health {
-        if is_checked { self.word().health() } else { Health::Healthy }
     }
 
     /// Whether the endpoint said so, not longer ago than it counts.

@@ -1,8 +1,8 @@
 //! Load reports on responses.
 //!
 //! Decides: whether a response carries one, and in which form. A request asks by the header
-//! `endpoint-load-metrics-format` (TEXT, JSON or BIN), as ORCA servers such as vLLM and Triton know it; gRPC's
-//! and Envoy's own servers always tell once told to, which is `load_reports: always`.
+//! `endpoint-load-metrics-format` (TEXT, JSON or BIN), as our clients do where they balance by reports; other
+//! servers always tell once told to, which is `load_reports: always` here.
 //! Never: replaces a report that the application wrote itself. Invariant: a gRPC call is told in its trailers
 //! (gRFC A51), everything else in the head.
 
@@ -15,6 +15,7 @@ use crate::core::Core;
 use crate::load_report::{Form, HEADER, TRAILER};
 use crate::policy::verdict::Verdict;
 use crate::snapshot::LoadReports;
+use crate::telemetry::names::header::LOAD_FORMAT;
 
 /// What is said on one response.
 pub(super) struct Reporting {
@@ -26,7 +27,7 @@ pub(super) struct Reporting {
 impl Reporting {
     /// What a request gets to know.
     pub(super) fn of(core: &Arc<Core>, mode: LoadReports, request: &HeaderMap, is_grpc: bool) -> Self {
-        let asked = request.get(FORMAT).and_then(|format| format.to_str().ok()).and_then(Form::named);
+        let asked = request.get(LOAD_FORMAT).and_then(|format| format.to_str().ok()).and_then(Form::named);
         let form = match mode {
             LoadReports::Off => None,
             LoadReports::OnRequest => asked,
@@ -77,4 +78,3 @@ fn grpc_status(headers: &HeaderMap) -> Option<u16> {
 }
 
 /// Asks for a report and says in which form.
-const FORMAT: HeaderName = HeaderName::from_static("endpoint-load-metrics-format");

@@ -8,9 +8,10 @@ use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use http::{HeaderMap, Request, Response};
+use http::{HeaderMap, HeaderValue, Request, Response};
 
 use crate::body::Body;
+use crate::cluster::balancing::BalancerKind;
 use crate::cluster::group::{Cluster, Wanted};
 use crate::cluster::health::notice;
 use crate::cluster::member::Endpoint;
@@ -37,7 +38,7 @@ use crate::route::affinity::Affinity;
 use crate::route::matcher::RequestHead;
 use crate::route::table::Miss;
 use crate::snapshot::Snapshot;
-use crate::telemetry::names::header::{PEER, SHOULD_RETRY};
+use crate::telemetry::names::header::{LOAD_FORMAT, PEER, SHOULD_RETRY};
 use crate::telemetry::names::label;
 use crate::telemetry::peer::{self, Peer};
 use crate::telemetry::record::{Record, is_grpc};
@@ -389,6 +390,9 @@ impl<'a> Call<'a> {
         self.ties = Ties::of(&self.head, (rule, cluster), self.context.as_deref(), &mut self.rng);
         if self.trail.level > Level::Off {
             self.trail.budget_before = Some(cluster.budget.balance(self.core.clock.now()));
+        }
+        if cluster.settings.balancing.kind == BalancerKind::WeightedRoundRobin {
+            self.head.headers.insert(LOAD_FORMAT, HeaderValue::from_static("TEXT"));
         }
         self.cluster = Some(Arc::clone(cluster));
         self.place.cluster = Some(cluster.name.to_string());

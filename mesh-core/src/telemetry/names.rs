@@ -302,6 +302,8 @@ pub mod header {
     pub const BAGGAGE: HeaderName = HeaderName::from_static("baggage");
     /// Who calls, and who answered: see [`crate::telemetry::Peer`].
     pub const PEER: HeaderName = HeaderName::from_static("x-mesh-peer");
+    /// In a request: in which form its caller wants to hear how loaded the server is.
+    pub const LOAD_FORMAT: HeaderName = HeaderName::from_static("endpoint-load-metrics-format");
     /// How much it matters that a request is answered: see `policy::criticality`.
     pub const CRITICALITY: HeaderName = HeaderName::from_static("x-mesh-criticality");
     /// Why a server of the mesh turned a request away without acting on it: `overloaded`.

@@ -28,6 +28,7 @@ pub(super) enum Span {
 
 /// A rolling window.
 #[derive(Debug)]
+#[allow(clippy::large_enum_variant, reason = "the large one is the usual one; a box would cost each result a jump")]
 pub(super) enum Window {
     Time(Box<Buckets>),
     Requests(Ring),
