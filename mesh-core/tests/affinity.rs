@@ -75,16 +75,16 @@ async fn a_client_stays_with_the_endpoint_of_its_cookie_and_moves_when_that_is_g
     }
 
     // Drained: no new client comes, those that are there stay.
-    let weighed =
-        |weight| all.iter().map(|(port, _)| (*port, if home.ends_with(&port.to_string()) { weight } else { 1 }));
-    client.reload(&config(&weighed(0).collect::<Vec<_>>(), session), "client.yaml").unwrap();
+    let is_home = |port: u16| home.ends_with(&format!(":{port}"));
+    let drained: Vec<_> = all.iter().map(|(port, _)| (*port, u32::from(!is_home(*port)))).collect();
+    client.reload(&config(&drained, session), "client.yaml").unwrap();
     assert_eq!(get(&client, &[("cookie", pair)]).await.0, home);
     for _ in 0..6 {
         assert_ne!(get(&client, &[]).await.0, home);
     }
 
     // Gone: another one, and the cookie says so.
-    let left: Vec<_> = weighed(0).filter(|(_, weight)| *weight > 0).collect();
+    let left: Vec<_> = drained.into_iter().filter(|(_, weight)| *weight > 0).collect();
     client.reload(&config(&left, session), "client.yaml").unwrap();
     let (new, cookies, _) = get(&client, &[("cookie", pair)]).await;
     assert_ne!(new, home);
