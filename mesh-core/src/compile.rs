@@ -18,12 +18,12 @@ use crate::time::Clock;
 
 mod access;
 mod admission;
-mod balancing;
 mod affinity;
+mod balancing;
 mod cluster;
 mod guard;
-mod limit;
 mod health;
+mod limit;
 pub(crate) mod problems;
 mod retry;
 mod route;

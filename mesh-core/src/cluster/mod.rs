@@ -5,15 +5,15 @@
 //! Invariant: a picker is immutable; a change of endpoints builds a new one, and live state (load,
 //! ejections) belongs to the endpoint and survives.
 
-pub mod candidates;
 mod alias;
 mod area;
 pub mod balancing;
 pub mod bounded_load;
+pub mod candidates;
 mod census;
 pub mod group;
-pub mod health;
 pub mod hashing;
+pub mod health;
 pub mod least_request;
 mod level;
 pub mod load_weight;

@@ -17,8 +17,8 @@ use crate::config::document::Document;
 use crate::config::listener::{Listener, ListenerTls, LoadReports as WrittenReports};
 use crate::config::policy::{Check, FailureMode as WrittenFailure};
 use crate::config::value::{Name, TextPattern};
-use crate::snapshot::{CheckPolicy, ListenerPolicy, LoadReports, TlsMode};
 use crate::identity::spiffe_id::{SpiffeId, TrustDomain};
+use crate::snapshot::{CheckPolicy, ListenerPolicy, LoadReports, TlsMode};
 
 pub(super) fn compile(
     document: &Document,

@@ -3,11 +3,11 @@
 //! Decides: which well-formed documents are mistakes. Never: reads text or looks outside the document.
 //! Invariant: every finding of a document is reported, not only the first.
 
+mod admission;
 mod balancing;
 mod dns;
-mod admission;
-mod health;
 mod hashing;
+mod health;
 mod limits;
 mod names;
 mod retries;

@@ -10,11 +10,11 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::balancing::Balancing;
-use super::dns::Dns;
 use super::connection::{ConnectionPool, Http2};
+use super::dns::Dns;
 use super::duration::TimeSpan;
-use super::health::HealthCheck;
 use super::hashing::{ConsistentHashing, HashPolicy, Maglev, RingHash, Session};
+use super::health::HealthCheck;
 use super::policy::{CircuitBreakerOverride, ConcurrencyLimitOverride, OutlierOverride, RetryBudgetOverride};
 use super::value::{AddressText, Name, SpiffeIdText, Weight};
 

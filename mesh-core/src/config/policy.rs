@@ -9,8 +9,8 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::access::Access;
-use super::authorization::Authorization;
 use super::admission::{AdaptiveLimit, ClassShares};
+use super::authorization::Authorization;
 use super::duration::TimeSpan;
 use super::hedge::HedgeDelay;
 use super::rate_limit::RateLimit;

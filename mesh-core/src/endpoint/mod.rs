@@ -1,7 +1,7 @@
 //! One address: how it is reached, how loaded it is, which connections to it are open.
 
-pub mod ask;
 pub mod address;
+pub mod ask;
 pub mod connect;
 pub mod connection;
 pub(crate) mod eyeballs;

@@ -76,5 +76,3 @@ fn is_error(status: u16, grpc_status: Option<u16>) -> bool {
 fn grpc_status(headers: &HeaderMap) -> Option<u16> {
     headers.get("grpc-status").and_then(|value: &HeaderValue| value.to_str().ok()).and_then(|text| text.parse().ok())
 }
-
-/// Asks for a report and says in which form.

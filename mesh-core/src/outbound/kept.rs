@@ -4,12 +4,12 @@
 
 use std::sync::Arc;
 
-use crate::snapshot::Target;
 use crate::error::Error;
 use crate::outbound::call::Call;
 use crate::outbound::trail::{Level, Why, worded};
 use crate::policy::retry::{Outcome, is_success};
 use crate::route::split::Split;
+use crate::snapshot::Target;
 use crate::telemetry::explained::Explained;
 
 impl Call<'_> {

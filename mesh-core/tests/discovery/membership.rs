@@ -75,7 +75,10 @@ fn members_keep_what_was_learned_whatever_the_order_and_however_many_leave() {
         for one in endpoints.iter().filter(|one| stayed.contains(&one.address.to_string())) {
             assert!(Arc::ptr_eq(&one.live, &lives[&one.address.to_string()]), "{}", one.address);
         }
-        assert_eq!(cluster.outlier.endpoints(), endpoints.iter().map(|one| one.address.to_string()).collect::<BTreeSet<_>>().len());
+        assert_eq!(
+            cluster.outlier.endpoints(),
+            endpoints.iter().map(|one| one.address.to_string()).collect::<BTreeSet<_>>().len()
+        );
     }
 }
 

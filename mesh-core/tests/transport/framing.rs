@@ -18,7 +18,7 @@ async fn o22_an_interim_answer_is_no_answer() {
         let mut wire = Wire::new(stream);
         wire.head().await;
         wire.write("HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nlink: </a>\r\n\r\n").await;
-        wire.to_end().await;
+        wire.read_to_end_text().await;
     })
     .await;
     let mesh = client(&[peer.address], "");
@@ -78,7 +78,7 @@ async fn o24_a_final_answer_instead_of_a_100_spares_the_body_and_ends_the_connec
                 let mut wire = Wire::new(stream);
                 wire.head().await;
                 wire.write(&format!("HTTP/1.1 {status}\r\ncontent-length: 0\r\n\r\n")).await;
-                let rest = wire.to_end().await;
+                let rest = wire.read_to_end_text().await;
                 bodies.lock().unwrap().push(rest);
             }
         })
@@ -155,7 +155,7 @@ async fn o25_trailers_that_cannot_be_delivered_break_the_answer_off() {
             "POST / HTTP/1.1\r\nhost: a\r\n{te}content-type: {content_type}\r\ncontent-length: 0\r\n\r\n"
         ))
         .await;
-        let all = soon(wire.to_end()).await;
+        let all = soon(wire.read_to_end_text()).await;
         // However much left before the trailers came, the answer has no proper end.
         assert!(all.is_empty() || all.starts_with("HTTP/1.1 200"), "{all:?}");
         assert!(!all.ends_with("0\r\n\r\n"), "{all:?}");
@@ -249,7 +249,7 @@ async fn o26_ambiguous_framing_is_refused_or_read_in_one_way_only() {
         let reads_chunked = matches!(name, "length and chunked" | "chunked and a tab");
         assert!(is_refused || reads_chunked, "{name}: {first:?}");
         if is_refused {
-            assert!(!soon(wire.to_end()).await.contains("HTTP/1.1 200"), "{name}");
+            assert!(!soon(wire.read_to_end_text()).await.contains("HTTP/1.1 200"), "{name}");
             assert!(!seen.lock().unwrap().iter().any(|path| path == "/hidden"), "{name}");
         }
     }

@@ -75,7 +75,7 @@ async fn o02_an_early_answer_is_delivered_and_its_connection_closed() {
             wire.write("HTTP/1.1 413 Too Large\r\ncontent-length: 0\r\n\r\n").await;
             // Reads nothing until all answers are given; then all there is, until the client has closed.
             let _ = go.wait_for(|go| *go).await;
-            wire.to_end().await;
+            wire.read_to_end_text().await;
             let _ = closed.send(());
         }
     })

@@ -95,7 +95,7 @@ impl Wire {
     }
 
     /// Everything until the peer closes.
-    pub async fn to_end(&mut self) -> String {
+    pub async fn read_to_end_text(&mut self) -> String {
         while self.more().await {}
         String::from_utf8_lossy(&std::mem::take(&mut self.rest)).into_owned()
     }
