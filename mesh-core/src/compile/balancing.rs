@@ -60,7 +60,7 @@ pub(super) fn subsetting(cluster: &Cluster, previous: Option<&Settings>) -> Opti
     let set = cluster.balancing.as_ref()?.subsetting.as_ref()?;
     let drawn =
         || previous.and_then(|previous| previous.subsetting).map_or_else(|| fastrand::u64(..), |kept| kept.seed);
-    Some(Subsetting { size: NonZeroU32::new(set.size)?, seed: set.seed.unwrap_or_else(drawn) })
+    Some(Subsetting { size: NonZeroU32::new(set.size)?, seed: set.seed.map_or_else(drawn, u64::from) })
 }
 
 fn report_rule(written: &written::WeightedRoundRobin) -> ReportRule {

@@ -146,7 +146,7 @@ pub struct Subsetting {
     pub size: u32,
     /// Which ones. Default: random for each process, so that clients use different ones.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub seed: Option<u64>,
+    pub seed: Option<u32>,
 }
 
 /// What to do for a subset without endpoints.
