@@ -5,6 +5,7 @@
 use std::fmt::Write;
 use std::path::Path;
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use mesh_core::compile::endpoints_of;
 use mesh_core::config::{Balancer, Cluster, Document, Endpoint, RetryJitter, Route, Rule, TimeSpan, TlsMode};
@@ -139,7 +140,8 @@ impl Explanation<'_> {
             let _ = writeln!(out, "{:<8}  {line}", self.paint.strong(&format!("{title:<8}")));
         }
         let total: u64 = matched.rule.action.split.iter().map(|(weight, _)| u64::from(weight)).sum();
-        for (weight, cluster) in matched.rule.action.split.iter() {
+        for (weight, target) in matched.rule.action.split.iter() {
+            let cluster = &target.cluster;
             let percent = f64::from(weight) * 100.0 / total.max(1) as f64;
             let _ = writeln!(
                 out,
@@ -253,7 +255,10 @@ impl Explanation<'_> {
     fn endpoints(&self, cluster: &Cluster) -> Result<Vec<Endpoint>, String> {
         match (&cluster.endpoints, &cluster.endpoints_file) {
             (Some(endpoints), _) => Ok(endpoints.clone()),
-            (None, Some(file)) => endpoints_of(&self.base.join(file), None),
+            (None, Some(file)) => {
+                let read = endpoints_of(&self.base.join(file), None)?;
+                Ok(read.into_iter().map(Arc::unwrap_or_clone).collect())
+            }
             (None, None) => Ok(Vec::new()),
         }
     }

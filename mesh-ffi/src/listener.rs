@@ -38,7 +38,7 @@ impl handles::Handle for mesh_listener {
 
 impl mesh_listener {
     fn new(engine: &Arc<Engine>, listening: Listening) -> Self {
-        let address = Text::new(listening.address().to_owned());
+        let address = Text::new(listening.address());
         Self { engine: Arc::clone(engine), address, listening: Arc::new(listening) }
     }
 }
