@@ -53,10 +53,12 @@ func TestTraceAndDeadlineFlowFromARequestToTheCallsMadeForIt(t *testing.T) {
 }
 
 func TestADeadlineOfTheCallerEndsTheHandlersContext(t *testing.T) {
-	ended := make(chan error, 1)
+	ended, caller := make(chan error, 1), make(chan struct{})
 	w := newWorld(t, func(w http.ResponseWriter, r *http.Request) {
 		<-r.Context().Done()
 		ended <- r.Context().Err()
+		// The handler's time ends a little before the caller's: an answer now would be in time.
+		<-caller
 	})
 	ctx, cancel := context.WithTimeout(context.Background(), 200*time.Millisecond)
 	defer cancel()
@@ -64,6 +66,7 @@ func TestADeadlineOfTheCallerEndsTheHandlersContext(t *testing.T) {
 	if _, err := w.client.Do(req); !errors.Is(err, context.DeadlineExceeded) {
 		t.Errorf("caller: %v", err)
 	}
+	close(caller)
 	select {
 	case <-ended:
 	case <-time.After(2 * time.Second):

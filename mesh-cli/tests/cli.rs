@@ -257,6 +257,7 @@ fn explain_live_shows_why_a_finished_call_went_as_it_did() {
          telemetry: {{ admin: {{ address: \"127.0.0.1:{admin}\" }} }}\n"
     );
     let process = Mesh::from_yaml(&config, "mesh.yaml").unwrap();
+    process.start().unwrap();
     let request =
         http::Request::get("http://a/x?secret").header("x-request-id", "the-one").body(mesh_core::Body::empty());
     let call = process.client();
@@ -265,7 +266,7 @@ fn explain_live_shows_why_a_finished_call_went_as_it_did() {
 
     let address = format!("127.0.0.1:{admin}");
     let output = mesh(directory.path(), &["explain", "--live", "--admin", &address]);
-    assert_eq!(output.status.code(), Some(0));
+    assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
     assert_shows(&output, &["REQUEST ID", "the-one", "GET http://a/x ", "connect"]);
     let output = mesh(directory.path(), &["explain", "--live", "--admin", &address, "the-one"]);
     assert_eq!(output.status.code(), Some(0));

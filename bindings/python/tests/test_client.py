@@ -234,7 +234,7 @@ def test_o18_a_cancelled_call_is_not_tried_again(serve_wsgi: Serve, port: int) -
         return []
 
     serve_wsgi(broken)
-    patient = "attempts: 5, conditions: [gateway-error], base: 200ms, max: 200ms, jitter: none"
+    patient = "attempts: 2, conditions: [gateway-error], base: 200ms, max: 200ms, jitter: none"
     text = config(port).replace("attempts: 1, conditions: [connect-failure], base: 1ms, max: 2ms", patient)
 
     async def run() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -115,7 +116,10 @@ def test_an_inherited_deadline_ends_the_onward_call(serve_wsgi: Any, backend: me
 
     import time
 
-    with pytest.raises(TimeoutError):
+    # Our time ends a little before the caller's, so that an answer may still reach him.
+    with contextlib.suppress(TimeoutError):
         serve_wsgi(app).client().get("http://app/", timeout=0.4)
-    time.sleep(0.3)
+    ends = time.monotonic() + 10
+    while not kinds and time.monotonic() < ends:
+        time.sleep(0.01)
     assert kinds == ["timeout"]
