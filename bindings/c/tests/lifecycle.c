@@ -1,5 +1,6 @@
 // Open, start, reload, look, close: in every order that a program may try.
 #include <signal.h>
+#include <stdbool.h>
 #include <time.h>
 
 #include "world.h"
