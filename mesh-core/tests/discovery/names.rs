@@ -54,12 +54,19 @@ async fn o62_a_name_is_resolved_again_without_any_traffic() {
     mesh.start().unwrap();
     for _ in 0..20 {
         let before = zone.asked();
-        clock.advance(2 * SECOND);
-        asked_more(&zone, before).await;
+        // An answer may still be on its way while time passes: its own time to live begins when it is here.
+        until("a question that is due", || {
+            clock.advance(SECOND / 10);
+            zone.asked() > before
+        })
+        .await;
     }
     zone.set("a.example", Records::V4, (&["127.0.0.9"], SECOND));
-    clock.advance(2 * SECOND);
-    until("the new address", || in_force(&mesh) == ["127.0.0.9:80"]).await;
+    until("the new address", || {
+        clock.advance(SECOND / 10);
+        in_force(&mesh) == ["127.0.0.9:80"]
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -81,7 +88,11 @@ async fn o64_a_minute_of_servfail_fails_no_call_and_is_counted() {
     // Asked at about 1, 2, 4, 8, 16, 32 s.
     for (span, at_least) in [(2, 1), (2, 2), (3, 3), (6, 4), (10, 5), (37, 6)] {
         clock.advance(span * SECOND);
-        until("the failures to be counted", || failures(&mesh) >= at_least).await;
+        until("the failures to be counted", || {
+            clock.advance(SECOND / 100);
+            failures(&mesh) >= at_least
+        })
+        .await;
         endpoint_of(&mesh).await.unwrap();
     }
     // A minute is over. Beyond the bound, nothing is used any more.
