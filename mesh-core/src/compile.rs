@@ -1,13 +1,14 @@
 //! From what was written to what is in force.
 //!
 //! Decides: how sections refer to each other. Never: starts, connects or resolves anything.
-//! Invariant: an error anywhere means no snapshot at all; what did not change is reused, live state and
-//! all.
+//! Invariant: an error anywhere means no snapshot at all, and no live state touched; what did not change is
+//! reused, live state and all.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Arc;
 
+use self::effects::Effects;
 use self::problems::Problems;
 use crate::config::Parsed;
 use crate::config::diagnostic::Diagnostic;
@@ -21,6 +22,7 @@ mod admission;
 mod affinity;
 mod balancing;
 mod cluster;
+mod effects;
 mod guard;
 mod health;
 mod limit;
@@ -53,14 +55,17 @@ pub struct Context<'a> {
 pub fn compile(parsed: Parsed, context: &Context<'_>) -> Result<Snapshot, Vec<Diagnostic>> {
     let Parsed { document, positions, .. } = parsed;
     let mut problems = Problems::default();
+    let mut effects = Effects::default();
     let mut clusters = BTreeMap::new();
     for (index, written) in document.clusters.iter().enumerate() {
-        let cluster = problems.note(format!("clusters[{index}]"), cluster::compile(written, &document, context));
+        let cluster =
+            problems.note(format!("clusters[{index}]"), cluster::compile(written, (&document, context), &mut effects));
         clusters.extend(cluster.map(|cluster| (Arc::clone(&cluster.name), cluster)));
     }
     let mut guards = BTreeMap::new();
     for (index, written) in document.guards.iter().enumerate() {
-        let guard = problems.note(format!("guards[{index}]"), guard::compile(written, &document, context));
+        let guard =
+            problems.note(format!("guards[{index}]"), guard::compile(written, (&document, context), &mut effects));
         guards.extend(guard.map(|guard| (Arc::clone(&guard.terms.name), guard)));
     }
     let routes = route::compile(&document, &clusters, context.previous, &mut problems);
@@ -69,6 +74,7 @@ pub fn compile(parsed: Parsed, context: &Context<'_>) -> Result<Snapshot, Vec<Di
     let (Some(routes), Some(policy), true) = (routes, policy, problems.is_empty()) else {
         return Err(problems.diagnostics(&positions));
     };
+    effects.happen();
     let defaults = Defaults {
         timeout: document.defaults.timeout.nonzero(),
         attempt_timeout: document.defaults.attempt_timeout.nonzero(),

@@ -149,7 +149,7 @@ pub struct Wanted<'a> {
 }
 
 impl Cluster {
-    /// A cluster without endpoints yet; what fits is carried over from `previous`.
+    /// A cluster without endpoints yet; what fits is carried over from `previous`, which is not changed by it.
     pub fn new(settings: Settings, previous: Option<&Self>, now: Instant) -> Result<Self, Invalid> {
         let same =
             |same: fn(&Settings, &Settings) -> bool| previous.filter(|previous| same(&previous.settings, &settings));
@@ -162,7 +162,6 @@ impl Cluster {
         let outlier = Arc::new(outlier);
         let limit = previous
             .map_or_else(|| ConcurrencyLimit::with(settings.concurrency), |previous| Arc::clone(&previous.limit));
-        limit.retune(settings.concurrency);
         let keeps_live = same(|a, b| (&a.plain, &a.mutual) == (&b.plain, &b.mutual));
         let members = previous.map(|previous| previous.members().carried(keeps_live.is_some()));
         let members = members.unwrap_or_default().awaiting(settings.source.speaks_later());
@@ -190,6 +189,11 @@ impl Cluster {
             heard: tokio::sync::Notify::new(),
             doubted: AtomicBool::new(false),
         })
+    }
+
+    /// Puts its settings in force where it shares live state with the cluster before it.
+    pub fn take_over(&self) {
+        self.limit.retune(self.settings.concurrency);
     }
 
     /// The endpoints a document, or another source, names now. Only a change has an effect.

@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
+use super::effects::Effects;
 use super::{Context, affinity, balancing, health, standing};
 use crate::cluster::group::{Cluster, Settings, Source};
 use crate::config::cluster::{self as written, TlsMode};
@@ -17,9 +18,10 @@ use crate::telemetry::{DestinationService, Peer};
 /// Compiles one cluster; the same text as before gives the same cluster.
 pub(super) fn compile(
     cluster: &written::Cluster,
-    document: &Document,
-    context: &Context<'_>,
+    (document, context): (&Document, &Context<'_>),
+    effects: &mut Effects,
 ) -> Result<Arc<Cluster>, String> {
+    let now = context.clock.now();
     let previous = context.previous.and_then(|previous| previous.clusters.get(cluster.name.as_str()));
     let settings = settings(cluster, document, (context, previous.map(|previous| &previous.settings)))?;
     let endpoints = match &settings.source {
@@ -32,16 +34,21 @@ pub(super) fn compile(
         && previous.settings == settings
     {
         if !previous.settings.source.speaks_later() {
-            previous.set_endpoints(endpoints, context.clock.now());
+            let previous = Arc::clone(previous);
+            effects.later(move || previous.set_endpoints(endpoints, now));
         }
         return Ok(Arc::clone(previous));
     }
-    let cluster = Cluster::new(settings, previous.map(|cluster| &**cluster), context.clock.now())
-        .map_err(|error| error.to_string())?;
-    if !endpoints.is_empty() || !cluster.settings.source.speaks_later() {
-        cluster.set_endpoints(endpoints, context.clock.now());
-    }
-    Ok(Arc::new(cluster))
+    let cluster = Cluster::new(settings, previous.map(|cluster| &**cluster), now).map_err(|error| error.to_string())?;
+    let cluster = Arc::new(cluster);
+    let made = Arc::clone(&cluster);
+    effects.later(move || {
+        made.take_over();
+        if !endpoints.is_empty() || !made.settings.source.speaks_later() {
+            made.set_endpoints(endpoints, now);
+        }
+    });
+    Ok(cluster)
 }
 
 /// Endpoints that are handed around.

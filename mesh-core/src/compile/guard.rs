@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::Context;
 use super::cluster::budget_config;
+use super::effects::Effects;
 use super::retry::retry_policy;
 use super::standing;
 use crate::config::document::Document;
@@ -13,8 +14,8 @@ use crate::policy::guard::{Guarded, Terms};
 /// Compiles one guard; the same text as before gives the same guard.
 pub(super) fn compile(
     guard: &written::Guard,
-    document: &Document,
-    context: &Context<'_>,
+    (document, context): (&Document, &Context<'_>),
+    effects: &mut Effects,
 ) -> Result<Arc<Guarded>, String> {
     let previous = context.previous.and_then(|previous| previous.guards.get(guard.name.as_str()));
     let is_same = context.previous.is_some_and(|previous| {
@@ -24,7 +25,10 @@ pub(super) fn compile(
         return Ok(Arc::clone(previous));
     }
     let terms = terms(guard, document)?;
-    Ok(Arc::new(Guarded::new(terms, previous.map(|previous| &**previous), context.clock.now())))
+    let guarded = Arc::new(Guarded::new(terms, previous.map(|previous| &**previous), context.clock.now()));
+    let made = Arc::clone(&guarded);
+    effects.later(move || made.take_over());
+    Ok(guarded)
 }
 
 fn terms(guard: &written::Guard, document: &Document) -> Result<Terms, String> {

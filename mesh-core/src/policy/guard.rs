@@ -67,9 +67,13 @@ impl Guarded {
             .map_or_else(|| Arc::new(Budget::new(terms.budget)), |previous| Arc::clone(&previous.budget));
         let limit =
             previous.map_or_else(|| ConcurrencyLimit::new(terms.max_in_flight), |previous| Arc::clone(&previous.limit));
-        limit.resize(terms.max_in_flight);
         let counts = previous.map(|previous| Arc::clone(&previous.counts)).unwrap_or_default();
         Self { terms, breaker, limit, budget, counts }
+    }
+
+    /// Puts its terms in force where it shares live state with the guard before it.
+    pub fn take_over(&self) {
+        self.limit.resize(self.terms.max_in_flight);
     }
 
     /// Calls in flight.

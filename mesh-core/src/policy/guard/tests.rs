@@ -225,6 +225,7 @@ fn a_reload_keeps_counts_places_breaker_and_budget() {
     let held = bench.begin().expect("admitted");
     let wider = Terms { max_in_flight: 2, timeout: None, idempotent: false, ..terms() };
     let next = Guarded::new(wider, Some(&bench.guarded), bench.now);
+    next.take_over();
     assert_eq!(next.breaker_state(bench.now), State::Open);
     assert_eq!((next.in_flight(), next.counts().calls(End::Failure)), (1, 5));
     drop(held);
