@@ -2,6 +2,9 @@
 //!
 //! Decides: whether a file's content has changed. Never: parses it, or misses a change because of how
 //! it was made: in place, by atomic rename, or by swapping a symbolic link as Kubernetes does it.
+//! Invariant: what is being written in place is not taken for what was written. The beginning of a file is
+//! often a valid file; so content under the same inode counts once two looks in a row have read it.
+//!
 //! It polls `stat` rather than inotify: five calls a second cost nothing, work on every file system,
 //! need no thread, and follow links.
 
@@ -25,7 +28,11 @@ pub struct FileSource {
 pub struct WatchedFile {
     path: PathBuf,
     seen: Option<Stamp>,
+    /// Of the file that `content` was read from.
+    inode: Option<u64>,
     content: Option<String>,
+    /// Read once, from a file that may still be written.
+    half: Option<String>,
 }
 
 /// What `stat` says; any difference means "read again".
@@ -88,12 +95,12 @@ fn look(file: &mut WatchedFile, sink: &Sink) {
 impl WatchedFile {
     /// A file not read yet.
     pub fn new(path: impl Into<PathBuf>) -> Self {
-        Self { path: path.into(), seen: None, content: None }
+        Self { path: path.into(), seen: None, inode: None, content: None, half: None }
     }
 
     /// A file whose `content` was just read by the caller.
     pub fn with_content(path: impl Into<PathBuf>, content: String) -> Self {
-        Self { path: path.into(), seen: None, content: Some(content) }
+        Self { path: path.into(), seen: None, inode: None, content: Some(content), half: None }
     }
 
     /// Where it is.
@@ -112,7 +119,10 @@ impl WatchedFile {
     pub fn poll(&mut self) -> io::Result<Option<&str>> {
         let stamp = match std::fs::metadata(&self.path) {
             Ok(metadata) => Stamp::of(&metadata),
-            Err(error) => return if self.seen.take().is_some() { Err(error) } else { Ok(None) },
+            Err(error) => {
+                self.inode = None;
+                return if self.seen.take().is_some() { Err(error) } else { Ok(None) };
+            }
         };
         if self.seen == Some(stamp) {
             return Ok(None);
@@ -121,7 +131,13 @@ impl WatchedFile {
         // A file written in place within the clock's resolution keeps its stamp: look once more next
         // time unless the stamp is old enough to be trusted.
         self.seen = stamp.is_settled().then_some(stamp);
+        let (before, half) = (self.inode.replace(stamp.inode), self.half.take());
         if self.content.as_deref() == Some(content.as_str()) {
+            return Ok(None);
+        }
+        let is_whole = self.content.is_none() || before.is_some_and(|inode| inode != stamp.inode);
+        if !is_whole && half.as_deref() != Some(content.as_str()) {
+            (self.seen, self.half) = (None, Some(content));
             return Ok(None);
         }
         Ok(Some(self.content.insert(content)))
@@ -157,6 +173,7 @@ mod tests {
         assert_eq!(file.poll().unwrap(), Some("one"));
         assert_eq!(file.poll().unwrap(), None);
         std::fs::write(&path, "two").unwrap();
+        assert_eq!(file.poll().unwrap(), None, "it may still be written");
         assert_eq!(file.poll().unwrap(), Some("two"), "overwritten in place, same length");
         std::fs::write(dir.path().join("new"), "three").unwrap();
         std::fs::rename(dir.path().join("new"), &path).unwrap();
@@ -176,6 +193,24 @@ mod tests {
     }
 
     #[test]
+    fn a_file_that_is_being_written_in_place_is_not_taken_half() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("endpoints.yaml");
+        std::fs::write(&path, "- a\n- b\n").unwrap();
+        let mut file = WatchedFile::new(&path);
+        assert_eq!(file.poll().unwrap(), Some("- a\n- b\n"));
+        for part in ["", "- a\n", "- a\n- b\n- c\n"] {
+            std::fs::write(&path, part).unwrap();
+            assert_eq!(file.poll().unwrap(), None, "{part:?}");
+        }
+        assert_eq!(file.poll().unwrap(), Some("- a\n- b\n- c\n"));
+        // Emptied on purpose: it stays empty.
+        std::fs::write(&path, "").unwrap();
+        assert_eq!(file.poll().unwrap(), None);
+        assert_eq!(file.poll().unwrap(), Some(""));
+    }
+
+    #[test]
     fn a_file_that_vanishes_is_reported_once_and_its_return_is_seen() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("mesh.yaml");
@@ -188,6 +223,7 @@ mod tests {
         assert!(file.poll().is_err());
         assert!(file.poll().unwrap().is_none(), "said once");
         std::fs::write(&path, "back").unwrap();
+        assert_eq!(file.poll().unwrap(), None, "it may still be written");
         assert_eq!(file.poll().unwrap(), Some("back"));
     }
 }
