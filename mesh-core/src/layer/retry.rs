@@ -100,17 +100,7 @@ where
         let mut attempt = Request::from_parts(head.clone(), body.attempt());
         headers::tell_attempt(attempt.headers_mut(), state.used() + 1, before);
         let answer = ready_call(&mut inner, attempt).await;
-        let outcome = match &answer {
-            Ok(response) => Outcome::Response {
-                status: response.status().as_u16(),
-                grpc_status: grpc_status(response.headers()),
-                headers: response.headers(),
-            },
-            Err(error) => {
-                let (kind, sent) = facts_of(error);
-                Outcome::Failure { kind, sent }
-            }
-        };
+        let outcome = outcome(&answer);
         let facts = RequestFacts {
             idempotent,
             body_replayable: body.is_replayable(),
@@ -130,6 +120,21 @@ where
                 }
                 return answer;
             }
+        }
+    }
+}
+
+/// What an engine is told of an answer.
+pub(super) fn outcome<B>(answer: &Result<Response<B>, BoxError>) -> Outcome<'_> {
+    match answer {
+        Ok(response) => Outcome::Response {
+            status: response.status().as_u16(),
+            grpc_status: grpc_status(response.headers()),
+            headers: response.headers(),
+        },
+        Err(error) => {
+            let (kind, sent) = facts_of(error);
+            Outcome::Failure { kind, sent }
         }
     }
 }
