@@ -57,8 +57,8 @@ test-go: build
 	cd bindings/go && go vet ./... && go test ./... && GOEXPERIMENT=cgocheck2 go test -race ./...
 
 # The same scenarios and stories in every language, and the README's quick starts as they stand.
-STORIES := broken_configs calls drain envoy_hashing guards moving_endpoints outage refused_peers reload \
-	rolling_restart scenarios slow_endpoint storms telemetry docs
+STORIES := broken_configs calls drain envoy_hashing guards many_endpoints moving_endpoints outage refused_peers \
+	reload rolling_restart scenarios slow_endpoint storms telemetry docs
 test-corpus: build python-module
 	cargo build --release $(CARGO_ALL) --example quickstart
 	cargo test --release $(CARGO_ALL) $(addprefix --test ,$(STORIES)) -- --include-ignored
@@ -69,7 +69,7 @@ bench: build
 
 # Only that it runs: no timing decides a test.
 bench-short: build
-	$(RELEASE)/mesh-bench --rounds 1 --seconds 1 --in-flight 1
+	$(RELEASE)/mesh-bench --rounds 1 --seconds 1 --in-flight 1 --envoy $(VENV)/bin/envoy
 	$(RELEASE)/mesh-bench micro --rounds 1
 
 clean:

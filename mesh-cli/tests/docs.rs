@@ -124,6 +124,22 @@ fn every_file_that_the_architecture_page_names_exists() {
     assert!(gone.is_empty(), "{gone:?}");
 }
 
+#[test]
+fn every_story_is_run_by_the_makefile_and_told_by_its_readme() {
+    let makefile = fs::read_to_string(root().join("Makefile")).unwrap().replace("\\\n", " ");
+    let (_, stories) = makefile.split_once("STORIES := ").unwrap();
+    let run: Vec<&str> = stories.lines().next().unwrap().split_whitespace().collect();
+    let readme = fs::read_to_string(root().join("tests/README.md")).unwrap();
+    let files = fs::read_dir(root().join("tests/tests")).unwrap().map(|entry| entry.unwrap().path());
+    let stories: Vec<_> = files.map(|file| file.file_stem().unwrap().to_str().unwrap().to_owned()).collect();
+    assert!(stories.len() >= 15, "{stories:?}");
+    for story in stories {
+        assert!(run.contains(&story.as_str()), "{story} is not among the Makefile's STORIES");
+        let is_told = story == "scenarios" || readme.contains(&format!("`{story}.rs`"));
+        assert!(is_told, "tests/README.md does not tell {story}.rs");
+    }
+}
+
 /// Where the loader finds libmesh under its soname.
 fn libraries(directory: &Path) -> PathBuf {
     let library = profile_directory().join("libmesh.so");
