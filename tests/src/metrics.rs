@@ -69,17 +69,3 @@ fn labels_of(mut text: &str) -> Option<BTreeMap<String, String>> {
     }
     Some(labels)
 }
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn labels_may_hold_what_separates_them() {
-        let samples = parse("# HELP a b\na{x=\"1,\\\"}=\",y=\"2\"} 3\nb 0.5\n");
-        assert_eq!(samples.len(), 2);
-        assert!(samples[0].has([("x", "1,\"}="), ("y", "2")]));
-        assert_eq!((samples[0].value, samples[1].value), (3.0, 0.5));
-        assert_eq!(sum(&samples, "a", [("y", "2")]), 3.0);
-    }
-}

@@ -16,6 +16,9 @@ use mesh_core::{Body, Mesh};
 use mesh_tests::load::Load;
 use mesh_tests::process::free_port;
 
+/// One storm at a time: two at once offer each other's machine away.
+static ALONE: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
+
 const PER_SECOND: u32 = 2000;
 const OUTAGE: Duration = Duration::from_secs(10);
 /// Of every budget: 10 retries a second are always allowed, and those of a window may have been saved.
@@ -127,6 +130,7 @@ async fn outage(defaults: &str) -> Outage {
 #[cfg_attr(debug_assertions, ignore = "offers 2,000 requests a second: run it with --release")]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn o21_a_full_outage_is_not_made_worse_by_retries_and_ends_soon_after_it_ends() {
+    let _alone = ALONE.lock().await;
     let Outage { offered, seen, recovery } = outage("").await;
     let ratio = seen as f64 / offered as f64;
     println!("defaults: offered {offered}, seen {seen} ({ratio:.3}x), served again after {recovery:?}");
@@ -139,6 +143,7 @@ async fn o21_a_full_outage_is_not_made_worse_by_retries_and_ends_soon_after_it_e
 #[cfg_attr(debug_assertions, ignore = "offers 2,000 requests a second: run it with --release")]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_budget_alone_bounds_a_storm() {
+    let _alone = ALONE.lock().await;
     let off = "circuit_breaker: { consecutive_failures: 0, min_success_percent: 0 }, outlier: { consecutive_5xx: 0 }";
     let Outage { offered, seen, recovery } = outage(off).await;
     let ratio = (seen as f64 - FLOOR) / offered as f64;
@@ -156,6 +161,7 @@ async fn the_budget_alone_bounds_a_storm() {
 #[cfg_attr(debug_assertions, ignore = "offers 2,000 requests a second: run it with --release")]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_chain_of_four_services_multiplies_nothing() {
+    let _alone = ALONE.lock().await;
     let off = "circuit_breaker: { consecutive_failures: 0, min_success_percent: 0 }, outlier: { consecutive_5xx: 0 }";
     let upstream = Upstream::start().await;
     upstream.set_down(true);

@@ -115,3 +115,12 @@ fn a_request_counts_once_on_each_side_with_the_same_labels_in_every_language() {
         assert_eq!(labels, reference, "{other} against {first}");
     }
 }
+
+#[test]
+fn labels_may_hold_what_separates_them() {
+    let samples = metrics::parse("# HELP a b\na{x=\"1,\\\"}=\",y=\"2\"} 3\nb 0.5\n");
+    assert_eq!(samples.len(), 2);
+    assert!(samples[0].has([("x", "1,\"}="), ("y", "2")]));
+    assert_eq!((samples[0].value, samples[1].value), (3.0, 0.5));
+    assert_eq!(metrics::sum(&samples, "a", [("y", "2")]), 3.0);
+}

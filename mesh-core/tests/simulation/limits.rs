@@ -45,4 +45,12 @@ fn the_chosen_limit_is_never_far_from_the_best_and_others_are() {
         let best = peers::NAMES.iter().map(|name| goodput(name)).fold(0.0, f64::max);
         assert!(ours >= 0.9 * best, "{}: {ours} of {best}", scenario.name);
     }
+    for name in peers::NAMES.into_iter().filter(|name| *name != "ours") {
+        let falls_short = SCENARIOS.iter().any(|scenario| {
+            let goodput = |name: &str| table.value(scenario.name, name, "goodput");
+            let best = peers::NAMES.iter().map(|name| goodput(name)).fold(0.0, f64::max);
+            goodput(name) < 0.9 * best
+        });
+        assert!(falls_short, "{name} is as good everywhere");
+    }
 }
