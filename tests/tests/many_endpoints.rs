@@ -101,15 +101,13 @@ async fn a_hundred_updates_a_second_of_a_hundred_thousand_endpoints_fail_no_requ
     let port = free_port().unwrap();
     let _server = server(port).await;
     let registry = Registry::default();
-    let text = format!(
-        "version: 1
-defaults: {{ connect_timeout: 20s, timeout: 60s }}
-clusters: [{{ name: a, endpoint_source: registry, idle_timeout: 1s }}]
-routes: [{{ hosts: [a], rules: [{{ backends: [{{ cluster: a }}] }}] }}]
-"
-    );
+    let text = "version: 1
+defaults: { connect_timeout: 20s, timeout: 60s }
+clusters: [{ name: a, endpoint_source: registry, idle_timeout: 1s }]
+routes: [{ hosts: [a], rules: [{ backends: [{ cluster: a }] }] }]
+";
     let mesh = Mesh::builder().endpoint_source("registry", Arc::new(registry.clone()));
-    let mesh = mesh.from_yaml(&text, "client.yaml").unwrap();
+    let mesh = mesh.from_yaml(text, "client.yaml").unwrap();
     mesh.start().unwrap();
     wait_until("the source to be followed", || registry.0.lock().unwrap().is_some()).unwrap();
     let sink = registry.0.lock().unwrap().clone().unwrap();
