@@ -106,7 +106,7 @@ impl Default for Tracing {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Explain {
-    /// The latest calls, this many; 0 = off. Every call that failed is kept. Default: 256.
+    /// The latest this many of the calls that failed and those that were sampled, in one ring; 0 = off. Default: 256.
     #[schemars(range(max = 65536))]
     pub keep: u32,
     /// Share of the other calls that is kept, too. Default: 1 (one in a hundred).

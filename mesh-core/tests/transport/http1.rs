@@ -180,11 +180,11 @@ async fn a_connection_serves_as_many_requests_as_it_may_and_no_longer_than_its_a
     assert_eq!(peer.accepted(), 3);
 
     let peer = Peer::start(|_, stream| answer_all(stream)).await;
-    let mesh = client(&[peer.address], "connection_pool: { max_connection_age: 1ms }");
+    let mesh = client(&[peer.address], "connection_pool: { max_connection_age: 500ms }");
     for nth in 1..=3 {
         assert_eq!(answered(&mesh, get("/")).await.0, 200);
-        tokio::time::sleep(Duration::from_millis(3)).await;
         assert_eq!(peer.accepted(), nth);
+        tokio::time::sleep(Duration::from_millis(600)).await;
     }
 }
 
