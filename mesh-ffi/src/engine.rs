@@ -21,7 +21,7 @@ pub struct Engine {
     client: ServiceClient,
     interruptible: bool,
     closed: AtomicBool,
-    /// The fork generation it was started in; `NOT_STARTED` before.
+    /// The fork generation it was first used in; `NOT_STARTED` before.
     born: AtomicU64,
     queues: Mutex<Vec<Weak<Queue>>>,
 }
@@ -44,7 +44,7 @@ impl Engine {
         self.interruptible
     }
 
-    /// Whether it was started by a parent of this process.
+    /// Whether it was started or used by a parent of this process.
     pub fn is_foreign(&self) -> bool {
         let born = self.born.load(Ordering::Acquire);
         born != NOT_STARTED && born != fork_generation()
@@ -53,6 +53,13 @@ impl Engine {
     /// Refuses use in a forked child.
     pub fn check_fork(&self) -> Result<(), Failure> {
         if self.is_foreign() { Err(Failure::forked()) } else { Ok(()) }
+    }
+
+    /// From now on the state behind handles may be in use by some thread of this process: a child must not touch it.
+    pub fn begin_use(&self) -> Result<(), Failure> {
+        self.check_fork()?;
+        self.born.store(fork_generation(), Ordering::Release);
+        Ok(())
     }
 
     /// The mesh, for calls that need no thread.

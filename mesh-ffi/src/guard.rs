@@ -127,8 +127,13 @@ pub unsafe extern "C" fn mesh_guard_open(
 /// Frees the guard; its calls go on. NULL is fine.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn mesh_guard_free(guard: *mut mesh_guard) {
-    // SAFETY: rule 1: NULL or a handle that is freed once.
-    guard!(mesh_guard_free, or(), { drop(unsafe { handles::take(guard) }) });
+    guard!(mesh_guard_free, or(), {
+        // SAFETY: rule 1: NULL or a handle that is freed once.
+        let Some(guard) = (unsafe { handles::take(guard) }) else { return };
+        if guard.engine.is_foreign() {
+            std::mem::forget(guard);
+        }
+    });
 }
 
 /// Begins a call: takes its place under the limit, or fails with `MESH_E_OVERLOADED`. Then alternate
@@ -144,7 +149,7 @@ pub unsafe extern "C" fn mesh_guard_begin(
         // SAFETY: rules 1, 3 and 6: a live handle, sized options or NULL, a writable result.
         let (guard, options, call) =
             unsafe { (handles::lend(guard)?, sized::read(options)?, handles::out(call, "call")?) };
-        guard.engine.check_fork()?;
+        guard.engine.begin_use()?;
         let mut terms = guard.guard.clone();
         let mut context = mesh_core::CallContext::current();
         if let Some(options) = options {
@@ -217,8 +222,14 @@ pub unsafe extern "C" fn mesh_guard_outcome_of(name: mesh_str, flags: u32) -> i3
 /// Ends the call and frees it. Before its end it was given up. NULL is fine.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn mesh_guard_end(call: *mut mesh_guard_call) {
-    // SAFETY: rule 1: NULL or a handle that is freed once.
-    guard!(mesh_guard_end, or(), { drop(unsafe { handles::take(call) }) });
+    guard!(mesh_guard_end, or(), {
+        // SAFETY: rule 1: NULL or a handle that is freed once.
+        let Some(call) = (unsafe { handles::take(call) }) else { return };
+        // A thread that the child lacks may hold a lock that ending the call would take.
+        if call.engine.is_foreign() {
+            std::mem::forget(call);
+        }
+    });
 }
 
 impl mesh_guard_options {

@@ -66,6 +66,59 @@ static int use_what_the_parent_started(void *argument) {
   return failed_count - before;
 }
 
+// A guard needs no thread of the mesh, but its calls hold locks and places all the same.
+typedef struct guarded {
+  mesh *mesh;
+  mesh_guard *guard;
+  mesh_guard_call *call;
+} guarded;
+
+static int use_a_guard_of_the_parent(void *argument) {
+  guarded *g = argument;
+  int before = failed_count;
+  mesh_guard_call *call = NULL;
+  mesh_guard *guard = NULL;
+  mesh_guard_step step;
+  MUST_FAIL(MESH_E_FORKED, mesh_guard_open(g->mesh, MESH_STR("inventory"), &guard, &err));
+  MUST_FAIL(MESH_E_FORKED, mesh_guard_begin(g->guard, NULL, &call, &err));
+  MUST_FAIL(MESH_E_FORKED, mesh_guard_next(g->call, MESH_GUARD_READY, -1, &step, &err));
+  mesh_guard_end(g->call);
+  mesh_guard_free(g->guard);
+  mesh_free(g->mesh);
+  return failed_count - before;
+}
+
+static int use_a_guard_that_had_no_call(void *argument) {
+  int before = failed_count;
+  mesh_guard_call *call = NULL;
+  MUST(mesh_guard_begin(argument, NULL, &call, &err));
+  mesh_guard_end(call);
+  return failed_count - before;
+}
+
+static void a_child_is_refused_a_guard_that_the_parent_used(void) {
+  static const char text[] =
+      "version: 1\nguards: [{ name: inventory, concurrency_limit: { max_requests: 1 } }]\n";
+  guarded g = {0};
+  mesh_config *config = NULL;
+  MUST(mesh_config_parse(bytes_of(text), MESH_STR("guards.yaml"), &config, &err));
+  MUST(mesh_open(NULL, config, &g.mesh, &err));
+  mesh_config_free(config);
+  MUST(mesh_guard_open(g.mesh, MESH_STR("inventory"), &g.guard, &err));
+  CHECK(in_child(use_a_guard_that_had_no_call, g.guard) == 0);
+  MUST(mesh_guard_begin(g.guard, NULL, &g.call, &err));
+  CHECK(in_child(use_a_guard_of_the_parent, &g) == 0);
+  // The place is still the parent's.
+  mesh_guard_call *second = NULL;
+  MUST_FAIL(MESH_E_OVERLOADED, mesh_guard_begin(g.guard, NULL, &second, &err));
+  mesh_guard_end(g.call);
+  MUST(mesh_guard_begin(g.guard, NULL, &second, &err));
+  mesh_guard_end(second);
+  mesh_guard_free(g.guard);
+  MUST(mesh_close(g.mesh, 5 * SECOND, &err));
+  mesh_free(g.mesh);
+}
+
 static int open_a_new_one(void *argument) {
   world *parent = argument;
   int before = failed_count;
@@ -120,6 +173,7 @@ int main(void) {
   MUST(mesh_open(NULL, config, &fresh.mesh, &err));
   mesh_config_free(config);
   a_child_is_refused_what_the_parent_started(&w);
+  a_child_is_refused_a_guard_that_the_parent_used();
   CHECK(in_child(open_a_new_one, &w) == 0);
   CHECK(in_child(use_one_that_was_never_started, &fresh) == 0);
   char body[32];
