@@ -20,15 +20,17 @@ impl Retryable for Error {
     }
 }
 
-/// What the network did. Only a refused connection is known to have done nothing.
+/// What the network did. Only a refused connection is known to have done nothing: that a host cannot be reached may
+/// also be said of one that was, in the middle of an exchange.
 impl Retryable for std::io::Error {
     fn outcome(&self) -> Outcome {
         use std::io::ErrorKind as Io;
         Outcome::from(match self.kind() {
-            Io::ConnectionRefused | Io::AddrNotAvailable | Io::HostUnreachable | Io::NetworkUnreachable => {
-                Class::Unprocessed
-            }
-            Io::ConnectionReset
+            Io::ConnectionRefused => Class::Unprocessed,
+            Io::AddrNotAvailable
+            | Io::HostUnreachable
+            | Io::NetworkUnreachable
+            | Io::ConnectionReset
             | Io::ConnectionAborted
             | Io::BrokenPipe
             | Io::NotConnected

@@ -160,3 +160,19 @@ fn an_unknown_guard_and_a_closed_mesh_are_typed_errors() {
     mesh.close(Duration::from_secs(1));
     assert_eq!(guard.begin().map(drop).expect_err("closed").kind(), ErrorKind::Closed);
 }
+
+#[test]
+fn only_a_refused_connection_is_known_to_have_done_nothing() {
+    use super::Retryable;
+    use std::io::ErrorKind as Io;
+    for (kind, expected) in [
+        (Io::ConnectionRefused, Class::Unprocessed),
+        (Io::HostUnreachable, Class::Transient),
+        (Io::NetworkUnreachable, Class::Transient),
+        (Io::ConnectionReset, Class::Transient),
+        (Io::NotFound, Class::Rejected),
+        (Io::OutOfMemory, Class::Failed),
+    ] {
+        assert_eq!(std::io::Error::from(kind).outcome().class, expected, "{kind:?}");
+    }
+}
