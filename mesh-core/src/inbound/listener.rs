@@ -195,7 +195,7 @@ where
         .max_concurrent_streams(MAX_STREAMS)
         .keep_alive_interval(Some(PING_INTERVAL))
         .keep_alive_timeout(PING_TIMEOUT);
-    let io = Preface::new(io, &seen.version);
+    let io = Preface::new(io, &seen.version, IDLE_TIMEOUT);
     let connection = builder.serve_connection_with_upgrades(TokioIo::new(io), answer);
     tokio::pin!(connection);
     let mut is_leaving = is_late;
@@ -238,7 +238,7 @@ const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// After the grace, what is still being written may finish.
 const LAST_RESPONSES: Duration = Duration::from_millis(500);
-/// An HTTP/1.1 connection without a request for this long is closed: five times our clients' own limit, so
+/// A connection without a request for this long, HTTP/2 without its preface, is closed: five times our clients' own limit, so
 /// that it is the client who closes first.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(300);
 /// Streams per HTTP/2 connection: the default concurrency limit of a cluster, so that one connection
