@@ -62,15 +62,70 @@ impl LocalLimit {
         })
     }
 
-    /// Lengths keep values apart; an absent one differs from an empty one.
+    /// Lengths keep values apart; an absent one differs from an empty one. Credentials are only there as digests, and
+    /// long values too, so that nobody fills the memory by what he sends.
     fn key(&self, attributes: &Attributes<'_>) -> Vec<u8> {
         let mut key = Vec::new();
         for fact in &self.by {
-            let value = fact.value(attributes);
-            let length = value.as_ref().map_or(u32::MAX, |value| value.len() as u32);
-            key.extend_from_slice(&length.to_le_bytes());
-            key.extend_from_slice(value.as_deref().unwrap_or_default());
+            let Some(value) = fact.value(attributes) else {
+                key.extend_from_slice(&ABSENT.to_le_bytes());
+                continue;
+            };
+            if fact.is_secret() || value.len() > LONGEST_PLAIN {
+                key.extend_from_slice(&DIGEST.to_le_bytes());
+                key.extend_from_slice(&self.buckets.digest(&value));
+            } else {
+                key.extend_from_slice(&(value.len() as u32).to_le_bytes());
+                key.extend_from_slice(&value);
+            }
         }
         key
+    }
+}
+
+/// Instead of a length: no value.
+const ABSENT: u32 = u32::MAX;
+/// Instead of a length: 16 bytes of digest.
+const DIGEST: u32 = u32::MAX - 1;
+/// Longer than an address, an identity of usual names or a user's number.
+const LONGEST_PLAIN: usize = 64;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::access::AttributesBuf;
+    use crate::policy::rate_limit::RateLimit;
+
+    fn limit(by: &str) -> LocalLimit {
+        let limit = RateLimit::new(1, 1, Duration::from_secs(1)).unwrap();
+        LocalLimit {
+            name: "l".into(),
+            matches: Vec::new(),
+            by: vec![Fact::parse(by).unwrap()],
+            reply: Arc::new(Verdict::deny(429)),
+            enforced: 1.0,
+            buckets: Arc::new(KeyedBuckets::new(limit, 10)),
+        }
+    }
+
+    #[test]
+    fn a_key_holds_no_credential_and_no_long_value_and_still_tells_values_apart() {
+        for (by, header, value, other) in [
+            ("header:authorization", "authorization", "Bearer sesame".to_owned(), "Bearer barley".to_owned()),
+            ("lower(header:cookie)", "cookie", "id=sesame".to_owned(), "id=barley".to_owned()),
+            ("header:x-user", "x-user", "sesame".repeat(500), "sesame".repeat(499)),
+        ] {
+            let limit = limit(by);
+            let key = |value: &str| {
+                let mut attributes = AttributesBuf::default();
+                attributes.headers.insert(http::HeaderName::from_static(header), value.parse().unwrap());
+                limit.key(&attributes.borrow())
+            };
+            assert!(!key(&value).windows(6).any(|bytes| bytes == b"sesame"), "{by}");
+            assert_eq!(key(&value).len(), 20, "{by}");
+            assert_eq!(key(&value), key(&value), "{by}");
+            assert_ne!(key(&value), key(&other), "{by}");
+            assert_ne!(key(&value), limit.key(&AttributesBuf::default().borrow()), "{by}");
+        }
     }
 }

@@ -17,6 +17,8 @@ use super::{Limited, RateLimit, TokenBucket};
 pub struct KeyedBuckets {
     limit: RateLimit,
     hasher: RandomState,
+    /// The secret of the digests, as old as the buckets.
+    digests: [RandomState; 2],
     shards: Box<[Mutex<Buckets>]>,
     room: usize,
     evicted: AtomicU64,
@@ -31,6 +33,7 @@ impl KeyedBuckets {
         Self {
             limit,
             hasher: RandomState::new(),
+            digests: [RandomState::new(), RandomState::new()],
             shards: (0..shards).map(|_| Mutex::default()).collect(),
             room: max_keys.max(1).div_ceil(shards),
             evicted: AtomicU64::new(0),
@@ -40,6 +43,13 @@ impl KeyedBuckets {
     /// Takes a token of `key`'s bucket.
     pub fn take(&self, key: &[u8], now: Instant) -> Result<(), Limited> {
         self.bucket(key, now).take(now)
+    }
+
+    /// What stands in a key for a value that must not, or is too long: 128 bits of two SipHashes under secret keys.
+    pub fn digest(&self, value: &[u8]) -> [u8; 16] {
+        let [high, low] = &self.digests;
+        let digest = u128::from(high.hash_one(value)) << 64 | u128::from(low.hash_one(value));
+        digest.to_le_bytes()
     }
 
     /// Keys that are remembered.
