@@ -125,6 +125,8 @@ pub enum LoadReports {
     Always,
     /// When the request asks.
     OnRequest,
+    /// When the request asks, and its caller has proven who it is.
+    ToPeers,
     /// Never.
     Off,
 }

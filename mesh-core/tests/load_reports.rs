@@ -11,6 +11,7 @@ use http_body_util::{BodyExt, StreamBody};
 use mesh_core::error::BoxError;
 use mesh_core::load_report::{HEADER, LoadReport, TRAILER};
 use mesh_core::{Body, Mesh};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 const FORMAT: &str = "endpoint-load-metrics-format";
 
@@ -38,12 +39,17 @@ async fn answer(request: Request<Body>) -> Result<Response<Body>, BoxError> {
             response.headers_mut().insert(HEADER, HeaderValue::from_static("TEXT cpu_utilization=0.1"));
         }
         "/broken" => *response.status_mut() = http::StatusCode::INTERNAL_SERVER_ERROR,
-        "/grpc" => {
+        "/grpc" | "/announced" => {
             let trailers =
                 HeaderMap::from_iter([(http::HeaderName::from_static("grpc-status"), "14".parse().unwrap())]);
             let frames = [Frame::data(Bytes::from_static(b"\0\0\0\0\0")), Frame::trailers(trailers)];
             let frames = futures_util::stream::iter(frames.map(Ok::<_, BoxError>));
+            let is_announced = request.uri().path() == "/announced";
             response = Response::new(Body::new(StreamBody::new(frames)));
+            response.headers_mut().insert("content-type", HeaderValue::from_static("application/grpc"));
+            if is_announced {
+                response.headers_mut().insert("trailer", HeaderValue::from_static("grpc-status"));
+            }
         }
         "/trailers-only" => {
             response = Response::new(Body::empty());
@@ -111,6 +117,54 @@ async fn a_grpc_call_is_told_in_its_trailers() {
     assert_eq!(trailers["grpc-status"], "14");
     let (head, _) = call(&client, "/trailers-only", &grpc).await;
     assert_eq!(LoadReport::parse(&head).expect("a head that is the trailers").utilization(), 0.7);
+}
+
+#[tokio::test]
+async fn a_grpc_call_over_http1_is_told_and_ends_well() {
+    let (server, _) = world(", load_reports: always", "auto").await;
+    let address = server.config()["listeners"][0]["address"].as_str().unwrap().to_owned();
+    for path in ["/grpc", "/announced"] {
+        let mut stream = tokio::net::TcpStream::connect(&address).await.unwrap();
+        let request = format!(
+            "POST {path} HTTP/1.1\r\nhost: a\r\nte: trailers\r\nconnection: close\r\ncontent-type: application/grpc\r\ncontent-length: 0\r\n\r\n"
+        );
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let mut answer = Vec::new();
+        stream.read_to_end(&mut answer).await.unwrap();
+        let answer = String::from_utf8_lossy(&answer);
+        let (_, trailers) = answer.rsplit_once("\r\n0\r\n").unwrap_or_else(|| panic!("{path} has no end: {answer}"));
+        assert!(trailers.contains("grpc-status: 14") && trailers.contains(TRAILER), "{path}: {trailers}");
+    }
+}
+
+#[tokio::test]
+async fn where_callers_can_prove_who_they_are_a_stranger_is_not_told() {
+    let directory = tempfile::tempdir().unwrap();
+    let identity = |name: &str| {
+        let directory = directory.path().display();
+        format!("identity: {{ spiffe_id: \"spiffe://test/{name}\", dev_ca: {{ directory: \"{directory}\" }} }}\n")
+    };
+    for (reports, is_stranger_told) in [("", false), (", load_reports: on_request", true)] {
+        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let text = format!(
+            "{}listeners: [{{ name: in, address: \"127.0.0.1:{port}\", tls: permissive{reports} }}]\n",
+            identity("server")
+        );
+        let server = Mesh::from_yaml(&text, "server.yaml").unwrap();
+        server.listen("in", tower::service_fn(answer)).await.unwrap();
+        for (identity, tls, is_told) in [
+            (identity("client"), ", tls: { server_ids: [\"spiffe://test/server\"] }", true),
+            (String::new(), "", is_stranger_told),
+        ] {
+            let text = format!(
+                "{identity}clusters: [{{ name: a{tls}, endpoints: [{{ address: \"127.0.0.1:{port}\" }}] }}]
+routes: [{{ hosts: [a], rules: [{{ backends: [{{ cluster: a }}] }}] }}]"
+            );
+            let client = Mesh::from_yaml(&text, "client.yaml").unwrap();
+            let (head, _) = call(&client, "/", &[(FORMAT, "TEXT")]).await;
+            assert_eq!(head.contains_key(HEADER), is_told, "{reports:?} {tls:?}");
+        }
+    }
 }
 
 #[tokio::test]

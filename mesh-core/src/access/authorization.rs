@@ -7,13 +7,16 @@
 //!
 //! A rule needs one of its sources, one of its operations and all of its conditions; an empty list asks
 //! for nothing; a policy without rules matches nothing. On a TCP connection a rule with fields that only
-//! HTTP has never allows, and denies as if those fields matched: a deny may grow there, never shrink.
+//! HTTP has never allows, and denies as if those fields matched: a deny may grow there, never shrink. For the same
+//! reason a host that DENY or CUSTOM names without a port is met with any port, which in Istio takes a second value.
 
 mod cidr;
 mod condition;
 mod field;
 mod path_template;
 mod read;
+#[cfg(test)]
+mod tests;
 #[cfg(test)]
 mod vectors;
 
@@ -151,18 +154,34 @@ impl Policies {
 impl Policy {
     /// Whether one of its rules matches.
     pub fn matches(&self, attributes: &Attributes<'_>) -> bool {
-        let widens = self.action == Action::Deny;
+        let widens = match self.action {
+            Action::Deny => Widens::Everywhere,
+            // Asked about more, a provider can only refuse more.
+            Action::Custom(_) => Widens::Hosts,
+            Action::Allow | Action::Audit => Widens::Never,
+        };
         self.rules.iter().any(|rule| rule.matches(attributes, widens))
     }
 }
 
+/// Where a rule matches more than Istio's, because more is the safe side.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Widens {
+    Never,
+    /// A host without a port stands for all its ports.
+    Hosts,
+    /// That, and on a TCP connection what only HTTP has counts as met.
+    Everywhere,
+}
+
 impl Rule {
-    fn matches(&self, attributes: &Attributes<'_>, widens: bool) -> bool {
-        if attributes.is_tcp && !widens && self.conditions().any(Condition::is_http_only) {
+    fn matches(&self, attributes: &Attributes<'_>, widens: Widens) -> bool {
+        if attributes.is_tcp && widens != Widens::Everywhere && self.conditions().any(Condition::is_http_only) {
             return false;
         }
-        let holds =
-            |condition: &Condition| (attributes.is_tcp && condition.is_http_only()) || condition.holds(attributes);
+        let holds = |condition: &Condition| {
+            (attributes.is_tcp && condition.is_http_only()) || condition.holds(attributes, widens != Widens::Never)
+        };
         let one_of = |alternatives: &[Vec<Condition>]| {
             alternatives.is_empty() || alternatives.iter().any(|all| all.iter().all(holds))
         };

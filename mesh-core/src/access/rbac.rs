@@ -10,6 +10,7 @@ use std::fmt;
 use http::HeaderMap;
 
 use super::attributes::Attributes;
+use crate::route::host;
 
 /// All rules of a process, in the order written.
 #[derive(Debug)]
@@ -179,9 +180,12 @@ impl Pattern {
         }
     }
 
-    /// A pattern for a host: no case.
+    /// A pattern for a host: no case, no dot at the end.
     pub fn host(text: &str) -> Self {
-        Self::parse(&text.to_ascii_lowercase())
+        match text.ends_with('*') {
+            true => Self::parse(&text.to_ascii_lowercase()),
+            false => Self::parse(&host::normalized(text)),
+        }
     }
 
     /// Whether a value that is there fits.
@@ -199,13 +203,9 @@ fn any(patterns: &[Pattern], value: &str) -> bool {
     patterns.is_empty() || patterns.iter().any(|pattern| pattern.matches(value))
 }
 
-/// Lower case, without port. The brackets of an IPv6 literal stay.
+/// As routes compare it, without port. The brackets of an IPv6 literal stay.
 fn host_name(authority: &str) -> String {
-    let end = match authority.rfind(':') {
-        Some(colon) if !authority[colon..].contains(']') => colon,
-        _ => authority.len(),
-    };
-    authority[..end].to_ascii_lowercase()
+    host::split_port(&host::normalized(authority)).0.to_owned()
 }
 
 #[cfg(test)]
@@ -244,7 +244,7 @@ mod tests {
     fn each_condition_alone_can_refuse_a_match() {
         let base = AttributesBuf {
             principal: Some(PRODUCTPAGE.into()),
-            host: "Details.Example:9080".into(),
+            host: "user@Details.Example.:9080".into(),
             path: "/details/0".into(),
             ..AttributesBuf::default()
         };
@@ -253,7 +253,7 @@ mod tests {
             change(&mut rule);
             Rules::new(Effect::Allow, vec![rule])
         };
-        let table: [(&str, Rules, bool); 14] = [
+        let table: [(&str, Rules, bool); 15] = [
             ("no condition", deny(|_| {}), true),
             ("listener", deny(|r| r.listeners = vec!["inbound".into()]), true),
             ("other listener", deny(|r| r.listeners = vec!["admin".into()]), false),
@@ -265,6 +265,7 @@ mod tests {
             ("method has case", deny(|r| r.methods = vec!["get".into()]), false),
             ("path", deny(|r| r.paths = patterns(&["/details/*"])), true),
             ("other path", deny(|r| r.paths = patterns(&["/details"])), false),
+            ("host with user and final dot", deny(|r| r.hosts = vec![Pattern::host("details.example.")]), true),
             ("host without port or case", deny(|r| r.hosts = vec![Pattern::host("DETAILS.example")]), true),
             ("header", deny(|r| r.headers = vec![Box::new(|h: &HeaderMap| h.contains_key("x"))]), false),
             ("no header", deny(|r| r.headers = vec![Box::new(|h: &HeaderMap| !h.contains_key("x"))]), true),

@@ -45,7 +45,7 @@ pub(super) fn compile(
         let policy = ListenerPolicy {
             address: listener.address.as_ref().map(|address| address.as_str().to_owned()),
             tls: tls_mode(listener, document),
-            load_reports: load_reports(listener),
+            load_reports: load_reports(listener, tls_mode(listener, document)),
             is_forwarding: listener.forward,
             intake: intake.flatten(),
             max_criticality: super::admission::criticality(listener.max_criticality),
@@ -70,13 +70,14 @@ fn is_for(listeners: Option<&[Name]>, name: &str) -> bool {
 }
 
 /// An ingress answers for others: their reports pass, its own would be taken for theirs.
-fn load_reports(listener: &Listener) -> LoadReports {
+fn load_reports(listener: &Listener, tls: TlsMode) -> LoadReports {
     match listener.load_reports {
         Some(WrittenReports::Always) => LoadReports::Always,
         Some(WrittenReports::OnRequest) => LoadReports::OnRequest,
         Some(WrittenReports::Off) => LoadReports::Off,
         None if listener.forward => LoadReports::Off,
-        None => LoadReports::OnRequest,
+        None if tls == TlsMode::Plaintext => LoadReports::OnRequest,
+        None => LoadReports::ToPeers,
     }
 }
 
@@ -114,10 +115,7 @@ fn compile_authorization(document: &Document, problems: &mut Problems) -> Arc<Po
     let path = "policy.authorization.policies";
     for (index, policy) in written.policies.iter().enumerate() {
         let Some(provider) = &policy.spec.provider else { continue };
-        if !document.policy.checks.iter().any(|check| check.name.as_str() == provider.name) {
-            let unknown = Err::<(), _>(format!("no check is called {:?}", provider.name));
-            problems.note(format!("{path}[{index}].spec.provider.name"), unknown);
-        }
+        problems.note(format!("{path}[{index}].spec.provider.name"), provider_is_everywhere(&provider.name, document));
     }
     match authorization::read(&written.policies, &workload, &names) {
         Ok(policies) => Arc::new(policies),
@@ -127,6 +125,19 @@ fn compile_authorization(document: &Document, problems: &mut Problems) -> Arc<Po
             }
             Arc::default()
         }
+    }
+}
+
+/// A policy holds for the whole process, so the check it demands must be one of every listener.
+fn provider_is_everywhere(name: &str, document: &Document) -> Result<(), String> {
+    let check = document.policy.checks.iter().find(|check| check.name.as_str() == name);
+    let check = check.ok_or_else(|| format!("no check is called {name:?}"))?;
+    let mut listeners = document.listeners.iter().map(|listener| listener.name.as_str());
+    match listeners.find(|listener| !is_for(check.listeners.as_deref(), listener)) {
+        None => Ok(()),
+        Some(listener) => Err(format!(
+            "check {name:?} is not asked on listener {listener:?}: name it in the check's `listeners`, or leave that out"
+        )),
     }
 }
 

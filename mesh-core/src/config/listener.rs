@@ -24,8 +24,8 @@ pub struct Listener {
     /// Whether requests are routed onward by `routes` (an ingress) instead of served here. Default: false.
     #[serde(default)]
     pub forward: bool,
-    /// When responses tell how loaded this process is (ORCA). Default: on_request, with `forward` off (ours; gRPC
-    /// and Envoy servers tell always once they are told to).
+    /// When responses tell how loaded this process is (ORCA). Default: on_request, over TLS only to callers with a proven
+    /// identity; with `forward` off (ours; gRPC and Envoy servers tell always once they are told to).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub load_reports: Option<LoadReports>,
     /// How many requests are taken on at once, and who waits. Default: no limit.

@@ -46,7 +46,6 @@ pub struct Inside {
     permit: Option<Permit>,
     /// Taken: nobody is called.
     state: Option<Arc<State>>,
-    started: Instant,
 }
 
 impl Gate {
@@ -78,7 +77,7 @@ impl Gate {
         // Who waits goes before who comes, unless the one who comes matters more.
         let is_first = || state.room().best_class().is_none_or(|waiting| waiting < arrival.class);
         let refused = match is_first().then(|| state.limit.admit_class(arrival.class)) {
-            Some(Ok(permit)) => return Ok(Some(Inside::new(permit, state, now))),
+            Some(Ok(permit)) => return Ok(Some(Inside::new(permit, state))),
             Some(Err(refused)) => refused.max,
             None => state.limit.limit_of(arrival.class),
         };
@@ -147,7 +146,7 @@ impl State {
             drop(room);
             // Who has left gives the place back at once, and the next is called; who leaves later, when it
             // is dropped.
-            let left = next.and_then(|ticket| ticket.send(Inside::new(permit, self, now)).err());
+            let left = next.and_then(|ticket| ticket.send(Inside::new(permit, self)).err());
             if let Some(mut left) = left {
                 left.state = None;
             }
@@ -156,14 +155,14 @@ impl State {
 }
 
 impl Inside {
-    fn new(permit: Permit, state: &Arc<State>, started: Instant) -> Self {
-        Self { permit: Some(permit), state: Some(Arc::clone(state)), started }
+    fn new(permit: Permit, state: &Arc<State>) -> Self {
+        Self { permit: Some(permit), state: Some(Arc::clone(state)) }
     }
 
-    /// The application has answered; a limit that adapts learns how long it took.
-    pub fn answered(&self, now: Instant) {
+    /// The application, asked at `started`, has answered; a limit that adapts learns how long it took.
+    pub fn answered(&self, started: Instant, now: Instant) {
         if let Some(permit) = &self.permit {
-            permit.record(self.started, false, now);
+            permit.record(started, false, now);
         }
     }
 }

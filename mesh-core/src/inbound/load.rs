@@ -2,14 +2,15 @@
 //!
 //! Decides: whether a response carries one, and in which form. A request asks by the header
 //! `endpoint-load-metrics-format` (TEXT, JSON or BIN), as our clients do where they balance by reports; other
-//! servers always tell once told to, which is `load_reports: always` here.
+//! servers always tell once told to, which is `load_reports: always` here. Where callers can prove who they are, only
+//! those that did are told by default: how loaded we are is no stranger's business.
 //! Never: replaces a report that the application wrote itself. Invariant: a gRPC call is told in its trailers
 //! (gRFC A51), everything else in the head.
 
 use std::sync::Arc;
 
 use http::header::{Entry, HeaderName};
-use http::{HeaderMap, HeaderValue};
+use http::{HeaderMap, HeaderValue, Response};
 
 use crate::core::Core;
 use crate::load_report::{Form, HEADER, TRAILER};
@@ -26,11 +27,17 @@ pub(super) struct Reporting {
 
 impl Reporting {
     /// What a request gets to know.
-    pub(super) fn of(core: &Arc<Core>, mode: LoadReports, request: &HeaderMap, is_grpc: bool) -> Self {
+    pub(super) fn of(
+        core: &Arc<Core>,
+        mode: LoadReports,
+        request: &HeaderMap,
+        (is_grpc, is_peer): (bool, bool),
+    ) -> Self {
         let asked = request.get(LOAD_FORMAT).and_then(|format| format.to_str().ok()).and_then(Form::named);
         let form = match mode {
             LoadReports::Off => None,
-            LoadReports::OnRequest => asked,
+            LoadReports::ToPeers if !is_peer => None,
+            LoadReports::OnRequest | LoadReports::ToPeers => asked,
             LoadReports::Always => asked.or(Some(Form::Text)),
         };
         Self { core: Arc::clone(core), form, is_grpc }
@@ -67,6 +74,11 @@ impl Reporting {
         let value = if name == TRAILER { report.to_trailer() } else { report.to_header_as(form) };
         place.insert(value);
     }
+}
+
+/// Whether the response, as far as it is known, is a failure of the server's.
+pub(super) fn is_failure<B>(response: &Response<B>, is_grpc: bool) -> bool {
+    is_error(response.status().as_u16(), grpc_status(response.headers()).filter(|_| is_grpc))
 }
 
 fn is_error(status: u16, grpc_status: Option<u16>) -> bool {

@@ -23,7 +23,9 @@ use crate::snapshot::{ListenerPolicy, Snapshot, TlsMode};
 use crate::telemetry::metrics::Counter;
 use crate::telemetry::names::{label, metric};
 
+mod admission;
 mod body;
+mod facts;
 pub mod forward;
 pub mod gate;
 mod health;

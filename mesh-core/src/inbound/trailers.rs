@@ -13,6 +13,7 @@ use http_body::{Body as HttpBody, Frame, SizeHint};
 
 use crate::body::Body;
 use crate::error::BoxError;
+use crate::load_report;
 use crate::telemetry::record::is_grpc;
 
 /// What a caller can take.
@@ -41,7 +42,12 @@ impl Caller {
         if is_grpc && !headers.contains_key(header::TRAILER) {
             headers.insert(header::TRAILER, GRPC_TRAILERS);
         }
-        let announced = announced(headers);
+        let mut announced = announced(headers);
+        // Ours may come after all others, also where the application announced its own.
+        if is_grpc && !announced.iter().any(|name| name == load_report::TRAILER) {
+            headers.append(header::TRAILER, HeaderValue::from_static(load_report::TRAILER));
+            announced.push(load_report::TRAILER.to_owned());
+        }
         let deliverable = self.takes_trailers.then_some(announced);
         response.map(|inner| Body::new(Fitted { inner, deliverable }))
     }

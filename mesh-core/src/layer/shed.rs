@@ -83,11 +83,12 @@ where
                 let message = format!("{}: none of {} places is free", arrival.class, away.limit);
                 Error::new(ErrorKind::Overloaded, message).with_side(Side::Inbound)
             })?;
+            let started = clock.now();
             let answer = ready.call(request).await.map_err(Into::into);
             if let (Some(inside), Ok(response)) = (&inside, &answer)
                 && !response.status().is_server_error()
             {
-                inside.answered(clock.now());
+                inside.answered(started, clock.now());
             }
             answer
         })

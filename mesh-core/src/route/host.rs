@@ -149,8 +149,9 @@ impl Wildcards {
     }
 }
 
-/// Lower case, no user, no dot at the end of the host. Allocates only if something has to change.
-fn normalized(authority: &str) -> Cow<'_, str> {
+/// The one form in which authorities are compared: lower case, no user, no dot at the end of the host. Allocates only
+/// if something has to change.
+pub(crate) fn normalized(authority: &str) -> Cow<'_, str> {
     let authority = authority.rsplit_once('@').map_or(authority, |(_, rest)| rest);
     let (host, port) = split_port(authority);
     let undotted = without_final_dot(host);
@@ -166,7 +167,7 @@ fn normalized(authority: &str) -> Cow<'_, str> {
 }
 
 /// Host and port; the colons of an IPv6 address are not a port.
-fn split_port(authority: &str) -> (&str, Option<&str>) {
+pub(crate) fn split_port(authority: &str) -> (&str, Option<&str>) {
     let search_from = if authority.starts_with('[') { authority.find(']').unwrap_or(authority.len()) } else { 0 };
     match authority[search_from..].split_once(':') {
         // Two colons outside brackets: a bare IPv6 address.

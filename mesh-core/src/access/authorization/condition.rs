@@ -5,6 +5,7 @@ use super::field::{Field, Value};
 use super::path_template::PathTemplate;
 use crate::access::attributes::Attributes;
 use crate::access::rbac::Pattern;
+use crate::route::host;
 
 /// A field and what is asked of it. An empty list asks for nothing.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -30,9 +31,15 @@ impl Condition {
         self.field.is_http_only()
     }
 
-    pub(super) fn holds(&self, attributes: &Attributes<'_>) -> bool {
-        let one_fits = |tests: &[Test]| self.field.any(attributes, &|value| tests.iter().any(|test| test.fits(&value)));
-        (self.values.is_empty() || one_fits(&self.values))
+    /// `widens`: a host that is named without a port is met on every port, too.
+    pub(super) fn holds(&self, attributes: &Attributes<'_>, widens: bool) -> bool {
+        let fits = |tests: &[Test], value: &Value<'_>| tests.iter().any(|test| test.fits(value));
+        let one_fits = |tests: &[Test]| self.field.any(attributes, &|value| fits(tests, &value));
+        let fits_bare = || {
+            let host = (widens && self.field == Field::Host).then(|| host::split_port(attributes.host).0);
+            host.is_some_and(|host| fits(&self.values, &Value::Text(host)))
+        };
+        (self.values.is_empty() || one_fits(&self.values) || fits_bare())
             && (self.not_values.is_empty() || !one_fits(&self.not_values))
     }
 }

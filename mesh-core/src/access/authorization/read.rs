@@ -229,19 +229,29 @@ impl Reader<'_> {
         Ok(vec![one])
     }
 
-    /// A full identity in one of our trust domains holds in all of them; `cluster.local` is Istio's word for ours.
+    /// An identity of five parts in one of our trust domains holds in all of them, with a wildcard at either end, too;
+    /// `cluster.local` is Istio's word for ours.
     fn principal(&self, value: &str) -> Result<Vec<Test>, String> {
-        let pattern = pattern(value)?;
-        let ours = || std::iter::once(&self.mesh.trust_domain).chain(&self.mesh.trust_domain_aliases);
+        let mut tests = vec![Test::Text(pattern(value)?)];
         let parts: Vec<&str> = value.split('/').collect();
-        let (Pattern::Exact(_), [domain, "ns", _, "sa", _]) = (&pattern, parts.as_slice()) else {
-            return Ok(vec![Test::Text(pattern)]);
+        let [domain, _, _, _, _] = parts.as_slice() else { return Ok(tests) };
+        let ours = || std::iter::once(&self.mesh.trust_domain).chain(&self.mesh.trust_domain_aliases);
+        let named = |ours: &String| match domain.strip_prefix('*') {
+            Some(end) => ours.ends_with(end),
+            None => ours == domain,
         };
-        if *domain != LOCAL && !ours().any(|ours| ours == domain) {
-            return Ok(vec![Test::Text(pattern)]);
+        if *domain == "*" || (*domain != LOCAL && !ours().any(named)) {
+            return Ok(tests);
         }
-        let rest = parts[1..].join("/");
-        Ok(ours().map(|domain| Test::Text(Pattern::Exact(format!("{domain}/{rest}")))).collect())
+        // Where ours is not called so, the word for it is not a name that a peer could have.
+        if *domain == LOCAL && !ours().any(named) {
+            tests.clear();
+        }
+        let rest = &value[domain.len()..];
+        for domain in ours().filter(|ours| !named(ours)) {
+            tests.push(Test::Text(pattern(&format!("{domain}{rest}"))?));
+        }
+        Ok(tests)
     }
 }
 

@@ -1,0 +1,126 @@
+//! What policies read of a request besides its headers.
+//!
+//! Decides: the one form of path and host that rules, limits and checks compare, and that the application then reads.
+//! Never: lets two readers see two requests: `/public/../admin` is judged as it will be read, and a host header that
+//! differs from the authority is replaced by it. Invariant: a request without one clear form is refused (400).
+
+use std::sync::Arc;
+
+use http::uri::PathAndQuery;
+use http::{HeaderMap, HeaderValue, Request, Uri, Version, header};
+
+use super::Inbound;
+use super::admission::{Refused, refused};
+use super::serve::Origin;
+use crate::access::attributes::Attributes;
+use crate::body::Body;
+use crate::context::CallContext;
+use crate::error::ErrorKind;
+use crate::route::host;
+use crate::route::normalize::{Normalized, PathNormalization};
+
+/// The facts of one request, normalised.
+pub(super) struct Facts<'a> {
+    inbound: &'a Inbound,
+    origin: &'a Origin,
+    pub(super) method: http::Method,
+    path: String,
+    query: Option<String>,
+    host: String,
+    protocol: &'static str,
+    request_id: Arc<str>,
+    time: std::time::SystemTime,
+}
+
+impl<'a> Facts<'a> {
+    pub(super) fn of(
+        inbound: &'a Inbound,
+        origin: &'a Origin,
+        request: &mut Request<Body>,
+        context: &CallContext,
+    ) -> Result<Self, Refused> {
+        normalise_path(request)?;
+        agree_on_host(request)?;
+        Ok(Self {
+            inbound,
+            origin,
+            method: request.method().clone(),
+            path: request.uri().path().to_owned(),
+            query: request.uri().query().map(str::to_owned),
+            host: host::normalized(authority(request)).into_owned(),
+            protocol: if request.version() == Version::HTTP_2 { "HTTP/2" } else { "HTTP/1.1" },
+            request_id: context.request_id.clone().unwrap_or_default(),
+            time: inbound.core.clock.wall(),
+        })
+    }
+
+    pub(super) fn attributes<'b>(&'b self, headers: &'b HeaderMap) -> Attributes<'b> {
+        let (address, peer) = self.origin;
+        let node = &self.inbound.core.telemetry.node;
+        Attributes {
+            principal: peer.as_ref().map(|peer| peer.id.as_str()),
+            own_principal: peer.as_ref().map(|_| &*node.principal),
+            service: &node.canonical_service,
+            listener: &self.inbound.name,
+            method: self.method.as_str(),
+            path: &self.path,
+            query: self.query.as_deref(),
+            host: &self.host,
+            scheme: if peer.is_some() { "https" } else { "http" },
+            protocol: self.protocol,
+            headers,
+            source_address: address.map(|address| address.remote),
+            destination_address: address.map(|address| address.local),
+            request_id: &self.request_id,
+            remote_address: None,
+            sni: None,
+            claims: None,
+            is_tcp: false,
+            time: self.time,
+        }
+    }
+}
+
+fn bad(why: String) -> Refused {
+    refused(ErrorKind::BadRequest, why)
+}
+
+fn normalise_path(request: &mut Request<Body>) -> Result<(), Refused> {
+    let Some(target) = request.uri().path_and_query().map(|target| target.as_str().to_owned()) else { return Ok(()) };
+    let normalised =
+        PathNormalization::default().apply(&target).map_err(|reason| bad(format!("path refused: {reason:?}")))?;
+    let Normalized::Target(new) = normalised else { return Ok(()) };
+    if *new != *target {
+        let new: PathAndQuery = new.parse().map_err(|error| bad(format!("path refused: {error}")))?;
+        let mut parts = request.uri().clone().into_parts();
+        parts.path_and_query = Some(new);
+        *request.uri_mut() = Uri::from_parts(parts).map_err(|error| bad(format!("path refused: {error}")))?;
+    }
+    Ok(())
+}
+
+/// RFC 9112 3.2: several host fields are an error, and an authority in the target counts more than the field.
+fn agree_on_host(request: &mut Request<Body>) -> Result<(), Refused> {
+    let mut hosts = request.headers().get_all(header::HOST).iter();
+    let host = hosts.next();
+    if hosts.next().is_some() {
+        return Err(bad("several host headers".to_owned()));
+    }
+    let Some(host) = host else { return Ok(()) };
+    if host.to_str().is_err() {
+        return Err(bad("the host header is not text".to_owned()));
+    }
+    let Some(authority) = request.uri().authority().map(|authority| authority.as_str()) else { return Ok(()) };
+    if host.as_bytes() == authority.as_bytes() {
+        return Ok(());
+    }
+    let authority = HeaderValue::from_str(authority).map_err(|error| bad(format!("authority refused: {error}")))?;
+    request.headers_mut().insert(header::HOST, authority);
+    Ok(())
+}
+
+/// Whom the request is for: the authority of its target, else its host header, else nobody.
+pub(super) fn authority(request: &Request<Body>) -> &str {
+    let from_header = || request.headers().get(header::HOST).and_then(|host| host.to_str().ok());
+    request.uri().authority().map(|authority| authority.as_str()).or_else(from_header).unwrap_or_default()
+}
