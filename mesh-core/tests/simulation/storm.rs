@@ -8,7 +8,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use http::{HeaderMap, HeaderValue};
 use mesh_core::policy::budget::{Budget, BudgetConfig};
-use mesh_core::policy::retry::{Decision, Outcome, RequestFacts, RetryPolicy, RetryState, StopReason};
+use mesh_core::policy::retry::{Decision, Outcome, RequestFacts, RetryPolicy, RetryState};
 
 use crate::curve::Table;
 use crate::timeline::arrival;
@@ -20,8 +20,9 @@ pub enum Guard {
     None,
     /// Each hop has the default budget.
     Budget,
-    /// And who has used up its retries tells its caller not to repeat them (`grpc-retry-pushback-ms: -1`).
-    BudgetAndPushback,
+    /// And the hops know of each other, as by default: what is a retry already is not repeated further down, and who
+    /// tried enough tells its caller (`x-mesh-should-retry: false`).
+    Chain,
 }
 
 const HOPS: usize = 4;
@@ -57,7 +58,7 @@ impl Chain {
         };
         Self {
             guard,
-            policy: Arc::new(RetryPolicy::default()),
+            policy: Arc::new(RetryPolicy { nested: guard != Guard::Chain, ..RetryPolicy::default() }),
             budgets: (0..HOPS).map(|_| Arc::new(Budget::new(config))).collect(),
             arrived: [0; HOPS],
             in_outage: [0; HOPS],
@@ -66,11 +67,13 @@ impl Chain {
         }
     }
 
-    /// One request of the caller of service `hop`, with all its attempts. `now` moves with its waits.
-    fn call(&mut self, hop: usize, now: &mut f64) -> Answer {
+    /// One request of the caller of service `hop`, with all its attempts; it is part of the `attempt`-th of its own
+    /// caller. `now` moves with its waits.
+    fn call(&mut self, hop: usize, attempt: u32, now: &mut f64) -> Answer {
         let at = |seconds: f64, base: Instant| base + Duration::from_secs_f64(seconds);
-        let mut retry =
-            RetryState::start(Arc::clone(&self.policy), Arc::clone(&self.budgets[hop]), at(*now, self.base));
+        let reach = self.policy.reach(&HeaderMap::new(), attempt);
+        let of = (Arc::clone(&self.policy), Arc::clone(&self.budgets[hop]));
+        let mut retry = RetryState::reaching(reach, of, at(*now, self.base));
         let facts = RequestFacts {
             idempotent: true,
             body_replayable: true,
@@ -79,14 +82,13 @@ impl Chain {
             wall: SystemTime::UNIX_EPOCH,
         };
         loop {
-            let mut answer = self.serve(hop, now);
+            let mut answer = self.serve(hop, attempt + retry.used(), now);
             let outcome = Outcome::Response { status: answer.status, grpc_status: None, headers: &answer.headers };
             match retry.decide(&outcome, &facts, at(*now, self.base), &mut self.rng) {
                 Decision::Retry { after } => *now += after.as_secs_f64(),
                 Decision::Stop(reason) => {
-                    let used_up = matches!(reason, StopReason::AttemptsExhausted | StopReason::BudgetEmpty);
-                    if used_up && self.guard == Guard::BudgetAndPushback {
-                        answer.headers.insert("grpc-retry-pushback-ms", HeaderValue::from_static("-1"));
+                    if self.guard == Guard::Chain && retry.gave_up(reason) {
+                        answer.headers.insert("x-mesh-should-retry", HeaderValue::from_static("false"));
                     }
                     return answer;
                 }
@@ -95,12 +97,12 @@ impl Chain {
     }
 
     /// Service `hop` handles one attempt: it calls the next, the last one answers.
-    fn serve(&mut self, hop: usize, now: &mut f64) -> Answer {
+    fn serve(&mut self, hop: usize, attempt: u32, now: &mut f64) -> Answer {
         let is_down = DOWN.contains(now);
         self.arrived[hop] += 1;
         self.in_outage[hop] += usize::from(is_down);
         if hop + 1 < HOPS {
-            return self.call(hop + 1, now);
+            return self.call(hop + 1, attempt, now);
         }
         Answer { status: if is_down { 503 } else { 200 }, headers: HeaderMap::new() }
     }
@@ -112,7 +114,7 @@ fn amplification(guard: Guard) -> [f64; HOPS] {
     let (mut now, mut offered) = (0.0, 0.0_f64);
     while now < SECONDS {
         offered += f64::from(u8::from(DOWN.contains(&now)));
-        chain.call(0, &mut now.clone());
+        chain.call(0, 1, &mut now.clone());
         now += arrival(RATE, &mut chain.rng).as_secs_f64();
     }
     chain.in_outage.map(|attempts| attempts as f64 / offered)
@@ -120,7 +122,7 @@ fn amplification(guard: Guard) -> [f64; HOPS] {
 
 pub fn chain() -> Table {
     let mut table = Table::new("retry_storm", &["guard", "requests_per_second", "hop_1", "hop_2", "hop_3", "hop_4"]);
-    let guards = [("none", Guard::None), ("budget", Guard::Budget), ("budget_and_pushback", Guard::BudgetAndPushback)];
+    let guards = [("none", Guard::None), ("budget", Guard::Budget), ("chain", Guard::Chain)];
     for (name, guard) in guards {
         table.row(name, RATE, &amplification(guard));
     }
@@ -128,12 +130,12 @@ pub fn chain() -> Table {
 }
 
 #[test]
-fn budgets_bound_a_storm_at_each_hop_and_pushback_along_the_chain() {
+fn budgets_bound_a_storm_at_each_hop_and_what_hops_tell_each_other_along_the_chain() {
     let table = chain();
     table.print();
     let last = |guard: &str| table.value(guard, "500", "hop_4");
     assert!(last("none") > 50.0, "three tries at each of four hops multiply: {}", last("none"));
     // Each hop adds a fifth and its floor of ten a second; four hops multiply that.
     assert!(last("budget") < 1.25_f64.powi(4), "{}", last("budget"));
-    assert!(last("budget_and_pushback") <= 1.25, "{}", last("budget_and_pushback"));
+    assert!(last("chain") <= 1.25, "{}", last("chain"));
 }
