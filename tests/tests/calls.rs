@@ -353,10 +353,18 @@ async fn a_copy_that_fails_is_followed_by_the_next_at_once() {
 
 #[tokio::test]
 async fn what_may_not_be_sent_twice_is_never_hedged() {
-    let upstreams = upstreams("a: { script: [{ after_ms: 150 }] }\nb: { script: [{ after_ms: 150 }] }").await;
-    let mesh = mesh(&upstreams, &["a", "b"], HEDGE, "");
-    assert_eq!(outcome(&mesh.client(), request("POST", "order")).await, Ok(200));
-    assert_eq!(upstreams.arrived("a").len() + upstreams.arrived("b").len(), 1);
+    let rule = HEDGE.replace(
+        "gateway-error, 5xx]",
+        "gateway-error, 5xx], retriable_request_headers: [{ name: x-never, present: false }]",
+    );
+    for (method, header) in [("POST", "x-other"), ("GET", "x-never")] {
+        let upstreams = upstreams("a: { script: [{ after_ms: 150 }] }\nb: { script: [{ after_ms: 150 }] }").await;
+        let mesh = mesh(&upstreams, &["a", "b"], &rule, "");
+        let mut request = request(method, "order");
+        request.headers_mut().insert(header, "1".parse().unwrap());
+        assert_eq!(outcome(&mesh.client(), request).await, Ok(200));
+        assert_eq!(upstreams.arrived("a").len() + upstreams.arrived("b").len(), 1, "{method} {header}");
+    }
 }
 
 #[tokio::test]

@@ -32,7 +32,7 @@ use crate::outbound::{CallOptions, CallReport, REPLAY_LIMIT, headers, overload};
 use crate::policy::concurrency::Permit;
 use crate::policy::criticality::Criticality;
 use crate::policy::hedge::{HedgeState, Hedging};
-use crate::policy::retry::{Decision, Outcome, RequestFacts, RetryPolicy, RetryState, StopReason};
+use crate::policy::retry::{Decision, Outcome, Reach, RequestFacts, RetryPolicy, RetryState, StopReason};
 use crate::policy::timeout::{self, Limits};
 use crate::route::affinity::Affinity;
 use crate::route::matcher::RequestHead;
@@ -163,7 +163,7 @@ impl<'a> Call<'a> {
         let is_idempotent = self.is_idempotent(&terms);
         let reach = terms.retry.reach(&self.head.headers, self.callers_attempt());
         let mut retry = RetryState::reaching(reach, (Arc::clone(&terms.retry), Arc::clone(&cluster.budget)), start);
-        let hedging = self.hedging(&terms, is_idempotent);
+        let hedging = self.hedging(&terms, (is_idempotent, reach));
         let mut hedge = hedging.and_then(|hedging| HedgeState::start(hedging, &cluster.budget, start));
         let (mut tried, mut kind) = (Vec::<Arc<Endpoint>>::new(), FIRST);
         loop {
@@ -231,11 +231,10 @@ impl<'a> Call<'a> {
         self.context.as_deref().map_or(1, |context| context.attempt)
     }
 
-    /// Copies are for requests that may be sent twice, can be, and are not a repetition already.
-    fn hedging<'t>(&self, terms: &'t Terms, is_idempotent: bool) -> Option<&'t Arc<Hedging>> {
-        let may_repeat = is_idempotent || terms.retry.non_idempotent;
-        let is_first = self.callers_attempt() == 1 || terms.retry.nested;
-        terms.hedge.as_ref().filter(|_| may_repeat && is_first && self.body.is_shareable())
+    /// Copies are for requests that may be sent twice, can be, and that the retry policy reaches in full.
+    fn hedging<'t>(&self, terms: &'t Terms, (is_idempotent, reach): (bool, Reach)) -> Option<&'t Arc<Hedging>> {
+        let may_repeat = (is_idempotent || terms.retry.non_idempotent) && reach == Reach::Everything;
+        terms.hedge.as_ref().filter(|_| may_repeat && self.body.is_shareable())
     }
 
     /// One attempt, with no copy beside it.
