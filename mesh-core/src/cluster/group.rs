@@ -17,7 +17,7 @@ use crate::cluster::health::{Health, HealthCheck};
 use crate::cluster::load_weight::ReportRule;
 use crate::cluster::locality::Proximity;
 use crate::cluster::member::Endpoint;
-use crate::cluster::membership::{Ground, Members, Resolved};
+use crate::cluster::membership::{Ground, Heard, Members, Resolved};
 use crate::cluster::outlier::{Observed, OutlierConfig, OutlierDetector};
 use crate::cluster::picker::{Asked, Balancing, Candidate, NoEndpoint};
 use crate::cluster::pickers::Pickers;
@@ -164,7 +164,9 @@ impl Cluster {
             .map_or_else(|| ConcurrencyLimit::with(settings.concurrency), |previous| Arc::clone(&previous.limit));
         let keeps_live = same(|a, b| (&a.plain, &a.mutual) == (&b.plain, &b.mutual));
         let members = previous.map(|previous| previous.members().carried(keeps_live.is_some()));
-        let members = members.unwrap_or_default().awaiting(settings.source.speaks_later());
+        let heard = same(|a, b| a.source == b.source).map(|previous| previous.members().heard());
+        let heard = heard.unwrap_or_else(|| Heard::nothing(settings.source.speaks_later()));
+        let members = members.unwrap_or_default().having(heard);
         let breaker =
             settings.cluster_breaker.map(|config| match previous.and_then(|previous| previous.breaker.as_ref()) {
                 Some(breaker) if *breaker.config() == config => Arc::clone(breaker),
@@ -241,10 +243,12 @@ impl Cluster {
     /// they are idle, also while a call still holds this one.
     pub fn leave_to(self: &Arc<Self>, successor: Option<&Arc<Self>>) {
         match successor {
-            Some(successor) if Arc::ptr_eq(self, successor) => {}
+            Some(successor) if Arc::ptr_eq(self, successor) => return,
             Some(successor) => self.members().leave_to(&successor.members()),
             None => self.members().leave_to(&Members::default()),
         }
+        // What it waits for is told to its successor: who waits here would wait in vain.
+        self.heard.notify_waiters();
     }
 
     /// The endpoints as written.
@@ -278,12 +282,12 @@ impl Cluster {
     }
 
     /// Whether there is no endpoint because a source has yet to speak, or a name to be resolved, for the
-    /// first time.
+    /// first time. A cluster that has left is told nothing any more.
     pub fn is_resolving(&self) -> bool {
         self.members().is_resolving()
     }
 
-    /// Completes when a name has been resolved, or a source has spoken.
+    /// Completes when a name has been resolved, a source has spoken, or the cluster has left.
     pub async fn resolved(&self) {
         let heard = self.heard.notified();
         // Said between the look and the wait: then there is nothing to wait for.

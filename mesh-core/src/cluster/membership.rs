@@ -34,10 +34,25 @@ pub(super) struct Members {
     names: HashMap<Arc<str>, Vec<SocketAddr>>,
     known: HashMap<Key, Known, foldhash::fast::RandomState>,
     generation: u64,
-    /// Whether the source has yet to speak for the first time.
+    heard: Heard,
+    /// Another cluster has its place: nobody tells it anything any more.
+    has_left: bool,
+}
+
+/// What the source has said so far, besides endpoints.
+#[derive(Clone, Default)]
+pub(super) struct Heard {
+    /// It has yet to speak for the first time.
     is_awaited: bool,
     /// Why there are no endpoints, or fewer than there could be.
     trouble: Option<Arc<str>>,
+}
+
+impl Heard {
+    /// Nothing yet.
+    pub(super) fn nothing(is_awaited: bool) -> Self {
+        Self { is_awaited, trouble: None }
+    }
 }
 
 /// What a host name resolves to, or why it does not.
@@ -81,17 +96,25 @@ impl Members {
         Self { names: self.names.clone(), known: known.collect(), ..Self::default() }
     }
 
-    /// The same, waiting for a source to speak.
-    pub(super) fn awaiting(mut self, is_awaited: bool) -> Self {
-        self.is_awaited = is_awaited;
-        self
+    /// The same, whose source has said this.
+    pub(super) fn having(self, heard: Heard) -> Self {
+        Self { heard, ..self }
+    }
+
+    /// What the source has said; a cluster that it feeds next need not wait for it again.
+    pub(super) fn heard(&self) -> Heard {
+        self.heard.clone()
     }
 
     /// The list now; `false` if it was that before.
     pub(super) fn replace(&mut self, written: Vec<Arc<Written>>) -> bool {
         // Arcs first: a source that keeps its own list hands out most of it again.
         let is_same = |(a, b): (&Arc<Written>, &Arc<Written>)| Arc::ptr_eq(a, b) || a == b;
-        (self.is_awaited, self.trouble) = (false, None);
+        self.heard.is_awaited = false;
+        // The first list is what the last document's cluster had, and so is what was in its way.
+        if self.generation > 0 {
+            self.heard.trouble = None;
+        }
         if self.generation > 0 && self.written.len() == written.len() && self.written.iter().zip(&written).all(is_same)
         {
             return false;
@@ -110,7 +133,7 @@ impl Members {
             }
             Ok(_) => false,
             Err(reason) => {
-                self.trouble = Some(reason);
+                self.heard.trouble = Some(reason);
                 self.names.entry(Arc::clone(host)).or_default();
                 false
             }
@@ -119,17 +142,17 @@ impl Members {
 
     /// The source has nothing that can be used.
     pub(super) fn source_failed(&mut self, reason: &Arc<str>) {
-        self.is_awaited = false;
-        self.trouble = Some(Arc::clone(reason));
+        self.heard = Heard { is_awaited: false, trouble: Some(Arc::clone(reason)) };
     }
 
     /// Why there are no endpoints, if there are none.
     pub(super) fn trouble(&self) -> Option<Arc<str>> {
-        self.trouble.clone()
+        self.heard.trouble.clone()
     }
 
     /// Closes what those that come after did not take over.
-    pub(super) fn leave_to(&self, others: &Self) {
+    pub(super) fn leave_to(&mut self, others: &Self) {
+        self.has_left = true;
         for (key, known) in &self.known {
             let is_shared = others.known.get(key).is_some_and(|other| Arc::ptr_eq(&other.live.pool, &known.live.pool));
             if !is_shared {
@@ -150,7 +173,8 @@ impl Members {
 
     /// Whether the source has yet to speak, or a host name to be resolved, for the first time.
     pub(super) fn is_resolving(&self) -> bool {
-        self.is_awaited || self.hosts.iter().any(|host| !self.names.contains_key(host.address.as_str()))
+        let is_unnamed = |host: &Arc<Written>| !self.names.contains_key(host.address.as_str());
+        !self.has_left && (self.heard.is_awaited || self.hosts.iter().any(is_unnamed))
     }
 
     /// Those that came back from an ejection start slowly again.

@@ -1,8 +1,10 @@
 //! What stays of a cluster when its list changes, and what ends.
 
 use std::collections::BTreeSet;
+use std::future::Future;
 use std::path::Path;
 use std::sync::Arc;
+use std::task::Waker;
 use std::time::Instant;
 
 use mesh_core::cluster::group::{Cluster, Wanted};
@@ -244,4 +246,33 @@ fn a_source_that_nobody_registered_is_refused() {
     };
     assert!(error.to_string().contains("no endpoint source is registered as `registry`"), "{error}");
     assert_eq!(error.diagnostics()[0].path, "clusters[0]");
+}
+
+#[test]
+fn a_reload_does_not_wait_again_for_a_source_that_has_spoken() {
+    let dns = |more: &str| document(&format!("dns: {{ name: a.example, port: 80 }}{more}"));
+    let old = snapshot(&dns(""), None);
+    let awaited = snapshot(&dns(", balancer: random"), Some(&old));
+    assert!(cluster(&awaited).is_resolving(), "it has not spoken yet");
+    old.clusters["a"].source_failed(&"SERVFAIL".into());
+    let new = cluster(&snapshot(&dns(", balancer: round_robin"), Some(&old)));
+    assert!(!new.is_resolving());
+    let wanted = Wanted { now: Instant::now(), tried: &[], hash: None, subset: None };
+    let Err(error) = new.pick(wanted, &mut fastrand::Rng::new()) else { panic!("picked") };
+    assert!(error.to_string().contains("SERVFAIL"), "{error}");
+    let other = cluster(&snapshot(&document("dns: { name: b.example, port: 80 }"), Some(&old)));
+    assert!(other.is_resolving(), "another source has yet to speak");
+}
+
+#[test]
+fn who_waits_at_a_cluster_that_a_reload_replaces_does_not_wait_in_vain() {
+    let old = snapshot(&document("endpoint_source: registry"), None);
+    let old_cluster = cluster(&old);
+    let mut waiting = std::pin::pin!(old_cluster.resolved());
+    let mut look = || waiting.as_mut().poll(&mut std::task::Context::from_waker(Waker::noop()));
+    assert!(look().is_pending());
+    let new = cluster(&snapshot(&document("endpoint_source: registry, balancer: random"), Some(&old)));
+    old_cluster.leave_to(Some(&new));
+    assert!(look().is_ready(), "only the new one is told what the source says");
+    assert!(new.is_resolving() && !old_cluster.is_resolving());
 }
