@@ -8,11 +8,13 @@ use std::time::{Duration, Instant};
 
 use http::{Request, Response};
 use mesh_core::error::BoxError;
+use mesh_core::layer::compose;
 use mesh_core::{Body, CallContext, CallOptions, CallReport, Error, ErrorKind, Mesh, ServiceClient};
 use mesh_tests::process::free_port;
 use mesh_tests::scenario::Upstream;
 use mesh_tests::upstream::{Arrived, Upstreams};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tower::ServiceExt;
 
 /// Scripted upstreams, as a scenario writes them.
 async fn upstreams(written: &str) -> Upstreams {
@@ -364,6 +366,28 @@ async fn what_may_not_be_sent_twice_is_never_hedged() {
         request.headers_mut().insert(header, "1".parse().unwrap());
         assert_eq!(outcome(&mesh.client(), request).await, Ok(200));
         assert_eq!(upstreams.arrived("a").len() + upstreams.arrived("b").len(), 1, "{method} {header}");
+    }
+}
+
+#[tokio::test]
+async fn a_request_that_belongs_to_an_endpoint_gets_no_copy_at_another() {
+    let rule = format!("session: {{ header: x-at }}, {HEDGE}");
+    for is_composed in [false, true] {
+        let upstreams = upstreams("a: { script: [{ after_ms: 150 }] }\nb: { script: [{ after_ms: 150 }] }").await;
+        let mesh = mesh(&upstreams, &["a", "b"], &rule, "");
+        let send = async |request: Request<Body>| {
+            if is_composed {
+                return compose(&mesh).oneshot(request).await.unwrap();
+            }
+            mesh.client().call(request).await.unwrap()
+        };
+        let first = send(request("POST", "order")).await;
+        let mut second = get();
+        second.headers_mut().insert("x-at", first.headers()["x-at"].clone());
+        assert_eq!(send(second).await.status(), 200);
+        let mut seen = [upstreams.arrived("a").len(), upstreams.arrived("b").len()];
+        seen.sort_unstable();
+        assert_eq!(seen, [0, 2], "{is_composed}");
     }
 }
 

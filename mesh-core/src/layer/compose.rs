@@ -62,6 +62,7 @@ async fn route(core: Arc<Core>, request: Request<Body>) -> Result<Response<Body>
     let cluster = &target.cluster;
     let inherited = CallContext::current();
     let ties = Ties::of(&head, (Some(&action.affinity), cluster), inherited.as_deref(), &mut rng);
+    let is_bound = ties.is_bound();
     head.extensions.insert(Arc::new(ties));
     if let Some(rewrite) = &action.rewrite {
         rewrite.apply(&mut head.uri, &mut head.headers, prefix)?;
@@ -89,7 +90,7 @@ async fn route(core: Arc<Core>, request: Request<Body>) -> Result<Response<Body>
     }
     let context = Arc::new(context);
 
-    let hedge = action.hedge.as_ref().map(|hedging| {
+    let hedge = action.hedge.as_ref().filter(|_| !is_bound).map(|hedging| {
         HedgeLayer::shared(Arc::clone(hedging), Arc::clone(&action.retry), Arc::clone(&cluster.budget))
             .with_clock(Arc::clone(&core.clock))
     });

@@ -53,6 +53,11 @@ impl Ties {
         Self { hash, cookies, session }
     }
 
+    /// Whether the request names an endpoint that it belongs to: no copy of it goes to another.
+    pub(crate) fn is_bound(&self) -> bool {
+        matches!(self.session, Some((_, _, Some(_))))
+    }
+
     /// The endpoint of the request's session, for its first attempt.
     pub(crate) fn endpoint(&self, cluster: &Arc<Cluster>, now: Instant) -> Result<Option<Taken>, Error> {
         let Some((session, _, Some(address))) = &self.session else { return Ok(None) };

@@ -231,10 +231,11 @@ impl<'a> Call<'a> {
         self.context.as_deref().map_or(1, |context| context.attempt)
     }
 
-    /// Copies are for requests that may be sent twice, can be, and that the retry policy reaches in full.
+    /// Copies are for requests that may be sent twice, can be, that the retry policy reaches in full, and that
+    /// belong to no endpoint.
     fn hedging<'t>(&self, terms: &'t Terms, (is_idempotent, reach): (bool, Reach)) -> Option<&'t Arc<Hedging>> {
         let may_repeat = (is_idempotent || terms.retry.non_idempotent) && reach == Reach::Everything;
-        terms.hedge.as_ref().filter(|_| may_repeat && self.body.is_shareable())
+        terms.hedge.as_ref().filter(|_| may_repeat && self.body.is_shareable() && !self.ties.is_bound())
     }
 
     /// One attempt, with no copy beside it.
