@@ -335,6 +335,11 @@ impl Cluster {
         Err(Error::new(ErrorKind::CircuitOpen, "every endpoint's circuit breaker is open").with_place(place))
     }
 
+    /// Whether an endpoint is one of those that a rule's labels mean.
+    pub(super) fn is_within(&self, subset: Option<usize>, endpoint: &Endpoint) -> bool {
+        self.pickers.load().is_within(subset, endpoint)
+    }
+
     /// The permit of the cluster's breaker, if it has one.
     pub(super) fn leave(&self, now: Instant) -> Result<Option<Permit>, Error> {
         let leave = self.breaker.as_ref().map(|breaker| breaker.admit(now)).transpose();

@@ -75,10 +75,10 @@ impl Service<Request<Body>> for EndpointService {
                 let context = CallContext::current();
                 Arc::new(Ties::of(&head, (None, &cluster), context.as_deref(), &mut rng))
             });
-            let bound = if skip.is_empty() { ties.endpoint(&cluster, now)? } else { None };
-            let taken = match bound {
+            let wanted = Wanted { now, tried: &skip, hash: ties.hash, subset };
+            let taken = match ties.endpoint(&cluster, &wanted)? {
                 Some(taken) => taken,
-                None => cluster.pick(Wanted { now, tried: &skip, hash: ties.hash, subset }, &mut rng)?,
+                None => cluster.pick(wanted, &mut rng)?,
             };
             let address = taken.endpoint.address.socket();
             lock(&tried.0).push(Arc::clone(&taken.endpoint));

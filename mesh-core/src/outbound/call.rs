@@ -355,9 +355,7 @@ impl<'a> Call<'a> {
         if self.deadline.is_some_and(|deadline| deadline <= now) {
             return Err(Error::new(ErrorKind::Timeout, "no time is left"));
         }
-        if wanted.tried.is_empty()
-            && let Some(taken) = self.ties.endpoint(cluster, now)?
-        {
+        if let Some(taken) = self.ties.endpoint(cluster, &wanted)? {
             return Ok(taken);
         }
         let picked = cluster.pick(wanted, &mut self.rng);
