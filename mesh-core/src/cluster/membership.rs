@@ -5,7 +5,7 @@
 //! Invariant: an address that stays keeps its load, breaker, standing and connections; a member that
 //! did not change at all stays the same value, so that a change of one in 100 000 builds one.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Instant;
@@ -234,13 +234,10 @@ impl Members {
         if self.generation == 1 {
             // Carried over from the last document, and not named by this one. Its pool is closed when the last
             // document's cluster leaves.
-            self.known.retain(|key, known| {
-                let stays = known.uses > 0;
-                if !stays {
-                    ground.outlier.remove(key.number());
-                }
-                stays
-            });
+            self.known.retain(|_, known| known.uses > 0);
+            // Detection is shared with the last document's cluster and may know what was not even carried over.
+            let named: HashSet<u64> = self.known.keys().map(Key::number).collect();
+            ground.outlier.retain(|key| named.contains(&key));
         }
     }
 }

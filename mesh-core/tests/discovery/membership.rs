@@ -276,3 +276,16 @@ fn who_waits_at_a_cluster_that_a_reload_replaces_does_not_wait_in_vain() {
     assert!(look().is_ready(), "only the new one is told what the source says");
     assert!(new.is_resolving() && !old_cluster.is_resolving());
 }
+
+#[test]
+fn detection_forgets_who_is_gone_when_nothing_else_was_carried_over() {
+    let endpoints = |count: u32| {
+        let all = (1..=count).map(|n| format!("{{ address: \"10.0.0.{n}:80\" }}")).collect::<Vec<_>>();
+        format!("endpoints: [{}]", all.join(", "))
+    };
+    let old = snapshot(&document(&endpoints(4)), None);
+    let live = Arc::clone(&old.clusters["a"].endpoints()[0].live);
+    let new = cluster(&snapshot(&document(&format!("protocol: http2, {}", endpoints(1))), Some(&old)));
+    assert!(!Arc::ptr_eq(&new.endpoints()[0].live, &live), "another protocol: nothing learned still holds");
+    assert_eq!(new.outlier.endpoints(), 1, "a share of the ejected is a share of who is there");
+}
