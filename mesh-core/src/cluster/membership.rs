@@ -318,7 +318,7 @@ fn with_others(address: SocketAddr, written: &Written) -> Address {
 
 fn fresh(number: u64, is_late: bool, ground: Ground<'_>) -> Live {
     Live {
-        health: Arc::new(HealthState::new(is_late, ground.now)),
+        health: Arc::new(HealthState::new(is_late && ground.settings.health_check.is_some(), ground.now)),
         load: Arc::new(Load::new(ground.now)),
         breaker: CircuitBreaker::counted(ground.settings.breaker, Arc::clone(ground.transitions), ground.now),
         outlier: ground.outlier.add(number),

@@ -289,3 +289,17 @@ fn detection_forgets_who_is_gone_when_nothing_else_was_carried_over() {
     assert!(!Arc::ptr_eq(&new.endpoints()[0].live, &live), "another protocol: nothing learned still holds");
     assert_eq!(new.outlier.endpoints(), 1, "a share of the ejected is a share of who is there");
 }
+
+#[test]
+fn a_health_check_that_is_switched_on_trusts_who_is_in_use_until_it_has_asked() {
+    let now = Instant::now();
+    let source = |more: &str| document(&format!("endpoint_source: registry{more}"));
+    let old = snapshot(&source(""), None);
+    old.clusters["a"].set_endpoints(vec![at("10.0.0.1:80")], now);
+    old.clusters["a"].set_endpoints(vec![at("10.0.0.1:80"), at("10.0.0.2:80")], now);
+    let new = cluster(&snapshot(&source(", health_check: { http: { path: /healthz } }"), Some(&old)));
+    let health = |cluster: &Cluster| cluster.endpoints().iter().map(|one| one.health(now).as_str()).collect::<Vec<_>>();
+    assert_eq!(health(&new), ["healthy", "healthy"]);
+    new.set_endpoints(["10.0.0.1:80", "10.0.0.2:80", "10.0.0.3:80"].map(at).to_vec(), now);
+    assert_eq!(health(&new), ["healthy", "healthy", "unhealthy"], "who joins under a check waits for it");
+}
