@@ -355,12 +355,9 @@ impl<'a> Call<'a> {
         if self.deadline.is_some_and(|deadline| deadline <= now) {
             return Err(Error::new(ErrorKind::Timeout, "no time is left"));
         }
-        if let Some(taken) = self.ties.endpoint(cluster, &wanted)? {
-            return Ok(taken);
-        }
-        let picked = cluster.pick(wanted, &mut self.rng);
-        if picked.is_ok() || !cluster.is_resolving() {
-            return picked;
+        let chosen = self.choose(cluster, wanted);
+        if chosen.is_ok() || !cluster.is_resolving() {
+            return chosen;
         }
         let patience =
             self.core.clock.sleep_until(self.deadline.unwrap_or_else(|| crate::time::after(now, RESOLVE_PATIENCE)));
@@ -368,7 +365,15 @@ impl<'a> Call<'a> {
             () = cluster.resolved() => {}
             () = patience => {}
         }
-        cluster.pick(Wanted { now: self.core.clock.now(), ..wanted }, &mut self.rng)
+        self.choose(cluster, Wanted { now: self.core.clock.now(), ..wanted })
+    }
+
+    /// The endpoint of the request's session, else the balancer's.
+    fn choose(&mut self, cluster: &Arc<Cluster>, wanted: Wanted<'_>) -> Result<Taken, Error> {
+        match self.ties.endpoint(cluster, &wanted)? {
+            Some(taken) => Ok(taken),
+            None => cluster.pick(wanted, &mut self.rng),
+        }
     }
 
     fn outgoing(&self, is_idempotent: bool) -> Outgoing<'_> {
