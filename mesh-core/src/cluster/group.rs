@@ -305,9 +305,7 @@ impl Cluster {
     /// An endpoint for one attempt, other than those already tried if there is one.
     pub fn pick(self: &Arc<Self>, wanted: Wanted<'_>, rng: &mut fastrand::Rng) -> Result<Taken, Error> {
         let Wanted { now, tried, hash, subset } = wanted;
-        if !self.is_used.load(Ordering::Relaxed) {
-            self.is_used.store(true, Ordering::Relaxed);
-        }
+        self.note_use();
         let mut leave = self.leave(now)?;
         let pickers = self.pickers.load();
         let picker = pickers.of(subset);
@@ -357,6 +355,13 @@ impl Cluster {
         let retry_after = refused.retry_after;
         let place = Place { cluster: Some(self.name.to_string()), retry_after, ..Place::default() };
         Error::new(ErrorKind::CircuitOpen, "the cluster's circuit breaker is open").with_place(place)
+    }
+
+    /// A request asks for an endpoint. Writes only once: the line is shared by all of them.
+    pub(super) fn note_use(&self) {
+        if !self.is_used.load(Ordering::Relaxed) {
+            self.is_used.store(true, Ordering::Relaxed);
+        }
     }
 
     /// Whether it ever had a request.

@@ -28,6 +28,7 @@ impl ByAddress {
 impl Cluster {
     /// The endpoint at this address, if there is one in the subset that is wanted and it may be used.
     pub fn take(self: &Arc<Self>, address: SocketAddr, wanted: &Wanted<'_>) -> Option<Taken> {
+        self.note_use();
         let now = wanted.now;
         let endpoint = self.by_address.load().find(address, || self.endpoints())?;
         if !self.is_within(wanted.subset, &endpoint) {

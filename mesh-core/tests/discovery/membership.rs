@@ -303,3 +303,12 @@ fn a_health_check_that_is_switched_on_trusts_who_is_in_use_until_it_has_asked() 
     new.set_endpoints(["10.0.0.1:80", "10.0.0.2:80", "10.0.0.3:80"].map(at).to_vec(), now);
     assert_eq!(health(&new), ["healthy", "healthy", "unhealthy"], "who joins under a check waits for it");
 }
+
+#[test]
+fn a_cluster_that_only_sessions_lead_to_is_used() {
+    let cluster = cluster(&snapshot(&document("endpoints: [{ address: \"10.0.0.1:80\" }]"), None));
+    assert!(!cluster.is_used());
+    let wanted = Wanted { now: Instant::now(), tried: &[], hash: None, subset: None };
+    assert!(cluster.take("10.0.0.1:80".parse().unwrap(), &wanted).is_some());
+    assert!(cluster.is_used(), "its endpoints are probed as often as those of any cluster with traffic");
+}
