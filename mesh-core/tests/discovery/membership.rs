@@ -16,6 +16,10 @@ use mesh_core::{ConfigError, ErrorKind, Mesh, config};
 use crate::support::{at, document, endpoint_of, free_port, in_force, serve, two_ports, until};
 
 fn snapshot(text: &str, previous: Option<&Snapshot>) -> Snapshot {
+    snapshot_of(text, previous, false)
+}
+
+fn snapshot_of(text: &str, previous: Option<&Snapshot>, is_followed: bool) -> Snapshot {
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let context = Context {
         origin: "mesh.yaml",
@@ -24,6 +28,7 @@ fn snapshot(text: &str, previous: Option<&Snapshot>) -> Snapshot {
         identity: None,
         previous,
         sources: None,
+        is_followed,
         revision: 1,
     };
     compile::compile(config::parse(text, "mesh.yaml").unwrap(), &context).unwrap_or_else(|found| panic!("{found:?}"))
@@ -311,4 +316,21 @@ fn a_cluster_that_only_sessions_lead_to_is_used() {
     let wanted = Wanted { now: Instant::now(), tried: &[], hash: None, subset: None };
     assert!(cluster.take("10.0.0.1:80".parse().unwrap(), &wanted).is_some());
     assert!(cluster.is_used(), "its endpoints are probed as often as those of any cluster with traffic");
+}
+
+#[test]
+fn a_reload_leaves_an_endpoints_file_in_use_to_the_source_that_follows_it() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("endpoints.yaml");
+    std::fs::write(&file, "- address: 10.0.0.1:80\n- address: 10.0.0.2:80\n").unwrap();
+    let text = |more: &str| document(&format!("endpoints_file: \"{}\"{more}", file.display()));
+    let old = snapshot(&text(""), None);
+    // The beginning of what somebody is writing.
+    std::fs::write(&file, "- address: 10.0.0.1:80\n").unwrap();
+    for more in ["", ", balancer: random"] {
+        let followed = snapshot_of(&text(more), Some(&old), true);
+        assert_eq!(cluster(&followed).endpoints().len(), 2, "{more:?}");
+    }
+    let unfollowed = snapshot(&text(", balancer: random"), Some(&old));
+    assert_eq!(cluster(&unfollowed).endpoints().len(), 1, "nobody else reads it");
 }
