@@ -18,6 +18,7 @@ use crate::cluster::load_weight::ReportRule;
 use crate::cluster::locality::Proximity;
 use crate::cluster::member::Endpoint;
 use crate::cluster::membership::{Ground, Heard, Members, Resolved};
+use crate::cluster::news::News;
 use crate::cluster::outlier::{Observed, OutlierConfig, OutlierDetector};
 use crate::cluster::picker::{Asked, Balancing, Candidate, NoEndpoint};
 use crate::cluster::pickers::Pickers;
@@ -63,8 +64,7 @@ pub struct Cluster {
     hosts: ArcSwap<Vec<Arc<Written>>>,
     /// Requests at all endpoints, those that left the cluster included; for balancers that ask.
     in_flight: Arc<AtomicU32>,
-    /// A source spoke.
-    heard: tokio::sync::Notify,
+    news: News,
     doubted: AtomicBool,
 }
 
@@ -185,10 +185,10 @@ impl Cluster {
             budget,
             limit,
             outlier,
+            news: News::of(&members),
             members: Mutex::new(members),
             retired: Mutex::default(),
             hosts: ArcSwap::default(),
-            heard: tokio::sync::Notify::new(),
             doubted: AtomicBool::new(false),
         })
     }
@@ -205,8 +205,7 @@ impl Cluster {
             self.hosts.store(Arc::new(members.hosts().to_vec()));
             self.rebuild(&mut members, now);
         }
-        drop(members);
-        self.heard.notify_waiters();
+        self.news.tell(&members);
     }
 
     /// What host names among the endpoints (as written, with their port) resolve to now; `Err`: why one does not.
@@ -219,14 +218,14 @@ impl Cluster {
         if is_new {
             self.rebuild(&mut members, now);
         }
-        drop(members);
-        self.heard.notify_waiters();
+        self.news.tell(&members);
     }
 
     /// The source has nothing that can be used: requests need not wait for it. What is in force stays.
     pub fn source_failed(&self, reason: &Arc<str>) {
-        self.members().source_failed(reason);
-        self.heard.notify_waiters();
+        let mut members = self.members();
+        members.source_failed(reason);
+        self.news.tell(&members);
     }
 
     /// A connection to an endpoint failed: what a name stands for may have changed.
@@ -242,13 +241,14 @@ impl Cluster {
     /// Another cluster, or none, has taken this one's place: connections that it did not take over end once
     /// they are idle, also while a call still holds this one.
     pub fn leave_to(self: &Arc<Self>, successor: Option<&Arc<Self>>) {
+        let mut members = self.members();
         match successor {
             Some(successor) if Arc::ptr_eq(self, successor) => return,
-            Some(successor) => self.members().leave_to(&successor.members()),
-            None => self.members().leave_to(&Members::default()),
+            Some(successor) => members.leave_to(&successor.members()),
+            None => members.leave_to(&Members::default()),
         }
         // What it waits for is told to its successor: who waits here would wait in vain.
-        self.heard.notify_waiters();
+        self.news.tell(&members);
     }
 
     /// The endpoints as written.
@@ -284,16 +284,12 @@ impl Cluster {
     /// Whether there is no endpoint because a source has yet to speak, or a name to be resolved, for the
     /// first time. A cluster that has left is told nothing any more.
     pub fn is_resolving(&self) -> bool {
-        self.members().is_resolving()
+        self.news.is_resolving()
     }
 
     /// Completes when a name has been resolved, a source has spoken, or the cluster has left.
     pub async fn resolved(&self) {
-        let heard = self.heard.notified();
-        // Said between the look and the wait: then there is nothing to wait for.
-        if self.is_resolving() {
-            heard.await;
-        }
+        self.news.resolved().await;
     }
 
     /// How this endpoint is reached. gRPC needs HTTP/2, also where a plaintext cluster left it open.
@@ -396,8 +392,7 @@ impl Cluster {
     }
 
     fn no_endpoint(&self, reason: NoEndpoint) -> Error {
-        let trouble = self.members().trouble();
-        let message = match (reason, trouble) {
+        let message = match (reason, self.news.trouble()) {
             (NoEndpoint::Empty, Some(trouble)) => format!("the cluster has no endpoint: {trouble}"),
             (NoEndpoint::Empty, None) => "the cluster has no endpoint".to_owned(),
             (NoEndpoint::AllUnavailable, _) => "no endpoint is available".to_owned(),
@@ -520,4 +515,30 @@ fn endpoint_status(endpoint: &Endpoint, now: Instant) -> Value {
         "open_connections": live.pool.open(),
         "waiting_for_connection": live.pool.waiting(),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+
+    use super::*;
+
+    #[test]
+    fn a_request_that_finds_no_endpoint_does_not_wait_for_a_list_that_is_being_put_in_force() {
+        let mesh =
+            crate::Mesh::from_yaml("version: 1\nclusters: [{ name: a, dns: { name: a.example, port: 80 } }]", "a.yaml");
+        let cluster = Arc::clone(&mesh.unwrap().core().snapshot.load().clusters["a"]);
+        cluster.source_failed(&"SERVFAIL".into());
+        let (told, refused) = mpsc::channel();
+        let asked = Arc::clone(&cluster);
+        let held = cluster.members();
+        std::thread::spawn(move || {
+            let wanted = Wanted { now: Instant::now(), tried: &[], hash: None, subset: None };
+            let error = asked.pick(wanted, &mut fastrand::Rng::new()).err();
+            told.send((asked.is_resolving(), error.map(|error| error.to_string())))
+        });
+        let (is_resolving, error) = refused.recv_timeout(Duration::from_secs(30)).expect("it waited for the list");
+        drop(held);
+        assert!(!is_resolving && error.is_some_and(|error| error.contains("SERVFAIL")));
+    }
 }

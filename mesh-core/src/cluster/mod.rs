@@ -23,6 +23,7 @@ pub mod member;
 pub mod membership;
 mod mersenne_twister;
 mod murmur2;
+mod news;
 mod order;
 pub mod outlier;
 pub mod peak_ewma;
