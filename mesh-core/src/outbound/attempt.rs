@@ -7,7 +7,7 @@
 use std::borrow::Cow;
 use std::error::Error as StdError;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Instant, SystemTime};
 
 use http::{Request, Response, StatusCode, Uri, Version, header};
 use hyper::body::Incoming;
@@ -52,6 +52,11 @@ impl<'a> Way<'a> {
     ) -> Self {
         let transport = Cow::Borrowed(cluster.transport(endpoint, is_grpc));
         Self { dialer, endpoint, transport, limits: cluster.settings.pool }
+    }
+
+    /// Calendar time, to read a date that the peer names.
+    pub(crate) fn wall(&self) -> SystemTime {
+        self.dialer.clock.wall()
     }
 
     fn of(&'a self, outgoing: &Outgoing<'_>) -> Self {
