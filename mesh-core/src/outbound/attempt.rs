@@ -164,7 +164,7 @@ async fn over(
     let (mut response, channel, let_go) = match channel {
         Channel::Http1(sender) => {
             let (response, sender, let_go) = over_http1(way, (sender, &occupied), outgoing, progress).await?;
-            (response, Some(sender), Some(let_go))
+            (response, Some(sender), let_go)
         }
         Channel::Http2(sender) => (over_http2(way, (sender, &occupied), outgoing, progress).await?, None, None),
     };
@@ -189,7 +189,7 @@ async fn over_http1(
     lease: (http1::SendRequest<Body>, &Occupied),
     outgoing: &Outgoing<'_>,
     progress: &Progress,
-) -> Result<(Response<Incoming>, http1::SendRequest<Body>, LetGo), Failed> {
+) -> Result<(Response<Incoming>, http1::SendRequest<Body>, Option<LetGo>), Failed> {
     let (mut sender, occupied) = lease;
     let endpoint = way.endpoint;
     let (request, let_go) = expect::hold_back(origin_form(outgoing).map_err(Failed::before)?, &way.dialer.clock);
