@@ -4,37 +4,31 @@
 //! when endpoints change; it builds a new picker and swaps it.
 //! Invariant: what a changed cluster has learned goes on to the next, as far as it still holds.
 
-use std::borrow::Cow;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use arc_swap::ArcSwap;
 use serde_json::{Value, json};
 
 use crate::cluster::health::{Health, HealthCheck};
-use crate::cluster::load_weight::ReportRule;
-use crate::cluster::locality::Proximity;
 use crate::cluster::member::Endpoint;
 use crate::cluster::membership::{Ground, Heard, Members, Resolved};
 use crate::cluster::news::News;
 use crate::cluster::outlier::{Observed, OutlierConfig, OutlierDetector};
-use crate::cluster::picker::{Asked, Balancing, Candidate, NoEndpoint};
+use crate::cluster::picker::Balancing;
 use crate::cluster::pickers::Pickers;
 use crate::cluster::session::ByAddress;
 use crate::cluster::subset::Subsets;
 use crate::cluster::subsetting::Subsetting;
-use crate::cluster::taken::Taken;
 use crate::config::cluster::{Declared, Endpoint as Written, Locality};
 use crate::config::dns::Dns;
 use crate::endpoint::connect::{Moment, Transport};
-use crate::endpoint::load::Load;
 use crate::endpoint::pool::PoolLimits;
-use crate::error::{Error, ErrorKind, Place};
 use crate::policy::Invalid;
 use crate::policy::budget::{Budget, BudgetConfig};
-use crate::policy::circuit_breaker::{BreakerConfig, CircuitBreaker, Permit, Refused, Transitions};
+use crate::policy::circuit_breaker::{BreakerConfig, CircuitBreaker, Transitions};
 use crate::policy::concurrency::{ConcurrencyLimit, Terms};
 use crate::route::affinity::Affinity;
 use crate::telemetry::{DestinationService, Peer};
@@ -57,14 +51,14 @@ pub struct Cluster {
     pub transitions: Arc<Transitions>,
     /// Whether a request ever asked for an endpoint: decides how often an idle cluster is probed.
     is_used: Arc<AtomicBool>,
-    pickers: ArcSwap<Pickers>,
+    pub(super) pickers: ArcSwap<Pickers>,
     retired: Mutex<Option<Arc<Pickers>>>,
     pub(super) by_address: ArcSwap<ByAddress>,
     members: Mutex<Members>,
     hosts: ArcSwap<Vec<Arc<Written>>>,
     /// Requests at all endpoints, those that left the cluster included; for balancers that ask.
     in_flight: Arc<AtomicU32>,
-    news: News,
+    pub(super) news: News,
     doubted: AtomicBool,
 }
 
@@ -298,59 +292,9 @@ impl Cluster {
         self.settings.mutual.as_ref().filter(|_| endpoint.is_mutual).unwrap_or(plain)
     }
 
-    /// An endpoint for one attempt, other than those already tried if there is one.
-    pub fn pick(self: &Arc<Self>, wanted: Wanted<'_>, rng: &mut fastrand::Rng) -> Result<Taken, Error> {
-        let Wanted { now, tried, hash, subset } = wanted;
-        self.note_use();
-        let mut leave = self.leave(now)?;
-        let pickers = self.pickers.load();
-        let picker = pickers.of(subset);
-        let mut skip: Vec<usize> = tried.iter().filter_map(|endpoint| pickers.index_of(endpoint)).collect();
-        let (mut soonest, earlier) = (None, skip.len());
-        // A breaker may close its door between the look and the knock: then knock elsewhere.
-        for _ in 0..=picker.endpoints().len().min(KNOCKS) {
-            let picked =
-                picker.pick(Asked { now, tried: &skip, hash }, rng).map_err(|reason| self.no_endpoint(reason))?;
-            match picked.endpoint.live.breaker.admit(now) {
-                Ok(permit) => return Ok(Taken::new(self, picked.endpoint, (permit, leave.take()), now)),
-                Err(refused) => soonest = soonest.into_iter().chain(refused.retry_after).min(),
-            }
-            if skip.contains(&picked.index) {
-                break;
-            }
-            skip.push(picked.index);
-        }
-        for endpoint in skip[earlier..].iter().filter_map(|index| picker.endpoints().get(*index)) {
-            if let Ok(permit) = endpoint.live.breaker.admit_last(now) {
-                return Ok(Taken::new(self, Arc::clone(endpoint), (permit, leave.take()), now));
-            }
-        }
-        let place = Place { cluster: Some(self.name.to_string()), retry_after: soonest, ..Place::default() };
-        Err(Error::new(ErrorKind::CircuitOpen, "every endpoint's circuit breaker is open").with_place(place))
-    }
-
     /// Whether an endpoint is one of those that a rule's labels mean.
     pub(super) fn is_within(&self, subset: Option<usize>, endpoint: &Endpoint) -> bool {
         self.pickers.load().is_within(subset, endpoint)
-    }
-
-    /// The permit of the cluster's breaker, if it has one.
-    pub(super) fn leave(&self, now: Instant) -> Result<Option<Permit>, Error> {
-        let leave = self.breaker.as_ref().map(|breaker| breaker.admit(now)).transpose();
-        leave.map_err(|refused| self.broken(refused))
-    }
-
-    /// Refuses what the breaker of the cluster would refuse: before anything is waited for, at the cost of two
-    /// loads. The permit itself is taken with the endpoint.
-    pub fn refuse_if_broken(&self, now: Instant) -> Result<(), Error> {
-        let refusal = self.breaker.as_ref().and_then(|breaker| breaker.refusal(now));
-        refusal.map_or(Ok(()), |refused| Err(self.broken(refused)))
-    }
-
-    fn broken(&self, refused: Refused) -> Error {
-        let retry_after = refused.retry_after;
-        let place = Place { cluster: Some(self.name.to_string()), retry_after, ..Place::default() };
-        Error::new(ErrorKind::CircuitOpen, "the cluster's circuit breaker is open").with_place(place)
     }
 
     /// A request asks for an endpoint. Writes only once: the line is shared by all of them.
@@ -391,17 +335,6 @@ impl Cluster {
         }
     }
 
-    fn no_endpoint(&self, reason: NoEndpoint) -> Error {
-        let message = match (reason, self.news.trouble()) {
-            (NoEndpoint::Empty, Some(trouble)) => format!("the cluster has no endpoint: {trouble}"),
-            (NoEndpoint::Empty, None) => "the cluster has no endpoint".to_owned(),
-            (NoEndpoint::AllUnavailable, _) => "no endpoint is available".to_owned(),
-            (NoEndpoint::Panicking, _) => "too few endpoints are available, and the cluster fails on panic".to_owned(),
-        };
-        let place = Place { cluster: Some(self.name.to_string()), ..Place::default() };
-        Error::new(ErrorKind::NoEndpoint, message).with_place(place)
-    }
-
     /// For the admin endpoint.
     pub fn status(&self, now: Instant) -> Value {
         let endpoints = self.endpoints().iter().map(|endpoint| endpoint_status(endpoint, now)).collect::<Vec<_>>();
@@ -433,57 +366,6 @@ impl Cluster {
     }
 }
 
-impl Candidate for Endpoint {
-    fn load(&self) -> &Load {
-        &self.live.load
-    }
-
-    fn weight(&self) -> u32 {
-        self.weight
-    }
-
-    fn is_available(&self, now: Instant) -> bool {
-        self.health(now) <= Health::Degraded && !self.live.outlier.is_ejected() && !self.live.breaker.is_open(now)
-    }
-
-    fn is_degraded(&self, now: Instant) -> bool {
-        self.health(now) == Health::Degraded
-    }
-
-    fn is_leaving(&self, now: Instant) -> bool {
-        self.health(now) == Health::Draining && !self.live.breaker.is_open(now)
-    }
-
-    fn priority(&self) -> u32 {
-        self.written.priority
-    }
-
-    fn locality(&self) -> Option<&crate::cluster::Locality> {
-        Some(&self.locality)
-    }
-
-    fn age(&self, now: Instant) -> Duration {
-        self.live.warmth.age(now)
-    }
-
-    fn reported_weight(&self, rule: &ReportRule, now: Instant) -> Option<f64> {
-        self.live.weight.weight(rule, now)
-    }
-
-    fn hash_key(&self) -> Option<Cow<'_, str>> {
-        let own = self.hash_key.as_deref().map(Cow::Borrowed);
-        Some(own.unwrap_or_else(|| self.address.to_string().into()))
-    }
-
-    fn is_local(&self) -> bool {
-        self.proximity == Proximity::Zone
-    }
-
-    fn proximity(&self) -> Proximity {
-        self.proximity
-    }
-}
-
 impl From<Declared> for Health {
     fn from(declared: Declared) -> Self {
         match declared {
@@ -494,9 +376,6 @@ impl From<Declared> for Health {
         }
     }
 }
-
-/// Doors that are tried: if so many breakers in a row are open, most are.
-const KNOCKS: usize = 16;
 
 fn endpoint_status(endpoint: &Endpoint, now: Instant) -> Value {
     let live = &endpoint.live;
@@ -537,7 +416,8 @@ mod tests {
             let error = asked.pick(wanted, &mut fastrand::Rng::new()).err();
             told.send((asked.is_resolving(), error.map(|error| error.to_string())))
         });
-        let (is_resolving, error) = refused.recv_timeout(Duration::from_secs(30)).expect("it waited for the list");
+        let (is_resolving, error) =
+            refused.recv_timeout(std::time::Duration::from_secs(30)).expect("it waited for the list");
         drop(held);
         assert!(!is_resolving && error.is_some_and(|error| error.contains("SERVFAIL")));
     }

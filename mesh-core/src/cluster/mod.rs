@@ -11,6 +11,7 @@ pub mod balancing;
 pub mod bounded_load;
 pub mod candidates;
 mod census;
+pub mod choice;
 pub mod group;
 pub mod hashing;
 pub mod health;

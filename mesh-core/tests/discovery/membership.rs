@@ -5,10 +5,12 @@ use std::future::Future;
 use std::path::Path;
 use std::sync::Arc;
 use std::task::Waker;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
+use http::HeaderMap;
 use mesh_core::cluster::group::{Cluster, Wanted};
 use mesh_core::compile::{self, Context};
+use mesh_core::policy::retry::Outcome;
 use mesh_core::snapshot::Snapshot;
 use mesh_core::time::{Clock, SystemClock};
 use mesh_core::{ConfigError, ErrorKind, Mesh, config};
@@ -333,4 +335,32 @@ fn a_reload_leaves_an_endpoints_file_in_use_to_the_source_that_follows_it() {
     }
     let unfollowed = snapshot(&text(", balancer: random"), Some(&old));
     assert_eq!(cluster(&unfollowed).endpoints().len(), 1, "nobody else reads it");
+}
+
+#[test]
+fn a_service_that_was_down_for_long_is_found_again_soon_whether_or_not_panic_is_allowed() {
+    for threshold in [0, 50] {
+        let more = format!(
+            "balancing: {{ panic_threshold: {threshold} }}, circuit_breaker: {{ consecutive_failures: 1, open: 1s, max_open: 1h }}, outlier: {{ max_ejection_percent: 0, always_eject_one: false }}"
+        );
+        let endpoints = "endpoints: [{ address: \"10.0.0.1:80\" }, { address: \"10.0.0.2:80\" }]";
+        let cluster = cluster(&snapshot(&document(&format!("{endpoints}, {more}")), None));
+        let (mut now, mut rng, headers) = (Instant::now(), fastrand::Rng::with_seed(7), HeaderMap::new());
+        let failed = Outcome::Response { status: 503, grpc_status: None, headers: &headers };
+        let mut pick = |now| cluster.pick(Wanted { now, tried: &[], hash: None, subset: None }, &mut rng);
+        // Every probe fails, and the wait after it is longer each time.
+        for round in 0..20 {
+            let mut taken = pick(now).unwrap_or_else(|error| panic!("{threshold} {round}: {error}"));
+            taken.judge(&failed, now, &mut fastrand::Rng::with_seed(round));
+            now += Duration::from_secs(1);
+        }
+        let error = loop {
+            match pick(now) {
+                Ok(mut taken) => taken.judge(&failed, now, &mut fastrand::Rng::with_seed(1)),
+                Err(error) => break error,
+            }
+        };
+        assert_eq!(error.kind(), ErrorKind::CircuitOpen, "{threshold}: {error}");
+        assert!(error.place().retry_after.is_some(), "{threshold}: when to come back is known");
+    }
 }
