@@ -552,6 +552,27 @@ async fn a_finished_call_says_which_rule_endpoints_attempts_and_decisions_it_had
 }
 
 #[tokio::test]
+async fn an_explanation_names_the_endpoints_of_the_rules_subset_and_their_breakers_as_metrics_do() {
+    let upstreams = upstreams("old: {}\nnew: { script: [{ status: 503 }, { status: 200 }] }").await;
+    let text = "version: 1\nclusters: [{ name: a, circuit_breaker: { consecutive_failures: 1, open: 1ms, max_open: 1ms }, endpoints: [{ address: $old, labels: { v: one } }, { address: $new, labels: { v: two } }] }]\n\
+        routes: [{ hosts: [a], rules: [{ backends: [{ cluster: a, subset: { v: two } }], retry: { attempts: 0 } }] }]\n";
+    let mesh = Mesh::from_yaml(&upstreams.fill_in(text), "test.yaml").unwrap();
+    let mut breakers = Vec::new();
+    for _ in 0..2 {
+        let mut request = get();
+        request.extensions_mut().insert(CallOptions { explain: true, ..CallOptions::default() });
+        let response = mesh.client().call(request).await.unwrap();
+        let told = response.extensions().get::<CallReport>().unwrap().explained.clone().unwrap();
+        let [candidate] = &told.attempts[0].candidates[..] else { panic!("{told:?}") };
+        assert_eq!(upstreams.name_of(&candidate.endpoint), Some("new"));
+        breakers.push(candidate.breaker);
+        // The breaker has opened, and is open no longer.
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    assert_eq!(breakers, ["closed", "half_open"]);
+}
+
+#[tokio::test]
 async fn failed_calls_are_kept_with_the_reason_and_others_only_if_sampled_or_asked_for() {
     let upstreams = upstreams("a: { script: [{ status: 200, times: 2 }, { status: 503 }] }").await;
     let telemetry = "telemetry: { explain: { keep: 2, sample_percent: 0, by_header: true } }";

@@ -246,7 +246,7 @@ impl<'a> Call<'a> {
         (tried, hedging): (&[Arc<Endpoint>], Option<&Arc<Hedging>>),
     ) -> (Taken, Result<Received, Error>) {
         let Lead { taken, kind, now: sent_at } = lead;
-        let place = self.trail.sent(kind, (&step.terms.cluster, &taken.endpoint), tried, sent_at);
+        let place = self.trail.sent(kind, (&step.terms.cluster, &taken.endpoint), &step.terms.wanted(sent_at, tried));
         let until = self.prepare(step, &taken.endpoint, sent_at);
         let outgoing = self.outgoing(step.is_idempotent);
         let way = attempt::Way::to(step.dialer, &step.terms.cluster, &taken.endpoint, is_grpc(&self.head.headers));

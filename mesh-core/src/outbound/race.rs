@@ -108,7 +108,7 @@ impl Call<'_> {
     fn launch(&mut self, step: &Step<'_>, lead: Lead, to: (&mut Vec<Option<Lane>>, &mut Vec<Arc<Endpoint>>)) -> Parcel {
         let (lanes, tried) = to;
         let Lead { taken, kind, now } = lead;
-        let place = self.trail.sent(kind, (&step.terms.cluster, &taken.endpoint), tried, now);
+        let place = self.trail.sent(kind, (&step.terms.cluster, &taken.endpoint), &step.terms.wanted(now, tried));
         let until = self.prepare(step, &taken.endpoint, now);
         let endpoint = Arc::clone(&taken.endpoint);
         tried.push(Arc::clone(&endpoint));

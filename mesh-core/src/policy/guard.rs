@@ -102,15 +102,10 @@ impl Guarded {
     pub fn status(&self, now: Instant) -> Value {
         let calls: serde_json::Map<String, Value> =
             End::ALL.iter().map(|end| (end.as_str().to_owned(), json!(self.counts.calls(*end)))).collect();
-        let state = match self.breaker_state(now) {
-            State::Closed => "closed",
-            State::HalfOpen => "half_open",
-            State::Open => "open",
-        };
         json!({
             "in_flight": self.in_flight(),
             "max_in_flight": self.limit.max(),
-            "circuit_breaker": state,
+            "circuit_breaker": self.breaker_state(now).as_str(),
             "retry_budget": self.budget_balance(now),
             "attempts": self.counts.attempts(),
             "retries": self.counts.retries(),
