@@ -8,7 +8,7 @@ use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use http::{HeaderMap, HeaderValue, Request, Response};
+use http::{HeaderValue, Request, Response};
 
 use crate::body::Body;
 use crate::cluster::balancing::BalancerKind;
@@ -207,6 +207,13 @@ impl<'a> Call<'a> {
         })
     }
 
+    /// Tells the limit how an attempt went that started and ended then.
+    pub(super) fn measure(&self, outcome: &Outcome<'_>, times: (Instant, Instant)) {
+        if let Some(permit) = &self.admitted {
+            permit.measure(outcome, times);
+        }
+    }
+
     /// By when it must be answered: the earliest of what the application, our caller and the rule say.
     fn bound(&self, terms: &Terms, start: Instant) -> Option<Instant> {
         let context = self.context.as_deref().filter(|_| !self.options.detached);
@@ -262,7 +269,7 @@ impl<'a> Call<'a> {
         if let Some(hedging) = hedging.filter(|_| result.is_ok()) {
             hedging.observe(now.saturating_duration_since(sent_at), now);
         }
-        overload::measure(self.admitted.as_ref(), &outcome(&result), (sent_at, now));
+        self.measure(&outcome(&result), (sent_at, now));
         self.trail.ended(&Noted { place, endpoint: &taken.endpoint, sent_at }, &outcome(&result), now);
         (taken, result)
     }
@@ -495,13 +502,7 @@ pub(super) fn outcome(result: &Result<Received, Error>) -> Outcome<'_> {
 }
 
 fn outcome_of(received: &Received) -> Outcome<'_> {
-    let headers = received.said();
-    Outcome::Response { status: received.response.status().as_u16(), grpc_status: grpc_status(headers), headers }
-}
-
-/// A gRPC status in the head is that of a trailers-only response: the call is over.
-fn grpc_status(headers: &HeaderMap) -> Option<u16> {
-    headers.get("grpc-status").and_then(|status| status.to_str().ok()).and_then(|status| status.parse().ok())
+    Outcome::of_head(received.response.status().as_u16(), received.said())
 }
 
 /// Without a deadline, how long to wait for a name that was never resolved: as long as a default connect.

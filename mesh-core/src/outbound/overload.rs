@@ -12,9 +12,7 @@ use crate::context::CallContext;
 use crate::error::{Error, ErrorKind, Place, Sent};
 use crate::outbound::CallOptions;
 use crate::outbound::attempt::{self, Answer, Outgoing};
-use crate::policy::concurrency::Permit;
 use crate::policy::criticality::Criticality;
-use crate::policy::retry::Outcome;
 use crate::policy::retry_after::retry_after;
 use crate::telemetry::names::header::{CRITICALITY, REFUSED};
 
@@ -56,17 +54,6 @@ fn turned_away(headers: &HeaderMap, wall: SystemTime) -> Option<Error> {
             .with_sent(Sent::Unprocessed)
             .with_place(place)
     })
-}
-
-/// Tells a limit that adapts how an attempt went.
-pub(super) fn measure(admitted: Option<&Permit>, outcome: &Outcome<'_>, began: (Instant, Instant)) {
-    let (Some(permit), (started, now)) = (admitted, began) else { return };
-    match *outcome {
-        Outcome::Response { status: 500.., .. } => {}
-        Outcome::Response { .. } => permit.record(started, false, now),
-        Outcome::Failure { kind, .. } if kind.is_overload() => permit.record(started, true, now),
-        Outcome::Failure { .. } => {}
-    }
 }
 
 /// The cluster's own limit is full.

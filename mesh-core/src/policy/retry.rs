@@ -120,6 +120,14 @@ pub enum Outcome<'a> {
     },
 }
 
+impl<'a> Outcome<'a> {
+    /// A response with this head. A gRPC status in it is that of a trailers-only response: the call is over.
+    pub fn of_head(status: u16, headers: &'a HeaderMap) -> Self {
+        let grpc_status = headers.get("grpc-status").and_then(|value| value.to_str().ok());
+        Self::Response { status, grpc_status: grpc_status.and_then(|text| text.parse().ok()), headers }
+    }
+}
+
 /// What is true of the request at the moment of the decision.
 #[derive(Debug, Clone, Copy)]
 pub struct RequestFacts {
