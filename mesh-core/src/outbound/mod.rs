@@ -25,6 +25,7 @@ pub(crate) mod affinity;
 mod attempt;
 mod body;
 mod call;
+pub(crate) mod choice;
 mod expect;
 mod grpc;
 pub(crate) mod headers;
@@ -33,6 +34,7 @@ pub(crate) mod overload;
 mod peek;
 mod race;
 pub mod replay;
+mod terms;
 mod trail;
 pub mod upgrade;
 

@@ -132,6 +132,27 @@ async fn a_request_that_waits_for_the_first_endpoints_finds_its_session_among_th
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_request_waited_for_its_first_endpoints_is_not_taken_from_its_attempt() {
+    let port = free_port();
+    let _server = serve(&format!("127.0.0.1:{port}")).await;
+    let (registry, clock) = (Registry::default(), ManualClock::new());
+    let builder =
+        Mesh::builder().endpoint_source("registry", Arc::new(registry.clone())).clock(Arc::new(clock.clone()));
+    let text = document("endpoint_source: registry") + "defaults: { timeout: 60s, attempt_timeout: 1s }\n";
+    let mesh = builder.from_yaml(&text, "mesh.yaml").unwrap();
+    mesh.start().unwrap();
+    until("the source to be followed", || registry.followers() == 1).await;
+    let client = mesh.client();
+    let request = http::Request::get("http://a/").body(mesh_core::Body::empty()).unwrap();
+    let waiting = tokio::spawn(async move { client.call(request).await });
+    until("the request to be admitted", || mesh.status()["clusters"]["a"]["in_flight"] == 1).await;
+    clock.advance(Duration::from_secs(5));
+    registry.say(&set(&[&format!("127.0.0.1:{port}")]));
+    let response = waiting.await.unwrap().unwrap();
+    assert_eq!(response.extensions().get::<mesh_core::CallReport>().unwrap().attempts, 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_a_source_refuses_changes_nothing_and_is_shown() {
     let registry = Registry::default();
     let mesh = registered(&registry);
