@@ -517,6 +517,25 @@ async fn a_detached_call_outlives_the_deadline_of_its_caller() {
     assert_eq!(upstreams.arrived("a").len(), 1, "expired work is not begun");
 }
 
+#[tokio::test]
+async fn a_detached_call_that_gave_up_says_nothing_of_the_request_that_is_being_served() {
+    for (is_composed, detached) in [(false, false), (false, true), (true, false), (true, true)] {
+        let upstreams = upstreams("a: { script: [{ status: 503 }] }").await;
+        let mesh = mesh(&upstreams, &["a"], "retry: { attempts: 1, conditions: [gateway-error] }", "");
+        let served = std::sync::Arc::new(context());
+        let mut request = get();
+        request.extensions_mut().insert(CallOptions { detached, ..CallOptions::default() });
+        let sending = CallContext::scope(std::sync::Arc::clone(&served), async move {
+            match is_composed {
+                true => compose(&mesh).oneshot(request).await.map(|answer| answer.status()),
+                false => mesh.client().call(request).await.map(|answer| answer.status()).map_err(Into::into),
+            }
+        });
+        assert_eq!(sending.await.unwrap(), 503);
+        assert_eq!(served.gave_up.is_set(), !detached, "{is_composed} {detached}");
+    }
+}
+
 fn context() -> CallContext {
     CallContext::new(mesh_core::telemetry::TraceContext::root(&mut fastrand::Rng::with_seed(1), 100.0))
 }

@@ -6,14 +6,12 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use http::HeaderValue;
-
-use crate::cluster::balancing::BalancerKind;
 use crate::cluster::group::{Cluster, Wanted};
 use crate::cluster::member::Endpoint;
 use crate::error::{Error, ErrorKind};
 use crate::outbound::affinity::Ties;
 use crate::outbound::call::Call;
+use crate::outbound::headers;
 use crate::outbound::kept::split_draw;
 use crate::outbound::trail::{Level, Why};
 use crate::policy::hedge::Hedging;
@@ -22,7 +20,6 @@ use crate::route::affinity::Affinity;
 use crate::route::matcher::RequestHead;
 use crate::route::table::Miss;
 use crate::snapshot::Snapshot;
-use crate::telemetry::names::header::LOAD_FORMAT;
 
 /// Where a call goes and under which terms; of a rule, or the defaults when a cluster was named.
 pub(super) struct Terms {
@@ -118,9 +115,7 @@ impl Call<'_> {
         if self.trail.level > Level::Off {
             self.trail.budget_before = Some(cluster.budget.balance(self.core.clock.now()));
         }
-        if cluster.settings.balancing.kind == BalancerKind::WeightedRoundRobin {
-            self.head.headers.insert(LOAD_FORMAT, HeaderValue::from_static("TEXT"));
-        }
+        headers::ask_for_load(&mut self.head.headers, cluster);
         self.cluster = Some(Arc::clone(cluster));
         self.place.cluster = Some(cluster.name.to_string());
         self.record.line.cluster = Some(Arc::clone(&cluster.name));
