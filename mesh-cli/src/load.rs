@@ -60,6 +60,7 @@ fn compile_text(path: &Path, origin: String, text: String) -> Loaded {
         identity: identity.as_ref(),
         previous: None,
         sources: None,
+        is_followed: false,
         revision: 1,
     };
     let snapshot = match compile::compile(parsed, &context) {

@@ -102,18 +102,26 @@ fn issuer(core: &Core, written: &Written) -> Result<Arc<dyn Issuer>, String> {
     }
 }
 
-/// Looks at the configuration file.
+/// Looks at the configuration file. What is in it is read on a thread that carries no requests.
 async fn watch(core: Weak<Core>) {
     loop {
         tokio::time::sleep(POLL_INTERVAL).await;
         let Some(core) = core.upgrade() else { return };
-        let changed = core.publisher().poll_file();
-        if let Some((text, origin)) = changed {
-            match core.publish(&text, &origin) {
-                Ok(revision) => tracing::info!(revision, "configuration in force"),
-                Err(error) => tracing::warn!(%error, "configuration refused; the last good one stays"),
-            }
+        if !core.publisher().may_have_news() {
+            continue;
         }
+        if tokio::task::spawn_blocking(move || take_file(&core)).await.is_err() {
+            return;
+        }
+    }
+}
+
+fn take_file(core: &Core) {
+    let changed = core.publisher().poll_file();
+    let Some((text, origin)) = changed else { return };
+    match core.publish(&text, &origin) {
+        Ok(revision) => tracing::info!(revision, "configuration in force"),
+        Err(error) => tracing::warn!(%error, "configuration refused; the last good one stays"),
     }
 }
 

@@ -47,6 +47,9 @@ pub struct Context<'a> {
     pub previous: Option<&'a Snapshot>,
     /// Names of the endpoint sources that the application registered; `None`: not known here, any will do.
     pub sources: Option<&'a BTreeSet<Arc<str>>>,
+    /// Whether sources of endpoints are followed: then an endpoints file in use is read by its source alone,
+    /// which does not take one that is being written.
+    pub is_followed: bool,
     /// Of the new snapshot.
     pub revision: u64,
 }

@@ -13,6 +13,7 @@ use tokio::runtime::Handle;
 use tokio::sync::Notify;
 
 use crate::cluster::group::Cluster;
+use crate::config;
 use crate::discovery::feeds::Registered;
 use crate::discovery::publish::{ConfigError, Publisher};
 use crate::discovery::resolver::Resolver;
@@ -167,9 +168,12 @@ impl Core {
 
     /// Puts a further document in force, or says everything that is wrong with it.
     pub(crate) fn publish(&self, text: &str, origin: &str) -> Result<u64, ConfigError> {
+        // Before anything is held: reading a long document takes a good part of a second.
+        let parsed = config::parse(text, origin).map_err(|found| self.publisher().refuse(found))?;
         let _membership = lock(&self.membership);
         let previous = self.snapshot.load_full();
-        let snapshot = self.publisher().accept(text, origin, &previous)?;
+        let is_followed = self.started.get().is_some();
+        let snapshot = self.publisher().accept(parsed, (&previous, is_followed))?;
         let revision = snapshot.revision;
         self.snapshot.store(Arc::clone(&snapshot));
         for (name, cluster) in &previous.clusters {
@@ -261,4 +265,27 @@ fn unix_seconds(at: SystemTime) -> Option<u64> {
 
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+
+    use super::*;
+    use crate::Mesh;
+
+    #[test]
+    fn a_document_is_read_while_endpoints_are_put_in_force() {
+        let text = "version: 1\nclusters: [{ name: a, endpoints: [{ address: \"10.0.0.1:80\" }] }]\n";
+        let mesh = Mesh::from_yaml(text, "mesh.yaml").unwrap();
+        let mut was_read = false;
+        mesh.core().with_cluster("a", &mut |_| {
+            let (told, refused) = mpsc::channel();
+            let mesh = mesh.clone();
+            std::thread::spawn(move || told.send(mesh.reload("version: none", "mesh.yaml").is_err()));
+            was_read = refused.recv_timeout(Duration::from_secs(30)).unwrap_or(false);
+        });
+        assert!(was_read, "a document that cannot be read waits for nothing");
+        assert_eq!(mesh.status()["config"]["refused"], 1);
+    }
 }

@@ -8,6 +8,7 @@ use std::net::TcpListener;
 use http::{Request, Response, header};
 use mesh_core::error::BoxError;
 use mesh_core::{Body, CallReport, ErrorKind, Mesh};
+use tower::ServiceExt;
 
 /// A port that was free a moment ago.
 fn free_port() -> u16 {
@@ -160,4 +161,46 @@ async fn what_comes_from_one_address_through_an_ingress_goes_to_one_endpoint() {
         homes.insert(get(&ingress, &[]).await.0);
     }
     assert!(homes.len() > 1, "{homes:?}");
+}
+
+#[tokio::test]
+async fn a_session_does_not_lead_out_of_the_subset_that_a_rule_names() {
+    let servers = servers(3).await;
+    let document = |weight: u32, strict: bool| {
+        let endpoint = |(at, (port, _)): (usize, &(u16, Mesh))| {
+            let (version, weight) = if at == 0 { ("v1", 1) } else { ("v2", if at == 1 { weight } else { 1 }) };
+            format!("{{ address: \"127.0.0.1:{port}\", weight: {weight}, labels: {{ version: {version} }} }}")
+        };
+        let endpoints = servers.iter().enumerate().map(endpoint).collect::<Vec<_>>().join(", ");
+        format!(
+            "version: 1
+clusters: [{{ name: a, balancer: round_robin, session: {{ header: x-at, strict: {strict} }}, endpoints: [{endpoints}] }}]
+routes:
+  - hosts: [a]
+    rules: [{{ backends: [{{ cluster: a, subset: {{ version: v2 }} }}] }}]
+  - hosts: [old]
+    rules: [{{ backends: [{{ cluster: a, subset: {{ version: v1 }} }}] }}]
+"
+        )
+    };
+    let name = |at: usize| format!("127.0.0.1:{}", servers[at].0);
+    let client = Mesh::from_yaml(&document(1, false), "client.yaml").unwrap();
+    let at = loop {
+        let (endpoint, _, response) = get(&client, &[]).await;
+        if endpoint == name(1) {
+            break response.headers()["x-at"].to_str().unwrap().to_owned();
+        }
+    };
+    // Drained, it keeps its sessions, in its subset too.
+    client.reload(&document(0, false), "client.yaml").unwrap();
+    assert_eq!(get(&client, &[("x-at", &at)]).await.0, name(1));
+
+    let elsewhere = || Request::get("http://old/").header("x-at", &at).body(Body::empty()).unwrap();
+    let response = client.client().call(elsewhere()).await.unwrap();
+    assert_eq!(*response.extensions().get::<CallReport>().unwrap().endpoint, *name(0));
+    let response = mesh_core::layer::compose(&client).oneshot(elsewhere()).await.unwrap();
+    assert_ne!(response.headers().get("x-at").unwrap(), &at, "it now belongs to another endpoint");
+
+    client.reload(&document(1, true), "client.yaml").unwrap();
+    assert_eq!(client.client().call(elsewhere()).await.unwrap_err().kind(), ErrorKind::NoEndpoint);
 }

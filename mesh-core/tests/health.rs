@@ -124,6 +124,26 @@ async fn an_http_check_takes_an_endpoint_out_and_brings_it_back() {
 }
 
 #[tokio::test]
+async fn a_cluster_whose_endpoints_never_answer_does_not_starve_the_check_of_another() {
+    // Connections wait to be accepted, and nobody does: twice as many as may be asked at once, and some.
+    let silent: Vec<_> = (0..140).map(|_| TcpListener::bind("127.0.0.1:0").unwrap()).collect();
+    let b = Server::start("").await;
+    b.answer(503);
+    let check = "health_check: {http: {path: /healthz}, interval: 50ms, no_traffic_interval: 50ms, timeout: 400ms, healthy_threshold: 2, unhealthy_threshold: 2}";
+    let endpoints: Vec<_> =
+        silent.iter().map(|socket| format!("{{address: \"{}\"}}", socket.local_addr().unwrap())).collect();
+    let text = format!(
+        "version: 1\nclusters:\n- {{name: a, {check}, endpoints: [{}]}}\n- {{name: b, {check}, endpoints: [{{address: \"127.0.0.1:{}\"}}]}}",
+        endpoints.join(", "),
+        b.port
+    );
+    let mesh = Mesh::from_yaml(&text, "client.yaml").unwrap();
+    mesh.start().unwrap();
+    let of_b = || mesh.status()["clusters"]["b"]["endpoints"][0]["health"].as_str().unwrap().to_owned();
+    until("b to be unhealthy", || of_b() == "unhealthy").await;
+}
+
+#[tokio::test]
 async fn a_reload_keeps_what_the_check_found_and_one_without_a_check_forgets_it() {
     let (a, b) = (Server::start("").await, Server::start("").await);
     let check = format!("health_check: {{http: {{path: /healthz}}, {CHECK}}}, ");

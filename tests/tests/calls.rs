@@ -8,11 +8,13 @@ use std::time::{Duration, Instant};
 
 use http::{Request, Response};
 use mesh_core::error::BoxError;
+use mesh_core::layer::compose;
 use mesh_core::{Body, CallContext, CallOptions, CallReport, Error, ErrorKind, Mesh, ServiceClient};
 use mesh_tests::process::free_port;
 use mesh_tests::scenario::Upstream;
 use mesh_tests::upstream::{Arrived, Upstreams};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tower::ServiceExt;
 
 /// Scripted upstreams, as a scenario writes them.
 async fn upstreams(written: &str) -> Upstreams {
@@ -353,10 +355,40 @@ async fn a_copy_that_fails_is_followed_by_the_next_at_once() {
 
 #[tokio::test]
 async fn what_may_not_be_sent_twice_is_never_hedged() {
-    let upstreams = upstreams("a: { script: [{ after_ms: 150 }] }\nb: { script: [{ after_ms: 150 }] }").await;
-    let mesh = mesh(&upstreams, &["a", "b"], HEDGE, "");
-    assert_eq!(outcome(&mesh.client(), request("POST", "order")).await, Ok(200));
-    assert_eq!(upstreams.arrived("a").len() + upstreams.arrived("b").len(), 1);
+    let rule = HEDGE.replace(
+        "gateway-error, 5xx]",
+        "gateway-error, 5xx], retriable_request_headers: [{ name: x-never, present: false }]",
+    );
+    for (method, header) in [("POST", "x-other"), ("GET", "x-never")] {
+        let upstreams = upstreams("a: { script: [{ after_ms: 150 }] }\nb: { script: [{ after_ms: 150 }] }").await;
+        let mesh = mesh(&upstreams, &["a", "b"], &rule, "");
+        let mut request = request(method, "order");
+        request.headers_mut().insert(header, "1".parse().unwrap());
+        assert_eq!(outcome(&mesh.client(), request).await, Ok(200));
+        assert_eq!(upstreams.arrived("a").len() + upstreams.arrived("b").len(), 1, "{method} {header}");
+    }
+}
+
+#[tokio::test]
+async fn a_request_that_belongs_to_an_endpoint_gets_no_copy_at_another() {
+    let rule = format!("session: {{ header: x-at }}, {HEDGE}");
+    for is_composed in [false, true] {
+        let upstreams = upstreams("a: { script: [{ after_ms: 150 }] }\nb: { script: [{ after_ms: 150 }] }").await;
+        let mesh = mesh(&upstreams, &["a", "b"], &rule, "");
+        let send = async |request: Request<Body>| {
+            if is_composed {
+                return compose(&mesh).oneshot(request).await.unwrap();
+            }
+            mesh.client().call(request).await.unwrap()
+        };
+        let first = send(request("POST", "order")).await;
+        let mut second = get();
+        second.headers_mut().insert("x-at", first.headers()["x-at"].clone());
+        assert_eq!(send(second).await.status(), 200);
+        let mut seen = [upstreams.arrived("a").len(), upstreams.arrived("b").len()];
+        seen.sort_unstable();
+        assert_eq!(seen, [0, 2], "{is_composed}");
+    }
 }
 
 #[tokio::test]
@@ -485,6 +517,25 @@ async fn a_detached_call_outlives_the_deadline_of_its_caller() {
     assert_eq!(upstreams.arrived("a").len(), 1, "expired work is not begun");
 }
 
+#[tokio::test]
+async fn a_detached_call_that_gave_up_says_nothing_of_the_request_that_is_being_served() {
+    for (is_composed, detached) in [(false, false), (false, true), (true, false), (true, true)] {
+        let upstreams = upstreams("a: { script: [{ status: 503 }] }").await;
+        let mesh = mesh(&upstreams, &["a"], "retry: { attempts: 1, conditions: [gateway-error] }", "");
+        let served = std::sync::Arc::new(context());
+        let mut request = get();
+        request.extensions_mut().insert(CallOptions { detached, ..CallOptions::default() });
+        let sending = CallContext::scope(std::sync::Arc::clone(&served), async move {
+            match is_composed {
+                true => compose(&mesh).oneshot(request).await.map(|answer| answer.status()),
+                false => mesh.client().call(request).await.map(|answer| answer.status()).map_err(Into::into),
+            }
+        });
+        assert_eq!(sending.await.unwrap(), 503);
+        assert_eq!(served.gave_up.is_set(), !detached, "{is_composed} {detached}");
+    }
+}
+
 fn context() -> CallContext {
     CallContext::new(mesh_core::telemetry::TraceContext::root(&mut fastrand::Rng::with_seed(1), 100.0))
 }
@@ -517,6 +568,27 @@ async fn a_finished_call_says_which_rule_endpoints_attempts_and_decisions_it_had
     assert!(first.wait.is_some() && explained.budget_before > explained.budget_after, "{explained:?}");
     let text = serde_json::to_string(&*explained).unwrap();
     assert!(!text.contains("secret"), "{text}");
+}
+
+#[tokio::test]
+async fn an_explanation_names_the_endpoints_of_the_rules_subset_and_their_breakers_as_metrics_do() {
+    let upstreams = upstreams("old: {}\nnew: { script: [{ status: 503 }, { status: 200 }] }").await;
+    let text = "version: 1\nclusters: [{ name: a, circuit_breaker: { consecutive_failures: 1, open: 1ms, max_open: 1ms }, endpoints: [{ address: $old, labels: { v: one } }, { address: $new, labels: { v: two } }] }]\n\
+        routes: [{ hosts: [a], rules: [{ backends: [{ cluster: a, subset: { v: two } }], retry: { attempts: 0 } }] }]\n";
+    let mesh = Mesh::from_yaml(&upstreams.fill_in(text), "test.yaml").unwrap();
+    let mut breakers = Vec::new();
+    for _ in 0..2 {
+        let mut request = get();
+        request.extensions_mut().insert(CallOptions { explain: true, ..CallOptions::default() });
+        let response = mesh.client().call(request).await.unwrap();
+        let told = response.extensions().get::<CallReport>().unwrap().explained.clone().unwrap();
+        let [candidate] = &told.attempts[0].candidates[..] else { panic!("{told:?}") };
+        assert_eq!(upstreams.name_of(&candidate.endpoint), Some("new"));
+        breakers.push(candidate.breaker);
+        // The breaker has opened, and is open no longer.
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    assert_eq!(breakers, ["closed", "half_open"]);
 }
 
 #[tokio::test]

@@ -1,7 +1,7 @@
 //! Probes: active health checks, and questions to endpoints that said they are draining.
 //!
 //! Decides: nothing about health; it asks, and hands what it found to the endpoint's own state. Never: waits for
-//! one probe before starting the next, or has more than [`MAX_PROBES`] out at once.
+//! one probe before starting the next, or has more than [`MAX_PROBES`] out at once; what waits for room waits once.
 //! Invariant: each turn that is taken is given back, however the probe ends.
 
 use std::sync::{Arc, Weak};
@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use bytes::{BufMut, Bytes, BytesMut};
 use http::{HeaderMap, HeaderValue, Method, StatusCode, Uri};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::Semaphore;
 
 use crate::cluster::group::Cluster;
 use crate::cluster::health::{Found, HealthCheck, Probe, Question, Schedule, notice};
@@ -32,7 +32,7 @@ pub(super) async fn watch(core: Weak<Core>) {
     }
 }
 
-/// Starts every probe of a cluster whose turn it is, as far as there is room.
+/// Starts every probe of a cluster whose turn it is, or has it wait for room.
 fn start_due(core: &Arc<Core>, cluster: &Arc<Cluster>, permits: &Arc<Semaphore>) {
     let check = cluster.settings.health_check.as_ref();
     let (now, mut rng) = (core.clock.now(), core.randomness.generator());
@@ -45,14 +45,21 @@ fn start_due(core: &Arc<Core>, cluster: &Arc<Cluster>, permits: &Arc<Semaphore>)
             None if health.is_draining(now) => RETURN_SCHEDULE,
             None => return,
         };
-        let Ok(permit) = Arc::clone(permits).try_acquire_owned() else { return };
         if health.take_turn(schedule, now, &mut rng) {
-            tokio::spawn(run((Arc::clone(core), Arc::clone(cluster), Arc::clone(endpoint)), permit));
+            tokio::spawn(run(
+                (Arc::downgrade(core), Arc::downgrade(cluster), Arc::clone(endpoint)),
+                Arc::clone(permits),
+            ));
         }
     });
 }
 
-async fn run((core, cluster, endpoint): (Arc<Core>, Arc<Cluster>, Arc<Endpoint>), permit: OwnedSemaphorePermit) {
+/// Who took a turn waits for room in the order of the turns: a cluster whose endpoints do not answer delays
+/// the others, and starves none.
+async fn run((core, cluster, endpoint): (Weak<Core>, Weak<Cluster>, Arc<Endpoint>), permits: Arc<Semaphore>) {
+    let Ok(permit) = permits.acquire_owned().await else { return };
+    let Some(core) = core.upgrade() else { return };
+    let Some(cluster) = cluster.upgrade() else { return endpoint.live.health.not_probed(core.clock.now()) };
     let since = core.clock.now();
     let check = cluster.settings.health_check.clone();
     let patience = check.as_ref().map_or(RETURN_TIMEOUT, |check| check.timeout);

@@ -6,15 +6,17 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use crate::cluster::group::Cluster;
+use crate::cluster::group::{Cluster, Wanted};
 use crate::cluster::member::Endpoint;
 use crate::cluster::picker::Candidate as _;
 use crate::telemetry::explained::Candidate;
 
 impl Cluster {
-    /// The first few endpoints with what they cost, and why some cannot be chosen.
-    pub fn candidates(&self, tried: &[Arc<Endpoint>], now: Instant) -> Vec<Candidate> {
-        self.endpoints().iter().take(SHOWN).map(|endpoint| candidate(endpoint, tried, now)).collect()
+    /// The first few endpoints of the subset that is wanted, with what they cost, and why some cannot be chosen.
+    pub fn candidates(&self, wanted: &Wanted<'_>) -> Vec<Candidate> {
+        let pickers = self.pickers.load();
+        let members = pickers.endpoints().iter().filter(|endpoint| pickers.is_within(wanted.subset, endpoint));
+        members.take(SHOWN).map(|endpoint| candidate(endpoint, wanted.tried, wanted.now)).collect()
     }
 }
 
@@ -34,7 +36,7 @@ fn candidate(endpoint: &Endpoint, tried: &[Arc<Endpoint>], now: Instant) -> Cand
         cost_ms: (live.load.cost(now) / 1e3).round() / 1e3,
         in_flight: live.load.in_flight(),
         weight: endpoint.weight,
-        breaker: format!("{:?}", live.breaker.state(now)).to_lowercase(),
+        breaker: live.breaker.state(now).as_str(),
         skipped,
     }
 }

@@ -4,36 +4,31 @@
 //! when endpoints change; it builds a new picker and swaps it.
 //! Invariant: what a changed cluster has learned goes on to the next, as far as it still holds.
 
-use std::borrow::Cow;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use arc_swap::ArcSwap;
 use serde_json::{Value, json};
 
 use crate::cluster::health::{Health, HealthCheck};
-use crate::cluster::load_weight::ReportRule;
-use crate::cluster::locality::Proximity;
 use crate::cluster::member::Endpoint;
-use crate::cluster::membership::{Ground, Members, Resolved};
+use crate::cluster::membership::{Ground, Heard, Members, Resolved};
+use crate::cluster::news::News;
 use crate::cluster::outlier::{Observed, OutlierConfig, OutlierDetector};
-use crate::cluster::picker::{Asked, Balancing, Candidate, NoEndpoint};
+use crate::cluster::picker::Balancing;
 use crate::cluster::pickers::Pickers;
 use crate::cluster::session::ByAddress;
 use crate::cluster::subset::Subsets;
 use crate::cluster::subsetting::Subsetting;
-use crate::cluster::taken::Taken;
 use crate::config::cluster::{Declared, Endpoint as Written, Locality};
 use crate::config::dns::Dns;
 use crate::endpoint::connect::{Moment, Transport};
-use crate::endpoint::load::Load;
 use crate::endpoint::pool::PoolLimits;
-use crate::error::{Error, ErrorKind, Place};
 use crate::policy::Invalid;
 use crate::policy::budget::{Budget, BudgetConfig};
-use crate::policy::circuit_breaker::{BreakerConfig, CircuitBreaker, Permit, Refused, Transitions};
+use crate::policy::circuit_breaker::{BreakerConfig, CircuitBreaker, Transitions};
 use crate::policy::concurrency::{ConcurrencyLimit, Terms};
 use crate::route::affinity::Affinity;
 use crate::telemetry::{DestinationService, Peer};
@@ -56,15 +51,14 @@ pub struct Cluster {
     pub transitions: Arc<Transitions>,
     /// Whether a request ever asked for an endpoint: decides how often an idle cluster is probed.
     is_used: Arc<AtomicBool>,
-    pickers: ArcSwap<Pickers>,
+    pub(super) pickers: ArcSwap<Pickers>,
     retired: Mutex<Option<Arc<Pickers>>>,
     pub(super) by_address: ArcSwap<ByAddress>,
     members: Mutex<Members>,
     hosts: ArcSwap<Vec<Arc<Written>>>,
     /// Requests at all endpoints, those that left the cluster included; for balancers that ask.
     in_flight: Arc<AtomicU32>,
-    /// A source spoke.
-    heard: tokio::sync::Notify,
+    pub(super) news: News,
     doubted: AtomicBool,
 }
 
@@ -164,7 +158,9 @@ impl Cluster {
             .map_or_else(|| ConcurrencyLimit::with(settings.concurrency), |previous| Arc::clone(&previous.limit));
         let keeps_live = same(|a, b| (&a.plain, &a.mutual) == (&b.plain, &b.mutual));
         let members = previous.map(|previous| previous.members().carried(keeps_live.is_some()));
-        let members = members.unwrap_or_default().awaiting(settings.source.speaks_later());
+        let heard = same(|a, b| a.source == b.source).map(|previous| previous.members().heard());
+        let heard = heard.unwrap_or_else(|| Heard::nothing(settings.source.speaks_later()));
+        let members = members.unwrap_or_default().having(heard);
         let breaker =
             settings.cluster_breaker.map(|config| match previous.and_then(|previous| previous.breaker.as_ref()) {
                 Some(breaker) if *breaker.config() == config => Arc::clone(breaker),
@@ -183,10 +179,10 @@ impl Cluster {
             budget,
             limit,
             outlier,
+            news: News::of(&members),
             members: Mutex::new(members),
             retired: Mutex::default(),
             hosts: ArcSwap::default(),
-            heard: tokio::sync::Notify::new(),
             doubted: AtomicBool::new(false),
         })
     }
@@ -203,8 +199,7 @@ impl Cluster {
             self.hosts.store(Arc::new(members.hosts().to_vec()));
             self.rebuild(&mut members, now);
         }
-        drop(members);
-        self.heard.notify_waiters();
+        self.news.tell(&members);
     }
 
     /// What host names among the endpoints (as written, with their port) resolve to now; `Err`: why one does not.
@@ -217,14 +212,14 @@ impl Cluster {
         if is_new {
             self.rebuild(&mut members, now);
         }
-        drop(members);
-        self.heard.notify_waiters();
+        self.news.tell(&members);
     }
 
     /// The source has nothing that can be used: requests need not wait for it. What is in force stays.
     pub fn source_failed(&self, reason: &Arc<str>) {
-        self.members().source_failed(reason);
-        self.heard.notify_waiters();
+        let mut members = self.members();
+        members.source_failed(reason);
+        self.news.tell(&members);
     }
 
     /// A connection to an endpoint failed: what a name stands for may have changed.
@@ -240,11 +235,14 @@ impl Cluster {
     /// Another cluster, or none, has taken this one's place: connections that it did not take over end once
     /// they are idle, also while a call still holds this one.
     pub fn leave_to(self: &Arc<Self>, successor: Option<&Arc<Self>>) {
+        let mut members = self.members();
         match successor {
-            Some(successor) if Arc::ptr_eq(self, successor) => {}
-            Some(successor) => self.members().leave_to(&successor.members()),
-            None => self.members().leave_to(&Members::default()),
+            Some(successor) if Arc::ptr_eq(self, successor) => return,
+            Some(successor) => members.leave_to(&successor.members()),
+            None => members.leave_to(&Members::default()),
         }
+        // What it waits for is told to its successor: who waits here would wait in vain.
+        self.news.tell(&members);
     }
 
     /// The endpoints as written.
@@ -278,18 +276,14 @@ impl Cluster {
     }
 
     /// Whether there is no endpoint because a source has yet to speak, or a name to be resolved, for the
-    /// first time.
+    /// first time. A cluster that has left is told nothing any more.
     pub fn is_resolving(&self) -> bool {
-        self.members().is_resolving()
+        self.news.is_resolving()
     }
 
-    /// Completes when a name has been resolved, or a source has spoken.
+    /// Completes when a name has been resolved, a source has spoken, or the cluster has left.
     pub async fn resolved(&self) {
-        let heard = self.heard.notified();
-        // Said between the look and the wait: then there is nothing to wait for.
-        if self.is_resolving() {
-            heard.await;
-        }
+        self.news.resolved().await;
     }
 
     /// How this endpoint is reached. gRPC needs HTTP/2, also where a plaintext cluster left it open.
@@ -298,56 +292,16 @@ impl Cluster {
         self.settings.mutual.as_ref().filter(|_| endpoint.is_mutual).unwrap_or(plain)
     }
 
-    /// An endpoint for one attempt, other than those already tried if there is one.
-    pub fn pick(self: &Arc<Self>, wanted: Wanted<'_>, rng: &mut fastrand::Rng) -> Result<Taken, Error> {
-        let Wanted { now, tried, hash, subset } = wanted;
+    /// Whether an endpoint is one of those that a rule's labels mean.
+    pub(super) fn is_within(&self, subset: Option<usize>, endpoint: &Endpoint) -> bool {
+        self.pickers.load().is_within(subset, endpoint)
+    }
+
+    /// A request asks for an endpoint. Writes only once: the line is shared by all of them.
+    pub(super) fn note_use(&self) {
         if !self.is_used.load(Ordering::Relaxed) {
             self.is_used.store(true, Ordering::Relaxed);
         }
-        let mut leave = self.leave(now)?;
-        let pickers = self.pickers.load();
-        let picker = pickers.of(subset);
-        let mut skip: Vec<usize> = tried.iter().filter_map(|endpoint| pickers.index_of(endpoint)).collect();
-        let (mut soonest, earlier) = (None, skip.len());
-        // A breaker may close its door between the look and the knock: then knock elsewhere.
-        for _ in 0..=picker.endpoints().len().min(KNOCKS) {
-            let picked =
-                picker.pick(Asked { now, tried: &skip, hash }, rng).map_err(|reason| self.no_endpoint(reason))?;
-            match picked.endpoint.live.breaker.admit(now) {
-                Ok(permit) => return Ok(Taken::new(self, picked.endpoint, (permit, leave.take()), now)),
-                Err(refused) => soonest = soonest.into_iter().chain(refused.retry_after).min(),
-            }
-            if skip.contains(&picked.index) {
-                break;
-            }
-            skip.push(picked.index);
-        }
-        for endpoint in skip[earlier..].iter().filter_map(|index| picker.endpoints().get(*index)) {
-            if let Ok(permit) = endpoint.live.breaker.admit_last(now) {
-                return Ok(Taken::new(self, Arc::clone(endpoint), (permit, leave.take()), now));
-            }
-        }
-        let place = Place { cluster: Some(self.name.to_string()), retry_after: soonest, ..Place::default() };
-        Err(Error::new(ErrorKind::CircuitOpen, "every endpoint's circuit breaker is open").with_place(place))
-    }
-
-    /// The permit of the cluster's breaker, if it has one.
-    pub(super) fn leave(&self, now: Instant) -> Result<Option<Permit>, Error> {
-        let leave = self.breaker.as_ref().map(|breaker| breaker.admit(now)).transpose();
-        leave.map_err(|refused| self.broken(refused))
-    }
-
-    /// Refuses what the breaker of the cluster would refuse: before anything is waited for, at the cost of two
-    /// loads. The permit itself is taken with the endpoint.
-    pub fn refuse_if_broken(&self, now: Instant) -> Result<(), Error> {
-        let refusal = self.breaker.as_ref().and_then(|breaker| breaker.refusal(now));
-        refusal.map_or(Ok(()), |refused| Err(self.broken(refused)))
-    }
-
-    fn broken(&self, refused: Refused) -> Error {
-        let retry_after = refused.retry_after;
-        let place = Place { cluster: Some(self.name.to_string()), retry_after, ..Place::default() };
-        Error::new(ErrorKind::CircuitOpen, "the cluster's circuit breaker is open").with_place(place)
     }
 
     /// Whether it ever had a request.
@@ -381,18 +335,6 @@ impl Cluster {
         }
     }
 
-    fn no_endpoint(&self, reason: NoEndpoint) -> Error {
-        let trouble = self.members().trouble();
-        let message = match (reason, trouble) {
-            (NoEndpoint::Empty, Some(trouble)) => format!("the cluster has no endpoint: {trouble}"),
-            (NoEndpoint::Empty, None) => "the cluster has no endpoint".to_owned(),
-            (NoEndpoint::AllUnavailable, _) => "no endpoint is available".to_owned(),
-            (NoEndpoint::Panicking, _) => "too few endpoints are available, and the cluster fails on panic".to_owned(),
-        };
-        let place = Place { cluster: Some(self.name.to_string()), ..Place::default() };
-        Error::new(ErrorKind::NoEndpoint, message).with_place(place)
-    }
-
     /// For the admin endpoint.
     pub fn status(&self, now: Instant) -> Value {
         let endpoints = self.endpoints().iter().map(|endpoint| endpoint_status(endpoint, now)).collect::<Vec<_>>();
@@ -424,57 +366,6 @@ impl Cluster {
     }
 }
 
-impl Candidate for Endpoint {
-    fn load(&self) -> &Load {
-        &self.live.load
-    }
-
-    fn weight(&self) -> u32 {
-        self.weight
-    }
-
-    fn is_available(&self, now: Instant) -> bool {
-        self.health(now) <= Health::Degraded && !self.live.outlier.is_ejected() && !self.live.breaker.is_open(now)
-    }
-
-    fn is_degraded(&self, now: Instant) -> bool {
-        self.health(now) == Health::Degraded
-    }
-
-    fn is_leaving(&self, now: Instant) -> bool {
-        self.health(now) == Health::Draining && !self.live.breaker.is_open(now)
-    }
-
-    fn priority(&self) -> u32 {
-        self.written.priority
-    }
-
-    fn locality(&self) -> Option<&crate::cluster::Locality> {
-        Some(&self.locality)
-    }
-
-    fn age(&self, now: Instant) -> Duration {
-        self.live.warmth.age(now)
-    }
-
-    fn reported_weight(&self, rule: &ReportRule, now: Instant) -> Option<f64> {
-        self.live.weight.weight(rule, now)
-    }
-
-    fn hash_key(&self) -> Option<Cow<'_, str>> {
-        let own = self.hash_key.as_deref().map(Cow::Borrowed);
-        Some(own.unwrap_or_else(|| self.address.to_string().into()))
-    }
-
-    fn is_local(&self) -> bool {
-        self.proximity == Proximity::Zone
-    }
-
-    fn proximity(&self) -> Proximity {
-        self.proximity
-    }
-}
-
 impl From<Declared> for Health {
     fn from(declared: Declared) -> Self {
         match declared {
@@ -485,9 +376,6 @@ impl From<Declared> for Health {
         }
     }
 }
-
-/// Doors that are tried: if so many breakers in a row are open, most are.
-const KNOCKS: usize = 16;
 
 fn endpoint_status(endpoint: &Endpoint, now: Instant) -> Value {
     let live = &endpoint.live;
@@ -506,4 +394,31 @@ fn endpoint_status(endpoint: &Endpoint, now: Instant) -> Value {
         "open_connections": live.pool.open(),
         "waiting_for_connection": live.pool.waiting(),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+
+    use super::*;
+
+    #[test]
+    fn a_request_that_finds_no_endpoint_does_not_wait_for_a_list_that_is_being_put_in_force() {
+        let mesh =
+            crate::Mesh::from_yaml("version: 1\nclusters: [{ name: a, dns: { name: a.example, port: 80 } }]", "a.yaml");
+        let cluster = Arc::clone(&mesh.unwrap().core().snapshot.load().clusters["a"]);
+        cluster.source_failed(&"SERVFAIL".into());
+        let (told, refused) = mpsc::channel();
+        let asked = Arc::clone(&cluster);
+        let held = cluster.members();
+        std::thread::spawn(move || {
+            let wanted = Wanted { now: Instant::now(), tried: &[], hash: None, subset: None };
+            let error = asked.pick(wanted, &mut fastrand::Rng::new()).err();
+            told.send((asked.is_resolving(), error.map(|error| error.to_string())))
+        });
+        let (is_resolving, error) =
+            refused.recv_timeout(std::time::Duration::from_secs(30)).expect("it waited for the list");
+        drop(held);
+        assert!(!is_resolving && error.is_some_and(|error| error.contains("SERVFAIL")));
+    }
 }

@@ -73,11 +73,12 @@ pub struct Change {
 }
 
 impl HealthState {
-    /// Nothing was said yet. `is_late`: the endpoint joins others that are known; where there is a health
-    /// check it then waits for its first success. The first list of a cluster is trusted until its first
-    /// check: a process that just started has nobody else to ask [Envoy waits instead].
-    pub fn new(is_late: bool, now: Instant) -> Self {
-        let word = if is_late { Word::Pending } else { Word::Trusted };
+    /// Nothing was said yet. `waits`: the endpoint joins others that are known, and there is a health check,
+    /// whose first success it waits for. The first list of a cluster is trusted until its first check: a
+    /// process that just started has nobody else to ask [Envoy waits instead]. So is who is in use when a
+    /// check is switched on.
+    pub fn new(waits: bool, now: Instant) -> Self {
+        let word = if waits { Word::Pending } else { Word::Trusted };
         Self {
             epoch: now,
             checked: AtomicU8::new(word as u8),

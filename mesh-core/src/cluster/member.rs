@@ -3,14 +3,16 @@
 //! Decides: nothing. An [`Endpoint`] is what a document says of an address; [`Live`] is what we have
 //! learned of it, which outlives the document.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::cluster::health::{Health, HealthState};
-use crate::cluster::load_weight::LoadWeight;
+use crate::cluster::load_weight::{LoadWeight, ReportRule};
 use crate::cluster::locality::{Locality, Proximity};
 use crate::cluster::outlier::OutlierState;
+use crate::cluster::picker::Candidate;
 use crate::cluster::slow_start::Warmth;
 use crate::config::cluster::Endpoint as Written;
 use crate::endpoint::address::Address;
@@ -102,5 +104,56 @@ impl Endpoint {
     /// and breakers are not part of it.
     pub fn health(&self, now: Instant) -> Health {
         self.declared.max(self.live.health.health(self.is_checked, now))
+    }
+}
+
+impl Candidate for Endpoint {
+    fn load(&self) -> &Load {
+        &self.live.load
+    }
+
+    fn weight(&self) -> u32 {
+        self.weight
+    }
+
+    fn is_available(&self, now: Instant) -> bool {
+        self.health(now) <= Health::Degraded && !self.live.outlier.is_ejected() && !self.live.breaker.is_open(now)
+    }
+
+    fn is_degraded(&self, now: Instant) -> bool {
+        self.health(now) == Health::Degraded
+    }
+
+    fn is_leaving(&self, now: Instant) -> bool {
+        self.health(now) == Health::Draining && !self.live.breaker.is_open(now)
+    }
+
+    fn priority(&self) -> u32 {
+        self.written.priority
+    }
+
+    fn locality(&self) -> Option<&Locality> {
+        Some(&self.locality)
+    }
+
+    fn age(&self, now: Instant) -> Duration {
+        self.live.warmth.age(now)
+    }
+
+    fn reported_weight(&self, rule: &ReportRule, now: Instant) -> Option<f64> {
+        self.live.weight.weight(rule, now)
+    }
+
+    fn hash_key(&self) -> Option<Cow<'_, str>> {
+        let own = self.hash_key.as_deref().map(Cow::Borrowed);
+        Some(own.unwrap_or_else(|| self.address.to_string().into()))
+    }
+
+    fn is_local(&self) -> bool {
+        self.proximity == Proximity::Zone
+    }
+
+    fn proximity(&self) -> Proximity {
+        self.proximity
     }
 }

@@ -5,7 +5,7 @@
 //! Invariant: an address that stays keeps its load, breaker, standing and connections; a member that
 //! did not change at all stays the same value, so that a change of one in 100 000 builds one.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Instant;
@@ -34,10 +34,25 @@ pub(super) struct Members {
     names: HashMap<Arc<str>, Vec<SocketAddr>>,
     known: HashMap<Key, Known, foldhash::fast::RandomState>,
     generation: u64,
-    /// Whether the source has yet to speak for the first time.
+    heard: Heard,
+    /// Another cluster has its place: nobody tells it anything any more.
+    has_left: bool,
+}
+
+/// What the source has said so far, besides endpoints.
+#[derive(Clone, Default)]
+pub(super) struct Heard {
+    /// It has yet to speak for the first time.
     is_awaited: bool,
     /// Why there are no endpoints, or fewer than there could be.
     trouble: Option<Arc<str>>,
+}
+
+impl Heard {
+    /// Nothing yet.
+    pub(super) fn nothing(is_awaited: bool) -> Self {
+        Self { is_awaited, trouble: None }
+    }
 }
 
 /// What a host name resolves to, or why it does not.
@@ -81,17 +96,25 @@ impl Members {
         Self { names: self.names.clone(), known: known.collect(), ..Self::default() }
     }
 
-    /// The same, waiting for a source to speak.
-    pub(super) fn awaiting(mut self, is_awaited: bool) -> Self {
-        self.is_awaited = is_awaited;
-        self
+    /// The same, whose source has said this.
+    pub(super) fn having(self, heard: Heard) -> Self {
+        Self { heard, ..self }
+    }
+
+    /// What the source has said; a cluster that it feeds next need not wait for it again.
+    pub(super) fn heard(&self) -> Heard {
+        self.heard.clone()
     }
 
     /// The list now; `false` if it was that before.
     pub(super) fn replace(&mut self, written: Vec<Arc<Written>>) -> bool {
         // Arcs first: a source that keeps its own list hands out most of it again.
         let is_same = |(a, b): (&Arc<Written>, &Arc<Written>)| Arc::ptr_eq(a, b) || a == b;
-        (self.is_awaited, self.trouble) = (false, None);
+        self.heard.is_awaited = false;
+        // The first list is what the last document's cluster had, and so is what was in its way.
+        if self.generation > 0 {
+            self.heard.trouble = None;
+        }
         if self.generation > 0 && self.written.len() == written.len() && self.written.iter().zip(&written).all(is_same)
         {
             return false;
@@ -110,7 +133,7 @@ impl Members {
             }
             Ok(_) => false,
             Err(reason) => {
-                self.trouble = Some(reason);
+                self.heard.trouble = Some(reason);
                 self.names.entry(Arc::clone(host)).or_default();
                 false
             }
@@ -119,17 +142,17 @@ impl Members {
 
     /// The source has nothing that can be used.
     pub(super) fn source_failed(&mut self, reason: &Arc<str>) {
-        self.is_awaited = false;
-        self.trouble = Some(Arc::clone(reason));
+        self.heard = Heard { is_awaited: false, trouble: Some(Arc::clone(reason)) };
     }
 
     /// Why there are no endpoints, if there are none.
     pub(super) fn trouble(&self) -> Option<Arc<str>> {
-        self.trouble.clone()
+        self.heard.trouble.clone()
     }
 
     /// Closes what those that come after did not take over.
-    pub(super) fn leave_to(&self, others: &Self) {
+    pub(super) fn leave_to(&mut self, others: &Self) {
+        self.has_left = true;
         for (key, known) in &self.known {
             let is_shared = others.known.get(key).is_some_and(|other| Arc::ptr_eq(&other.live.pool, &known.live.pool));
             if !is_shared {
@@ -150,7 +173,8 @@ impl Members {
 
     /// Whether the source has yet to speak, or a host name to be resolved, for the first time.
     pub(super) fn is_resolving(&self) -> bool {
-        self.is_awaited || self.hosts.iter().any(|host| !self.names.contains_key(host.address.as_str()))
+        let is_unnamed = |host: &Arc<Written>| !self.names.contains_key(host.address.as_str());
+        !self.has_left && (self.heard.is_awaited || self.hosts.iter().any(is_unnamed))
     }
 
     /// Those that came back from an ejection start slowly again.
@@ -210,13 +234,10 @@ impl Members {
         if self.generation == 1 {
             // Carried over from the last document, and not named by this one. Its pool is closed when the last
             // document's cluster leaves.
-            self.known.retain(|key, known| {
-                let stays = known.uses > 0;
-                if !stays {
-                    ground.outlier.remove(key.number());
-                }
-                stays
-            });
+            self.known.retain(|_, known| known.uses > 0);
+            // Detection is shared with the last document's cluster and may know what was not even carried over.
+            let named: HashSet<u64> = self.known.keys().map(Key::number).collect();
+            ground.outlier.retain(|key| named.contains(&key));
         }
     }
 }
@@ -297,7 +318,7 @@ fn with_others(address: SocketAddr, written: &Written) -> Address {
 
 fn fresh(number: u64, is_late: bool, ground: Ground<'_>) -> Live {
     Live {
-        health: Arc::new(HealthState::new(is_late, ground.now)),
+        health: Arc::new(HealthState::new(is_late && ground.settings.health_check.is_some(), ground.now)),
         load: Arc::new(Load::new(ground.now)),
         breaker: CircuitBreaker::counted(ground.settings.breaker, Arc::clone(ground.transitions), ground.now),
         outlier: ground.outlier.add(number),

@@ -65,6 +65,13 @@ impl OutlierDetector {
         }
     }
 
+    /// Forgets every endpoint that is not one of these.
+    pub fn retain(&self, stays: impl Fn(u64) -> bool) {
+        let mut hosts = self.lock();
+        hosts.by_key.retain(|key, _| stays(*key));
+        hosts.ejected = hosts.by_key.values().filter(|host| host.ejected_at.is_some()).count();
+    }
+
     /// How often [`sweep`](Self::sweep) wants to be called.
     pub fn interval(&self) -> Duration {
         self.config.interval

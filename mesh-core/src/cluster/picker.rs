@@ -210,6 +210,14 @@ impl<C: Candidate> Picker<C> {
         &self.endpoints
     }
 
+    /// The members of each level, the levels in order, each from a member drawn by chance on.
+    pub(super) fn members_from_anywhere(&self, rng: &mut fastrand::Rng) -> impl Iterator<Item = usize> {
+        self.levels.iter().flat_map(move |level| {
+            let (before, after) = level.all.members.split_at(rng.usize(..level.all.members.len()));
+            after.iter().chain(before).map(|index| *index as usize)
+        })
+    }
+
     /// Picks an endpoint for an attempt.
     pub fn pick(&self, ask: Asked<'_>, rng: &mut fastrand::Rng) -> Result<Pick<C>, NoEndpoint> {
         if self.levels.is_empty() {

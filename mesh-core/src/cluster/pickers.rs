@@ -13,7 +13,13 @@ use super::picker::Picker;
 /// Pickers over one list.
 pub(super) struct Pickers {
     all: Picker<Endpoint>,
-    subsets: Box<[Picker<Endpoint>]>,
+    subsets: Box<[Subset]>,
+}
+
+struct Subset {
+    picker: Picker<Endpoint>,
+    /// Who belongs to it, used or not, in the order of the list.
+    members: Vec<usize>,
 }
 
 impl Pickers {
@@ -32,13 +38,20 @@ impl Pickers {
             return Self { all, subsets: Box::default() };
         }
         let labels: Vec<_> = endpoints.iter().map(|endpoint| &endpoint.written.labels).collect();
-        let subsets = settings.subsets.members(&labels).into_iter().map(over).collect();
+        let subset = |members: Vec<usize>| Subset { picker: over(members.clone()), members };
+        let subsets = settings.subsets.members(&labels).into_iter().map(subset).collect();
         Self { all, subsets }
     }
 
     /// The picker over a subset, or over all endpoints.
     pub(super) fn of(&self, subset: Option<usize>) -> &Picker<Endpoint> {
-        subset.and_then(|subset| self.subsets.get(subset)).unwrap_or(&self.all)
+        subset.and_then(|subset| self.subsets.get(subset)).map_or(&self.all, |subset| &subset.picker)
+    }
+
+    /// Whether an endpoint belongs to a subset, also one that takes no new traffic.
+    pub(super) fn is_within(&self, subset: Option<usize>, endpoint: &Endpoint) -> bool {
+        let Some(subset) = subset.and_then(|subset| self.subsets.get(subset)) else { return true };
+        self.index_of(endpoint).is_some_and(|index| subset.members.binary_search(&index).is_ok())
     }
 
     /// Every endpoint, used or not.

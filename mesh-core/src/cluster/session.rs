@@ -1,15 +1,14 @@
 //! The endpoint of a session, found by its address.
 //!
 //! Decides: whether the endpoint that a client's session names takes the request. Never: changes what a
-//! session names. Invariant: only an endpoint of this cluster that may be used now; a weight of 0, which
-//! ends new traffic, does not end sessions (gRFC A60).
+//! session names, or leads a request out of the subset that its rule names. Invariant: only an endpoint of
+//! this cluster that may be used now; a weight of 0, which ends new traffic, does not end sessions (gRFC A60).
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock};
-use std::time::Instant;
 
-use super::group::Cluster;
+use super::group::{Cluster, Wanted};
 use super::member::Endpoint;
 use super::picker::Candidate;
 use super::taken::Taken;
@@ -27,9 +26,14 @@ impl ByAddress {
 }
 
 impl Cluster {
-    /// The endpoint at this address, if there is one and it may be used.
-    pub fn take(self: &Arc<Self>, address: SocketAddr, now: Instant) -> Option<Taken> {
+    /// The endpoint at this address, if there is one in the subset that is wanted and it may be used.
+    pub fn take(self: &Arc<Self>, address: SocketAddr, wanted: &Wanted<'_>) -> Option<Taken> {
+        self.note_use();
+        let now = wanted.now;
         let endpoint = self.by_address.load().find(address, || self.endpoints())?;
+        if !self.is_within(wanted.subset, &endpoint) {
+            return None;
+        }
         // Who is leaving keeps its sessions until it is gone (gRFC A60).
         if !endpoint.is_available(now) && !endpoint.is_leaving(now) {
             return None;

@@ -54,7 +54,7 @@ impl Taken {
         if let Outcome::Response { headers, .. } = outcome {
             self.hear(headers, now);
         }
-        let verdict = verdict(outcome);
+        let verdict = Verdict::of(outcome);
         permit.record(verdict.into(), now, rng);
         if is_overloaded(outcome)
             && let Some(in_flight) = &mut self.in_flight
@@ -111,15 +111,6 @@ impl Taken {
     /// How logs call the endpoint.
     pub fn endpoint_name(&self) -> &str {
         &self.endpoint.name
-    }
-}
-
-/// A stream that the peer proved unprocessed says it is leaving or full, not that it is broken.
-fn verdict(outcome: &Outcome<'_>) -> Option<Verdict> {
-    match *outcome {
-        Outcome::Response { status, grpc_status, .. } => Some(Verdict::of_response(status, grpc_status)),
-        Outcome::Failure { sent: Sent::Unprocessed, .. } => None,
-        Outcome::Failure { kind, .. } => Verdict::of_failure(kind),
     }
 }
 

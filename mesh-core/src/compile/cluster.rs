@@ -26,7 +26,10 @@ pub(super) fn compile(
     let settings = settings(cluster, document, (context, previous.map(|previous| &previous.settings)))?;
     let endpoints = match &settings.source {
         Source::Inline(endpoints) => endpoints.clone(),
-        Source::File(path) => endpoints_of(path, previous.map(|cluster| cluster.written()))?,
+        Source::File(path) => match previous {
+            Some(previous) if context.is_followed && previous.settings.source == settings.source => previous.written(),
+            _ => endpoints_of(path, previous.map(|cluster| cluster.written()))?,
+        },
         // What another source said before stays until this one speaks: make before break.
         Source::Dns(_) | Source::Registered(_) => previous.map(|cluster| cluster.written()).unwrap_or_default(),
     };

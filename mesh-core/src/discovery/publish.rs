@@ -81,21 +81,32 @@ impl Publisher {
             refused: 0,
             problems: Vec::new(),
         };
-        let snapshot = publisher.compile(parsed, None).map_err(ConfigError::new)?;
+        let snapshot = publisher.compile(parsed, (None, false)).map_err(ConfigError::new)?;
         Ok(Opened { publisher, snapshot, identity })
     }
 
-    /// Takes a further document. `Err`: refused, counted, and `current` stays in force.
-    pub fn accept(&mut self, text: &str, origin: &str, current: &Snapshot) -> Result<Arc<Snapshot>, ConfigError> {
-        let result = config::parse(text, origin).and_then(|parsed| {
-            unchangeable(&parsed, &current.document)?;
-            self.compile(parsed, Some(current))
-        });
-        result.map_err(|diagnostics| {
-            self.refused += 1;
-            self.problems = diagnostics.clone();
-            ConfigError::new(diagnostics)
-        })
+    /// Takes a further document. `Err`: refused, counted, and `current` stays in force. `is_followed`: sources
+    /// of endpoints are at work.
+    pub fn accept(
+        &mut self,
+        parsed: Parsed,
+        (current, is_followed): (&Snapshot, bool),
+    ) -> Result<Arc<Snapshot>, ConfigError> {
+        let accepted = unchangeable(&parsed, &current.document);
+        let accepted = accepted.and_then(|()| self.compile(parsed, (Some(current), is_followed)));
+        accepted.map_err(|diagnostics| self.refuse(diagnostics))
+    }
+
+    /// A document that says nothing usable: refused and counted.
+    pub fn refuse(&mut self, diagnostics: Vec<Diagnostic>) -> ConfigError {
+        self.refused += 1;
+        self.problems.clone_from(&diagnostics);
+        ConfigError::new(diagnostics)
+    }
+
+    /// Whether [`poll_file`](Self::poll_file) would have something to do. Costs one `stat`.
+    pub fn may_have_news(&self) -> bool {
+        self.file.as_ref().is_some_and(WatchedFile::may_have_changed)
     }
 
     /// The watched file's new content, if it changed.
@@ -143,7 +154,11 @@ impl Publisher {
         })
     }
 
-    fn compile(&mut self, parsed: Parsed, previous: Option<&Snapshot>) -> Result<Arc<Snapshot>, Vec<Diagnostic>> {
+    fn compile(
+        &mut self,
+        parsed: Parsed,
+        (previous, is_followed): (Option<&Snapshot>, bool),
+    ) -> Result<Arc<Snapshot>, Vec<Diagnostic>> {
         for warning in &parsed.warnings {
             tracing::warn!("{warning}");
         }
@@ -154,6 +169,7 @@ impl Publisher {
             identity: self.identity.as_ref(),
             previous,
             sources: Some(&self.sources),
+            is_followed,
             revision: self.revision + 1,
         };
         let snapshot = compile::compile(parsed, &context)?;

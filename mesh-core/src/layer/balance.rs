@@ -7,8 +7,9 @@ use std::time::Instant;
 use http::{Request, Response};
 use tower_service::Service;
 
+use super::Pending;
 use super::circuit_breaker::ready_call;
-use super::{Pending, facts_of};
+use super::retry::outcome;
 use crate::body::Body;
 use crate::cluster::picker::{Asked, Balancing, Candidate, Picker};
 use crate::endpoint::load::{Load, Outcome};
@@ -100,13 +101,9 @@ where
             let member = picked.map_err(|_| Error::new(ErrorKind::NoEndpoint, "no member is available"))?.endpoint;
             let in_flight = member.load.start(now);
             let answer = ready_call(&mut member.service.clone(), request).await;
-            let verdict = match &answer {
-                Ok(response) => Some(Verdict::of_response(response.status().as_u16(), None)),
-                Err(error) => Verdict::of_failure(facts_of(error).0),
-            };
             in_flight.finish(
                 clock.now(),
-                match verdict {
+                match Verdict::of(&outcome(&answer)) {
                     Some(Verdict::Success) => Outcome::Answered,
                     Some(_) => Outcome::Failed { retry_after: None },
                     None => Outcome::Neutral,

@@ -7,9 +7,10 @@ use http::{Request, Response};
 use tower_layer::Layer;
 use tower_service::Service;
 
-use super::{Pending, facts_of};
+use super::Pending;
+use super::retry::outcome;
 use crate::body::Body;
-use crate::error::{BoxError, Error, ErrorKind, Place, Sent};
+use crate::error::{BoxError, Error, ErrorKind, Place};
 use crate::policy::circuit_breaker::{BreakerConfig, CircuitBreaker as Engine};
 use crate::policy::verdict::Verdict;
 use crate::time::{Clock, Randomness, SystemClock};
@@ -94,16 +95,7 @@ where
             (self.inner.clone(), Arc::clone(&self.clock), Arc::clone(&self.randomness));
         Box::pin(async move {
             let answer = ready_call(&mut inner, request).await;
-            let verdict = match &answer {
-                Ok(response) => Some(Verdict::of_response(
-                    response.status().as_u16(),
-                    super::retry::grpc_status(response.headers()),
-                )),
-                Err(error) => match facts_of(error) {
-                    (_, Sent::Unprocessed) => None,
-                    (kind, _) => Verdict::of_failure(kind),
-                },
-            };
+            let verdict = Verdict::of(&outcome(&answer));
             permit.record(verdict.into(), clock.now(), &mut randomness.generator());
             answer
         })

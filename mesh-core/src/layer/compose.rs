@@ -1,4 +1,14 @@
 //! The whole client, built from layers.
+//!
+//! Decides: nothing; it stacks the layers by the rule that matches. Invariant: what it decides, it decides as
+//! [`crate::ServiceClient`] does, by the same engines. It does less than that client:
+//! - It keeps no metrics, no access log and no explanation, makes no [`CallReport`](crate::CallReport), and does
+//!   not tell the peer who we are (`telemetry.metrics.peer_metadata`).
+//! - `retry.buffer_response` has no effect: a response is handed on at its head, so that a gRPC status in the
+//!   trailers is not retried.
+//! - A copy of a late request goes to the same endpoint if there is no other; the client sends none.
+//! - A place under the concurrency limit is free again at the head of a response, not at its end.
+//! - Errors name neither the rule nor the number of attempts.
 
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -62,13 +72,17 @@ async fn route(core: Arc<Core>, request: Request<Body>) -> Result<Response<Body>
     let cluster = &target.cluster;
     let inherited = CallContext::current();
     let ties = Ties::of(&head, (Some(&action.affinity), cluster), inherited.as_deref(), &mut rng);
+    let is_bound = ties.is_bound();
     head.extensions.insert(Arc::new(ties));
     if let Some(rewrite) = &action.rewrite {
         rewrite.apply(&mut head.uri, &mut head.headers, prefix)?;
     }
     head.extensions.insert(Tried::default());
 
-    let options = head.extensions.get::<CallOptions>().copied().unwrap_or_default();
+    let mut options = head.extensions.get::<CallOptions>().copied().unwrap_or_default();
+    // The policy may know more than the method: layers further down ask the options only.
+    options.idempotent.get_or_insert_with(|| action.retry.is_idempotent(&head.method, &head.headers));
+    head.extensions.insert(options);
     crate::outbound::overload::classify(&mut head.headers, &options, inherited.as_deref());
     headers::leave_connection(&mut head.headers, inherited.as_deref(), &mut rng);
     let trace = match &inherited {
@@ -76,6 +90,7 @@ async fn route(core: Arc<Core>, request: Request<Body>) -> Result<Response<Body>
         None => TraceContext::join(&head.headers, &mut rng, snapshot.sample_percent),
     };
     let now = core.clock.now();
+    cluster.refuse_if_broken(now)?;
     let of_caller = inherited.as_deref().filter(|_| !options.detached).and_then(|context| context.remaining(now));
     let limits = Limits {
         application: options.timeout,
@@ -85,18 +100,22 @@ async fn route(core: Arc<Core>, request: Request<Body>) -> Result<Response<Body>
     };
     let mut context = CallContext { deadline: limits.deadline(now), ..CallContext::new(trace) };
     if let Some(inherited) = &inherited {
-        (context.attempt, context.gave_up) = (inherited.attempt, inherited.gave_up.clone());
+        context.attempt = inherited.attempt;
+        // Nobody waits for what is detached: its end says nothing of the request that is being served.
+        if !options.detached {
+            context.gave_up = inherited.gave_up.clone();
+        }
     }
     let context = Arc::new(context);
 
-    let hedge = action.hedge.as_ref().map(|hedging| {
+    let hedge = action.hedge.as_ref().filter(|_| !is_bound).map(|hedging| {
         HedgeLayer::shared(Arc::clone(hedging), Arc::clone(&action.retry), Arc::clone(&cluster.budget))
             .with_clock(Arc::clone(&core.clock))
     });
     let stack = ServiceBuilder::new()
         .layer(TraceLayer::new(snapshot.sample_percent))
         .layer(TimeoutLayer::new(None).with_clock(Arc::clone(&core.clock)))
-        .layer(ConcurrencyLayer::shared(Arc::clone(&cluster.limit)))
+        .layer(ConcurrencyLayer::shared(Arc::clone(&cluster.limit)).with_clock(Arc::clone(&core.clock)))
         .layer(
             RetryLayer::shared(Arc::clone(&action.retry), Arc::clone(&cluster.budget))
                 .with_clock(Arc::clone(&core.clock)),

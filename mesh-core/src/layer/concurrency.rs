@@ -7,7 +7,8 @@ use http::{HeaderMap, Request, Response};
 use tower_layer::Layer;
 use tower_service::Service;
 
-use super::{Pending, facts_of};
+use super::Pending;
+use super::retry::outcome;
 use crate::body::Body;
 use crate::context::CallContext;
 use crate::error::{BoxError, Error, ErrorKind};
@@ -93,12 +94,7 @@ where
                 let answering = self.inner.call(request);
                 Box::pin(async move {
                     let answer = answering.await.map_err(Into::into);
-                    match &answer {
-                        Ok(response) if response.status().is_server_error() => {}
-                        Ok(_) => permit.record(started, false, clock.now()),
-                        Err(error) if facts_of(error).0.is_overload() => permit.record(started, true, clock.now()),
-                        Err(_) => {}
-                    }
+                    permit.measure(&outcome(&answer), (started, clock.now()));
                     answer
                 })
             }

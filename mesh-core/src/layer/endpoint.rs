@@ -16,7 +16,7 @@ use crate::core::Core;
 use crate::error::{BoxError, Error, ErrorKind};
 use crate::mesh::Mesh;
 use crate::outbound::affinity::Ties;
-use crate::outbound::{attempt_once, headers};
+use crate::outbound::{attempt_once, choice, headers};
 use crate::policy::timeout::{attempt_limit, time_left};
 
 /// Endpoints that earlier attempts of a request were sent to; a request extension, shared by its copies.
@@ -65,7 +65,6 @@ impl Service<Request<Body>> for EndpointService {
     fn call(&mut self, request: Request<Body>) -> Self::Future {
         let Self { core, cluster, limit, subset } = self.clone();
         Box::pin(async move {
-            let now = core.clock.now();
             let mut rng = core.randomness.generator();
             let (mut head, body) = request.into_parts();
             headers::make_absolute(&mut head);
@@ -75,14 +74,13 @@ impl Service<Request<Body>> for EndpointService {
                 let context = CallContext::current();
                 Arc::new(Ties::of(&head, (None, &cluster), context.as_deref(), &mut rng))
             });
-            let bound = if skip.is_empty() { ties.endpoint(&cluster, now)? } else { None };
-            let taken = match bound {
-                Some(taken) => taken,
-                None => cluster.pick(Wanted { now, tried: &skip, hash: ties.hash, subset }, &mut rng)?,
-            };
+            let wanted = Wanted { now: core.clock.now(), tried: &skip, hash: ties.hash, subset };
+            let deadline = CallContext::current().and_then(|context| context.deadline);
+            let taken = choice::endpoint(&core, (&cluster, &ties), wanted, (deadline, &mut rng)).await?;
             let address = taken.endpoint.address.socket();
             lock(&tried.0).push(Arc::clone(&taken.endpoint));
-            let deadline = CallContext::current().and_then(|context| context.deadline);
+            headers::ask_for_load(&mut head.headers, &cluster);
+            let now = core.clock.now();
             let limit = attempt_limit(limit, time_left(deadline, now));
             headers::tell_deadline(&mut head.headers, limit);
             let until = limit.map(|limit| crate::time::after(now, limit));

@@ -20,7 +20,7 @@ use crate::outbound::replay::Replay;
 use crate::outbound::{CallOptions, headers};
 use crate::policy::budget::{Budget, BudgetConfig};
 use crate::policy::hedge::{HedgePolicy, HedgeState, Hedging};
-use crate::policy::retry::{RequestFacts, RetryPolicy, RetryState};
+use crate::policy::retry::{Reach, RequestFacts, RetryPolicy, RetryState};
 use crate::time::{Clock, SystemClock};
 
 /// Sends a copy when an answer is late; the first answer counts. Put it above a balancer and below a
@@ -94,7 +94,7 @@ struct Race {
     body: Replay,
     retry: RetryState,
     facts: RequestFacts,
-    /// It is nobody's retry, or may be copied although it is.
+    /// The retry policy reaches it in full: it may be repeated, and is nobody's retry.
     may_copy: bool,
     /// Which attempt the first copy is: a retry above has counted already.
     attempt: u32,
@@ -175,7 +175,7 @@ impl Race {
         let reach = terms.policy.reach(&head.headers, before);
         let of = (Arc::clone(&terms.policy), Arc::clone(&terms.budget));
         let retry = begin(&mut head, reach, of, terms.clock.now());
-        let may_copy = before == 1 || terms.policy.nested;
+        let may_copy = reach == Reach::Everything;
         Self { head, body: Replay::new(body, crate::outbound::REPLAY_LIMIT), retry, facts, may_copy, attempt }
     }
 

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Instant;
 
-use http::{HeaderMap, Request, Response};
+use http::{Request, Response};
 use tower_layer::Layer;
 use tower_service::Service;
 
@@ -127,11 +127,7 @@ where
 /// What an engine is told of an answer.
 pub(super) fn outcome<B>(answer: &Result<Response<B>, BoxError>) -> Outcome<'_> {
     match answer {
-        Ok(response) => Outcome::Response {
-            status: response.status().as_u16(),
-            grpc_status: grpc_status(response.headers()),
-            headers: response.headers(),
-        },
+        Ok(response) => Outcome::of_head(response.status().as_u16(), response.headers()),
         Err(error) => {
             let (kind, sent) = facts_of(error);
             Outcome::Failure { kind, sent }
@@ -157,11 +153,6 @@ pub(super) fn begin(
 /// A request extension: this budget has had its deposit.
 #[derive(Clone)]
 struct Counted(Arc<Budget>);
-
-/// The gRPC status of a trailers-only response.
-pub(super) fn grpc_status(headers: &HeaderMap) -> Option<u16> {
-    headers.get("grpc-status").and_then(|status| status.to_str().ok()).and_then(|status| status.parse().ok())
-}
 
 #[cfg(test)]
 mod tests {

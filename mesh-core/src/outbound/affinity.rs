@@ -6,13 +6,12 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Instant;
 
 use http::HeaderMap;
 use http::header::{HeaderValue, SET_COOKIE};
 use http::request::Parts;
 
-use crate::cluster::group::Cluster;
+use crate::cluster::group::{Cluster, Wanted};
 use crate::cluster::taken::Taken;
 use crate::context::CallContext;
 use crate::error::{Error, ErrorKind};
@@ -53,10 +52,18 @@ impl Ties {
         Self { hash, cookies, session }
     }
 
+    /// Whether the request names an endpoint that it belongs to: no copy of it goes to another.
+    pub(crate) fn is_bound(&self) -> bool {
+        matches!(self.session, Some((_, _, Some(_))))
+    }
+
     /// The endpoint of the request's session, for its first attempt.
-    pub(crate) fn endpoint(&self, cluster: &Arc<Cluster>, now: Instant) -> Result<Option<Taken>, Error> {
+    pub(crate) fn endpoint(&self, cluster: &Arc<Cluster>, wanted: &Wanted<'_>) -> Result<Option<Taken>, Error> {
         let Some((session, _, Some(address))) = &self.session else { return Ok(None) };
-        match cluster.take(*address, now) {
+        if !wanted.tried.is_empty() {
+            return Ok(None);
+        }
+        match cluster.take(*address, wanted) {
             None if session.is_strict => {
                 let message = "the endpoint of the request's session cannot be used";
                 Err(Error::new(ErrorKind::NoEndpoint, message))

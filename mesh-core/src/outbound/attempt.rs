@@ -7,7 +7,7 @@
 use std::borrow::Cow;
 use std::error::Error as StdError;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Instant, SystemTime};
 
 use http::{Request, Response, StatusCode, Uri, Version, header};
 use hyper::body::Incoming;
@@ -52,6 +52,11 @@ impl<'a> Way<'a> {
     ) -> Self {
         let transport = Cow::Borrowed(cluster.transport(endpoint, is_grpc));
         Self { dialer, endpoint, transport, limits: cluster.settings.pool }
+    }
+
+    /// Calendar time, to read a date that the peer names.
+    pub(crate) fn wall(&self) -> SystemTime {
+        self.dialer.clock.wall()
     }
 
     fn of(&'a self, outgoing: &Outgoing<'_>) -> Self {
@@ -159,7 +164,7 @@ async fn over(
     let (mut response, channel, let_go) = match channel {
         Channel::Http1(sender) => {
             let (response, sender, let_go) = over_http1(way, (sender, &occupied), outgoing, progress).await?;
-            (response, Some(sender), Some(let_go))
+            (response, Some(sender), let_go)
         }
         Channel::Http2(sender) => (over_http2(way, (sender, &occupied), outgoing, progress).await?, None, None),
     };
@@ -184,7 +189,7 @@ async fn over_http1(
     lease: (http1::SendRequest<Body>, &Occupied),
     outgoing: &Outgoing<'_>,
     progress: &Progress,
-) -> Result<(Response<Incoming>, http1::SendRequest<Body>, LetGo), Failed> {
+) -> Result<(Response<Incoming>, http1::SendRequest<Body>, Option<LetGo>), Failed> {
     let (mut sender, occupied) = lease;
     let endpoint = way.endpoint;
     let (request, let_go) = expect::hold_back(origin_form(outgoing).map_err(Failed::before)?, &way.dialer.clock);

@@ -6,13 +6,12 @@
 
 use std::borrow::Cow;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use http::{HeaderMap, HeaderValue, Request, Response};
+use http::{Request, Response};
 
 use crate::body::Body;
-use crate::cluster::balancing::BalancerKind;
-use crate::cluster::group::{Cluster, Wanted};
+use crate::cluster::group::Cluster;
 use crate::cluster::health::notice;
 use crate::cluster::member::Endpoint;
 use crate::cluster::taken::Taken;
@@ -23,22 +22,19 @@ use crate::error::{Error, ErrorKind, Place, Sent};
 use crate::outbound::affinity::Ties;
 use crate::outbound::attempt::{self, Outgoing};
 use crate::outbound::body::{Open, ResponseBody};
-use crate::outbound::kept::split_draw;
 use crate::outbound::peek::Received;
 use crate::outbound::race::Lead;
 use crate::outbound::replay::Replay;
-use crate::outbound::trail::{FIRST, Level, Noted, RETRY, Trail, Why};
-use crate::outbound::{CallOptions, CallReport, REPLAY_LIMIT, headers, overload};
+use crate::outbound::terms::Terms;
+use crate::outbound::trail::{FIRST, Noted, RETRY, Trail};
+use crate::outbound::{CallOptions, CallReport, REPLAY_LIMIT, choice, headers, overload};
 use crate::policy::concurrency::Permit;
 use crate::policy::criticality::Criticality;
 use crate::policy::hedge::{HedgeState, Hedging};
-use crate::policy::retry::{Decision, Outcome, RequestFacts, RetryPolicy, RetryState, StopReason};
+use crate::policy::retry::{Decision, Outcome, Reach, RequestFacts, RetryState, StopReason};
 use crate::policy::timeout::{self, Limits};
-use crate::route::affinity::Affinity;
-use crate::route::matcher::RequestHead;
-use crate::route::table::Miss;
 use crate::snapshot::Snapshot;
-use crate::telemetry::names::header::{LOAD_FORMAT, PEER, SHOULD_RETRY};
+use crate::telemetry::names::header::{PEER, SHOULD_RETRY};
 use crate::telemetry::names::label;
 use crate::telemetry::peer::{self, Peer};
 use crate::telemetry::record::{Record, is_grpc};
@@ -62,13 +58,13 @@ pub(crate) async fn call(
 pub(super) struct Call<'a> {
     pub(super) core: &'a Arc<Core>,
     pub(super) snapshot: Arc<Snapshot>,
-    context: Option<Arc<CallContext>>,
+    pub(super) context: Option<Arc<CallContext>>,
     pub(super) head: http::request::Parts,
     pub(super) body: Replay,
     options: CallOptions,
     pub(super) rng: fastrand::Rng,
     pub(super) record: Record,
-    place: Place,
+    pub(super) place: Place,
     pub(super) deadline: Option<Instant>,
     class: Criticality,
     pub(super) admitted: Option<Permit>,
@@ -76,25 +72,6 @@ pub(super) struct Call<'a> {
     /// What binds it to an endpoint.
     pub(super) ties: Ties,
     pub(super) trail: Trail,
-}
-
-/// Where a call goes and under which terms; of a rule, or the defaults when a cluster was named.
-pub(super) struct Terms {
-    pub(super) cluster: Arc<Cluster>,
-    subset: Option<usize>,
-    hash: Option<u64>,
-    route: Option<Duration>,
-    attempt: Option<Duration>,
-    header_max: Option<Duration>,
-    pub(super) retry: Arc<RetryPolicy>,
-    hedge: Option<Arc<Hedging>>,
-}
-
-impl Terms {
-    /// What an attempt wants of the cluster.
-    pub(super) fn wanted<'t>(&self, now: Instant, tried: &'t [Arc<Endpoint>]) -> Wanted<'t> {
-        Wanted { now, tried, hash: self.hash, subset: self.subset }
-    }
 }
 
 /// What all attempts of a call share.
@@ -163,12 +140,14 @@ impl<'a> Call<'a> {
         let is_idempotent = self.is_idempotent(&terms);
         let reach = terms.retry.reach(&self.head.headers, self.callers_attempt());
         let mut retry = RetryState::reaching(reach, (Arc::clone(&terms.retry), Arc::clone(&cluster.budget)), start);
-        let hedging = self.hedging(&terms, is_idempotent);
+        let hedging = self.hedging(&terms, (is_idempotent, reach));
         let mut hedge = hedging.and_then(|hedging| HedgeState::start(hedging, &cluster.budget, start));
         let (mut tried, mut kind) = (Vec::<Arc<Endpoint>>::new(), FIRST);
         loop {
+            let wanted = terms.wanted(core.clock.now(), &tried);
+            let taken = choice::endpoint(core, (cluster, &self.ties), wanted, (self.deadline, &mut self.rng)).await?;
+            // The pick may have waited for names; the attempt's own time begins here.
             let now = core.clock.now();
-            let taken = self.pick(cluster, terms.wanted(now, &tried)).await?;
             let step = Step { terms: &terms, retry: &retry, dialer, is_idempotent };
             let lead = Lead { taken, kind, now };
             let (mut taken, result) = match &mut hedge {
@@ -207,6 +186,13 @@ impl<'a> Call<'a> {
         })
     }
 
+    /// Tells the limit how an attempt went that started and ended then.
+    pub(super) fn measure(&self, outcome: &Outcome<'_>, times: (Instant, Instant)) {
+        if let Some(permit) = &self.admitted {
+            permit.measure(outcome, times);
+        }
+    }
+
     /// By when it must be answered: the earliest of what the application, our caller and the rule say.
     fn bound(&self, terms: &Terms, start: Instant) -> Option<Instant> {
         let context = self.context.as_deref().filter(|_| !self.options.detached);
@@ -231,11 +217,11 @@ impl<'a> Call<'a> {
         self.context.as_deref().map_or(1, |context| context.attempt)
     }
 
-    /// Copies are for requests that may be sent twice, can be, and are not a repetition already.
-    fn hedging<'t>(&self, terms: &'t Terms, is_idempotent: bool) -> Option<&'t Arc<Hedging>> {
-        let may_repeat = is_idempotent || terms.retry.non_idempotent;
-        let is_first = self.callers_attempt() == 1 || terms.retry.nested;
-        terms.hedge.as_ref().filter(|_| may_repeat && is_first && self.body.is_shareable())
+    /// Copies are for requests that may be sent twice, can be, that the retry policy reaches in full, and that
+    /// belong to no endpoint.
+    fn hedging<'t>(&self, terms: &'t Terms, (is_idempotent, reach): (bool, Reach)) -> Option<&'t Arc<Hedging>> {
+        let may_repeat = (is_idempotent || terms.retry.non_idempotent) && reach == Reach::Everything;
+        terms.hedge.as_ref().filter(|_| may_repeat && self.body.is_shareable() && !self.ties.is_bound())
     }
 
     /// One attempt, with no copy beside it.
@@ -246,7 +232,7 @@ impl<'a> Call<'a> {
         (tried, hedging): (&[Arc<Endpoint>], Option<&Arc<Hedging>>),
     ) -> (Taken, Result<Received, Error>) {
         let Lead { taken, kind, now: sent_at } = lead;
-        let place = self.trail.sent(kind, (&step.terms.cluster, &taken.endpoint), tried, sent_at);
+        let place = self.trail.sent(kind, (&step.terms.cluster, &taken.endpoint), &step.terms.wanted(sent_at, tried));
         let until = self.prepare(step, &taken.endpoint, sent_at);
         let outgoing = self.outgoing(step.is_idempotent);
         let way = attempt::Way::to(step.dialer, &step.terms.cluster, &taken.endpoint, is_grpc(&self.head.headers));
@@ -262,7 +248,7 @@ impl<'a> Call<'a> {
         if let Some(hedging) = hedging.filter(|_| result.is_ok()) {
             hedging.observe(now.saturating_duration_since(sent_at), now);
         }
-        overload::measure(self.admitted.as_ref(), &outcome(&result), (sent_at, now));
+        self.measure(&outcome(&result), (sent_at, now));
         self.trail.ended(&Noted { place, endpoint: &taken.endpoint, sent_at }, &outcome(&result), now);
         (taken, result)
     }
@@ -289,90 +275,6 @@ impl<'a> Call<'a> {
         }
     }
 
-    /// Which rule, which of its clusters, and how the request changes on the way.
-    fn route(&mut self, cluster: Option<&str>) -> Result<Terms, Error> {
-        let snapshot = Arc::clone(&self.snapshot);
-        if let Some(name) = cluster {
-            let cluster = snapshot
-                .clusters
-                .get(name)
-                .ok_or_else(|| Error::new(ErrorKind::NoCluster, format!("no cluster is called {name:?}")))?;
-            self.going_to(cluster, None);
-            self.trail.why = Why::Named;
-            let defaults = &snapshot.defaults;
-            return Ok(Terms {
-                cluster: Arc::clone(cluster),
-                subset: None,
-                hash: self.ties.hash,
-                route: defaults.timeout,
-                attempt: defaults.attempt_timeout,
-                header_max: defaults.timeout_header_max,
-                retry: Arc::clone(&defaults.retry),
-                hedge: None,
-            });
-        }
-        let authority = self.head.uri.authority().map_or("", |authority| authority.as_str());
-        if authority.is_empty() {
-            return Err(Error::new(
-                ErrorKind::BadRequest,
-                "the request names no host: use an absolute URI or a Host header",
-            ));
-        }
-        let head = RequestHead::new(&self.head.method, &self.head.uri, &self.head.headers);
-        let matched = snapshot.routes.lookup(authority, head).map_err(|miss| {
-            let what = if miss == Miss::NoHost { "no route has the host" } else { "no rule matches" };
-            Error::new(ErrorKind::NoRoute, format!("{what}: {} {authority}{}", self.head.method, self.head.uri.path()))
-        })?;
-        let (action, prefix) = (&matched.rule.action, matched.prefix_len);
-        self.place.route = Some(action.name.to_string());
-        self.record.line.route = Some(Arc::clone(&action.name));
-        let target = action.split.pick(&mut self.rng);
-        let (cluster, subset) = (Arc::clone(&target.cluster), target.subset);
-        self.going_to(&cluster, Some(&action.affinity));
-        if let Some(rewrite) = &action.rewrite {
-            rewrite.apply(&mut self.head.uri, &mut self.head.headers, prefix).map_err(|error| {
-                Error::new(ErrorKind::BadRequest, format!("the rewritten target is not valid: {error}"))
-            })?;
-        }
-        if self.trail.level > Level::Off {
-            self.trail.why = split_draw(&action.split, target);
-        }
-        Ok(Terms {
-            cluster,
-            subset,
-            hash: self.ties.hash,
-            route: action.timeout,
-            attempt: action.attempt_timeout,
-            header_max: action.timeout_header_max,
-            retry: Arc::clone(&action.retry),
-            hedge: action.hedge.clone(),
-        })
-    }
-
-    /// An endpoint; only a cluster whose names were never resolved yet is worth a wait.
-    async fn pick(&mut self, cluster: &Arc<Cluster>, wanted: Wanted<'_>) -> Result<Taken, Error> {
-        let now = wanted.now;
-        if self.deadline.is_some_and(|deadline| deadline <= now) {
-            return Err(Error::new(ErrorKind::Timeout, "no time is left"));
-        }
-        if wanted.tried.is_empty()
-            && let Some(taken) = self.ties.endpoint(cluster, now)?
-        {
-            return Ok(taken);
-        }
-        let picked = cluster.pick(wanted, &mut self.rng);
-        if picked.is_ok() || !cluster.is_resolving() {
-            return picked;
-        }
-        let patience =
-            self.core.clock.sleep_until(self.deadline.unwrap_or_else(|| crate::time::after(now, RESOLVE_PATIENCE)));
-        tokio::select! {
-            () = cluster.resolved() => {}
-            () = patience => {}
-        }
-        cluster.pick(Wanted { now: self.core.clock.now(), ..wanted }, &mut self.rng)
-    }
-
     fn outgoing(&self, is_idempotent: bool) -> Outgoing<'_> {
         let head = &self.head;
         Outgoing {
@@ -383,21 +285,6 @@ impl<'a> Call<'a> {
             body: &self.body,
             is_idempotent,
         }
-    }
-
-    /// The ties are those of the request as it came, before it is rewritten.
-    fn going_to(&mut self, cluster: &Arc<Cluster>, rule: Option<&Affinity>) {
-        self.ties = Ties::of(&self.head, (rule, cluster), self.context.as_deref(), &mut self.rng);
-        if self.trail.level > Level::Off {
-            self.trail.budget_before = Some(cluster.budget.balance(self.core.clock.now()));
-        }
-        if cluster.settings.balancing.kind == BalancerKind::WeightedRoundRobin {
-            self.head.headers.insert(LOAD_FORMAT, HeaderValue::from_static("TEXT"));
-        }
-        self.cluster = Some(Arc::clone(cluster));
-        self.place.cluster = Some(cluster.name.to_string());
-        self.record.line.cluster = Some(Arc::clone(&cluster.name));
-        self.record.facts.service = Arc::clone(&cluster.settings.service);
     }
 
     /// The endpoint that metrics and log name: that of the latest attempt, or of the answer.
@@ -492,14 +379,5 @@ pub(super) fn outcome(result: &Result<Received, Error>) -> Outcome<'_> {
 }
 
 fn outcome_of(received: &Received) -> Outcome<'_> {
-    let headers = received.said();
-    Outcome::Response { status: received.response.status().as_u16(), grpc_status: grpc_status(headers), headers }
+    Outcome::of_head(received.response.status().as_u16(), received.said())
 }
-
-/// A gRPC status in the head is that of a trailers-only response: the call is over.
-fn grpc_status(headers: &HeaderMap) -> Option<u16> {
-    headers.get("grpc-status").and_then(|status| status.to_str().ok()).and_then(|status| status.parse().ok())
-}
-
-/// Without a deadline, how long to wait for a name that was never resolved: as long as a default connect.
-const RESOLVE_PATIENCE: std::time::Duration = std::time::Duration::from_secs(1);

@@ -31,13 +31,12 @@ impl LetGo {
     }
 }
 
-/// Holds the body back if the request asks for it.
-pub(super) fn hold_back(mut request: Request<Body>, clock: &Arc<dyn Clock>) -> (Request<Body>, LetGo) {
-    let let_go = LetGo(Arc::new(AtomicBool::new(false)));
+/// Holds the body back if the request asks for it. `None`: it does not, and nothing is held.
+pub(super) fn hold_back(mut request: Request<Body>, clock: &Arc<dyn Clock>) -> (Request<Body>, Option<LetGo>) {
     if !expects_continue(request.headers()) || request.body().is_end_stream() {
-        let_go.0.store(true, Ordering::Release);
-        return (request, let_go);
+        return (request, None);
     }
+    let let_go = LetGo(Arc::new(AtomicBool::new(false)));
     let (go, word) = oneshot::channel();
     let go = Mutex::new(Some(go));
     hyper::ext::on_informational(&mut request, move |interim| {
@@ -57,7 +56,7 @@ pub(super) fn hold_back(mut request: Request<Body>, clock: &Arc<dyn Clock>) -> (
         }
     });
     let told = let_go.clone();
-    (request.map(|inner| Body::new(Held { inner, word: Some(word), let_go: told })), let_go)
+    (request.map(|inner| Body::new(Held { inner, word: Some(word), let_go: told })), Some(let_go))
 }
 
 fn expects_continue(headers: &HeaderMap) -> bool {
@@ -95,3 +94,25 @@ impl HttpBody for Held {
 
 /// How long a body waits for the peer's word. Origin: curl's EXPECT_100_TIMEOUT.
 const PATIENCE: Duration = Duration::from_secs(1);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::time::SystemClock;
+
+    #[tokio::test]
+    async fn only_a_body_that_was_announced_is_held_back() {
+        let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+        for (expect, body, is_held) in [
+            (None, "order", false),
+            (Some("100-continue"), "", false),
+            (Some("100-Continue"), "order", true),
+            (Some("something"), "order", false),
+        ] {
+            let mut request = Request::new(Body::from(body));
+            request.headers_mut().extend(expect.map(|value| (header::EXPECT, value.parse().unwrap())));
+            let let_go = hold_back(request, &clock).1;
+            assert_eq!(let_go.map(|let_go| let_go.is_let_go()), is_held.then_some(false), "{expect:?} {body:?}");
+        }
+    }
+}

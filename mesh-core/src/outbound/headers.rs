@@ -7,10 +7,12 @@ use std::time::Duration;
 
 use http::{HeaderMap, HeaderName, HeaderValue, Uri, header, request::Parts, uri::Scheme};
 
+use crate::cluster::balancing::BalancerKind;
+use crate::cluster::group::Cluster;
 use crate::context::CallContext;
 use crate::policy::timeout::{decode_envoy_timeout, decode_grpc_timeout, encode_envoy_timeout, encode_grpc_timeout};
 use crate::telemetry::TraceContext;
-use crate::telemetry::names::header::{ATTEMPT_COUNT, PREVIOUS_ATTEMPTS, REQUEST_ID};
+use crate::telemetry::names::header::{ATTEMPT_COUNT, LOAD_FORMAT, PREVIOUS_ATTEMPTS, REQUEST_ID};
 use crate::telemetry::record::is_grpc;
 
 /// gRPC's deadline header.
@@ -35,6 +37,13 @@ pub(crate) fn make_absolute(head: &mut Parts) {
     parts.path_and_query.get_or_insert(http::uri::PathAndQuery::from_static("/"));
     if let Ok(uri) = Uri::from_parts(parts) {
         head.uri = uri;
+    }
+}
+
+/// Asks the endpoint to tell its load, where the cluster's balancer goes by it.
+pub(crate) fn ask_for_load(headers: &mut HeaderMap, cluster: &Cluster) {
+    if cluster.settings.balancing.kind == BalancerKind::WeightedRoundRobin {
+        headers.insert(LOAD_FORMAT, HeaderValue::from_static("TEXT"));
     }
 }
 

@@ -25,6 +25,7 @@ pub(crate) mod affinity;
 mod attempt;
 mod body;
 mod call;
+pub(crate) mod choice;
 mod expect;
 mod grpc;
 pub(crate) mod headers;
@@ -33,6 +34,7 @@ pub(crate) mod overload;
 mod peek;
 mod race;
 pub mod replay;
+mod terms;
 mod trail;
 pub mod upgrade;
 
@@ -107,7 +109,8 @@ pub(crate) async fn attempt_once(
     let (cluster, mut taken) = to;
     let (head, body) = request.into_parts();
     let body = replay::Replay::new(body, 0);
-    let is_idempotent = crate::policy::retry::is_idempotent(&head.method);
+    let options = head.extensions.get::<CallOptions>().copied().unwrap_or_default();
+    let is_idempotent = options.idempotent.unwrap_or_else(|| crate::policy::retry::is_idempotent(&head.method));
     let outgoing = attempt::Outgoing {
         method: &head.method,
         uri: &head.uri,

@@ -108,7 +108,7 @@ impl Call<'_> {
     fn launch(&mut self, step: &Step<'_>, lead: Lead, to: (&mut Vec<Option<Lane>>, &mut Vec<Arc<Endpoint>>)) -> Parcel {
         let (lanes, tried) = to;
         let Lead { taken, kind, now } = lead;
-        let place = self.trail.sent(kind, (&step.terms.cluster, &taken.endpoint), tried, now);
+        let place = self.trail.sent(kind, (&step.terms.cluster, &taken.endpoint), &step.terms.wanted(now, tried));
         let until = self.prepare(step, &taken.endpoint, now);
         let endpoint = Arc::clone(&taken.endpoint);
         tried.push(Arc::clone(&endpoint));
@@ -163,7 +163,7 @@ impl Call<'_> {
         if result.is_ok() {
             hedge.observe(now.saturating_duration_since(sent_at), now);
         }
-        overload::measure(self.admitted.as_ref(), &outcome, (sent_at, now));
+        self.measure(&outcome, (sent_at, now));
         self.trail.ended(&Noted { place, endpoint: &taken.endpoint, sent_at }, &outcome, now);
         let is_over = step.retry.may_follow(&outcome, &self.facts(step.is_idempotent)).is_err();
         taken.judge(&outcome, now, &mut self.rng);

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use http::HeaderMap;
 
-use crate::cluster::group::Cluster;
+use crate::cluster::group::{Cluster, Wanted};
 use crate::cluster::member::Endpoint;
 use crate::error::Sent;
 use crate::outbound::CallOptions;
@@ -92,19 +92,13 @@ impl Trail {
     }
 
     /// An attempt is about to be sent. Its place in the notes, if it has one yet.
-    pub(super) fn sent(
-        &mut self,
-        kind: &'static str,
-        to: (&Cluster, &Endpoint),
-        tried: &[Arc<Endpoint>],
-        now: Instant,
-    ) -> Option<usize> {
+    pub(super) fn sent(&mut self, kind: &'static str, to: (&Cluster, &Endpoint), wanted: &Wanted<'_>) -> Option<usize> {
         if self.level < Level::All && (self.level == Level::Off || kind == FIRST) {
             return None;
         }
         let (cluster, endpoint) = to;
-        let candidates = if self.level == Level::All { cluster.candidates(tried, now) } else { Vec::new() };
-        Some(self.push(kind, endpoint, now, candidates))
+        let candidates = if self.level == Level::All { cluster.candidates(wanted) } else { Vec::new() };
+        Some(self.push(kind, endpoint, wanted.now, candidates))
     }
 
     fn push(

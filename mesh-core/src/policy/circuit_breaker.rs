@@ -106,8 +106,8 @@ impl CircuitBreaker {
         })
     }
 
-    /// A breaker with other rules that stands where this one stands: a reload closes no breaker. Probes that
-    /// are out report to the old one; the new one sends its own.
+    /// A breaker with other rules that stands where this one stands: a reload closes no breaker, unless nothing
+    /// opens it any more. Probes that are out report to the old one; the new one sends its own.
     pub fn under(&self, config: BreakerConfig, now: Instant) -> Arc<Self> {
         let breaker = Self::counted(config, Arc::clone(&self.transitions), now);
         let (mine, mut live) = (self.lock(), breaker.lock());
@@ -115,6 +115,8 @@ impl CircuitBreaker {
         live.era = mine.era + 1;
         live.phase = match &mine.phase {
             Phase::Closed => Phase::Closed,
+            // Switched off.
+            _ if !config.can_open() => Phase::Closed,
             Phase::Open { until } => Phase::Open { until: *until },
             Phase::HalfOpen(_) => Phase::Open { until: now },
         };

@@ -14,6 +14,7 @@ use arc_swap::ArcSwapOption;
 
 use super::adaptive::{Adaptive, AdaptiveConfig, Sample};
 use super::criticality::{Criticality, Shares};
+use super::retry::Outcome;
 
 /// A counter with a ceiling, shared by everything that talks to one cluster, or arrives at one listener.
 #[derive(Debug)]
@@ -128,6 +129,17 @@ impl ConcurrencyLimit {
 }
 
 impl Permit {
+    /// Tells a limit that adapts how an attempt went that started and ended then. An error of the server, or
+    /// of the way there, says nothing of the room it has.
+    pub fn measure(&self, outcome: &Outcome<'_>, (started, now): (Instant, Instant)) {
+        match *outcome {
+            Outcome::Response { status: 500.., .. } => {}
+            Outcome::Response { .. } => self.record(started, false, now),
+            Outcome::Failure { kind, .. } if kind.is_overload() => self.record(started, true, now),
+            Outcome::Failure { .. } => {}
+        }
+    }
+
     /// The request that started at `started` has its answer, or (`dropped`) was turned away or got none in
     /// time. An adaptive limit learns from it; the place stays taken.
     pub fn record(&self, started: Instant, dropped: bool, now: Instant) {

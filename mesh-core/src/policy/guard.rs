@@ -56,12 +56,14 @@ pub struct Guarded {
 }
 
 impl Guarded {
-    /// Fresh, or with what fits of `previous`: its counts and its places in flight always, its budget and
-    /// its breaker when their terms are the same.
+    /// Fresh, or with what fits of `previous`: its counts and its places in flight always, its budget when
+    /// the terms are the same, its breaker where it stands, under the new terms.
     pub fn new(terms: Terms, previous: Option<&Self>, now: Instant) -> Self {
-        let breaker = previous
-            .filter(|previous| previous.terms.breaker == terms.breaker)
-            .map_or_else(|| CircuitBreaker::new(terms.breaker, now), |previous| Arc::clone(&previous.breaker));
+        let breaker = match previous.map(|previous| &previous.breaker) {
+            Some(breaker) if *breaker.config() == terms.breaker => Arc::clone(breaker),
+            Some(breaker) => breaker.under(terms.breaker, now),
+            None => CircuitBreaker::new(terms.breaker, now),
+        };
         let budget = previous
             .filter(|previous| previous.terms.budget == terms.budget)
             .map_or_else(|| Arc::new(Budget::new(terms.budget)), |previous| Arc::clone(&previous.budget));
@@ -100,15 +102,10 @@ impl Guarded {
     pub fn status(&self, now: Instant) -> Value {
         let calls: serde_json::Map<String, Value> =
             End::ALL.iter().map(|end| (end.as_str().to_owned(), json!(self.counts.calls(*end)))).collect();
-        let state = match self.breaker_state(now) {
-            State::Closed => "closed",
-            State::HalfOpen => "half_open",
-            State::Open => "open",
-        };
         json!({
             "in_flight": self.in_flight(),
             "max_in_flight": self.limit.max(),
-            "circuit_breaker": state,
+            "circuit_breaker": self.breaker_state(now).as_str(),
             "retry_budget": self.budget_balance(now),
             "attempts": self.counts.attempts(),
             "retries": self.counts.retries(),

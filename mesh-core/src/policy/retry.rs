@@ -48,7 +48,7 @@ pub struct RetryPolicy {
     pub backoff: Backoff,
     /// Also repeat POST, PATCH and CONNECT that the peer may have acted on. Off unless the route says so.
     pub non_idempotent: bool,
-    /// The longest `Retry-After` that is waited for; a longer one ends the call.
+    /// The longest wait a server may ask for, by `Retry-After` or pushback; a longer one ends the call.
     pub hint_cap: Duration,
 }
 
@@ -118,6 +118,14 @@ pub enum Outcome<'a> {
         /// Whether the peer can have acted on it.
         sent: Sent,
     },
+}
+
+impl<'a> Outcome<'a> {
+    /// A response with this head. A gRPC status in it is that of a trailers-only response: the call is over.
+    pub fn of_head(status: u16, headers: &'a HeaderMap) -> Self {
+        let grpc_status = headers.get("grpc-status").and_then(|value| value.to_str().ok());
+        Self::Response { status, grpc_status: grpc_status.and_then(|text| text.parse().ok()), headers }
+    }
 }
 
 /// What is true of the request at the moment of the decision.
@@ -347,14 +355,14 @@ impl RetryState {
     /// The server's word if it gave one, exactly; our own backoff otherwise.
     fn wait(&self, outcome: &Outcome<'_>, wall: SystemTime, rng: &mut fastrand::Rng) -> Result<Wait, StopReason> {
         if let Outcome::Response { headers, .. } = outcome {
-            match pushback(headers) {
+            let hint = match pushback(headers) {
                 Some(Pushback::Forbidden) => return Err(StopReason::PushbackForbids),
-                Some(Pushback::After(length)) => return Ok(Wait { length, next_step: 0 }),
-                None => {}
-            }
-            match retry_after(headers, wall) {
-                Some(hint) if hint > self.policy.hint_cap => return Err(StopReason::NoTime),
-                Some(length) => return Ok(Wait { length, next_step: self.step + 1 }),
+                Some(Pushback::After(length)) => Some(Wait { length, next_step: 0 }),
+                None => retry_after(headers, wall).map(|length| Wait { length, next_step: self.step + 1 }),
+            };
+            match hint {
+                Some(wait) if wait.length > self.policy.hint_cap => return Err(StopReason::NoTime),
+                Some(wait) => return Ok(wait),
                 None => {}
             }
         }

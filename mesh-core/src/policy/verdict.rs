@@ -5,7 +5,8 @@
 //! Invariant: what the caller or this process did (cancel, refuse, run out of its own limits) says
 //! nothing about an endpoint.
 
-use crate::error::ErrorKind;
+use super::retry::Outcome;
+use crate::error::{ErrorKind, Sent};
 
 /// A result as seen from the endpoint.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -21,6 +22,16 @@ pub enum Verdict {
 }
 
 impl Verdict {
+    /// How an attempt ended; `None` when that tells nothing about the endpoint. A stream that the peer proved
+    /// unprocessed says it is leaving or full, not that it is broken.
+    pub fn of(outcome: &Outcome<'_>) -> Option<Self> {
+        match *outcome {
+            Outcome::Response { status, grpc_status, .. } => Some(Self::of_response(status, grpc_status)),
+            Outcome::Failure { sent: Sent::Unprocessed, .. } => None,
+            Outcome::Failure { kind, .. } => Self::of_failure(kind),
+        }
+    }
+
     /// A response, by its HTTP status, or by the HTTP meaning of its gRPC status if it has one.
     pub const fn of_response(status: u16, grpc_status: Option<u16>) -> Self {
         let status = match grpc_status {
@@ -61,6 +72,23 @@ impl Verdict {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_a_peer_proved_unprocessed_tells_nothing_and_a_grpc_status_counts() {
+        let headers = http::HeaderMap::from_iter([(
+            http::HeaderName::from_static("grpc-status"),
+            http::HeaderValue::from_static("14"),
+        )]);
+        let failure = |sent| Outcome::Failure { kind: ErrorKind::Reset, sent };
+        for (outcome, expected) in [
+            (failure(Sent::Unprocessed), None),
+            (failure(Sent::Maybe), Some(Verdict::GatewayError)),
+            (Outcome::Failure { kind: ErrorKind::Cancelled, sent: Sent::Maybe }, None),
+            (Outcome::of_head(200, &headers), Some(Verdict::GatewayError)),
+        ] {
+            assert_eq!(Verdict::of(&outcome), expected, "{outcome:?}");
+        }
+    }
 
     #[test]
     fn verdicts_follow_the_status() {

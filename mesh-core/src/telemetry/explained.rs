@@ -91,7 +91,7 @@ pub struct Candidate {
     /// Its weight.
     pub weight: u32,
     /// Its circuit breaker.
-    pub breaker: String,
+    pub breaker: &'static str,
     /// Why it could not be chosen; absent if it could.
     pub skipped: Option<&'static str>,
 }

@@ -1,12 +1,16 @@
 //! What stays of a cluster when its list changes, and what ends.
 
 use std::collections::BTreeSet;
+use std::future::Future;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Instant;
+use std::task::Waker;
+use std::time::{Duration, Instant};
 
+use http::HeaderMap;
 use mesh_core::cluster::group::{Cluster, Wanted};
 use mesh_core::compile::{self, Context};
+use mesh_core::policy::retry::Outcome;
 use mesh_core::snapshot::Snapshot;
 use mesh_core::time::{Clock, SystemClock};
 use mesh_core::{ConfigError, ErrorKind, Mesh, config};
@@ -14,6 +18,10 @@ use mesh_core::{ConfigError, ErrorKind, Mesh, config};
 use crate::support::{at, document, endpoint_of, free_port, in_force, serve, two_ports, until};
 
 fn snapshot(text: &str, previous: Option<&Snapshot>) -> Snapshot {
+    snapshot_of(text, previous, false)
+}
+
+fn snapshot_of(text: &str, previous: Option<&Snapshot>, is_followed: bool) -> Snapshot {
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let context = Context {
         origin: "mesh.yaml",
@@ -22,6 +30,7 @@ fn snapshot(text: &str, previous: Option<&Snapshot>) -> Snapshot {
         identity: None,
         previous,
         sources: None,
+        is_followed,
         revision: 1,
     };
     compile::compile(config::parse(text, "mesh.yaml").unwrap(), &context).unwrap_or_else(|found| panic!("{found:?}"))
@@ -244,4 +253,114 @@ fn a_source_that_nobody_registered_is_refused() {
     };
     assert!(error.to_string().contains("no endpoint source is registered as `registry`"), "{error}");
     assert_eq!(error.diagnostics()[0].path, "clusters[0]");
+}
+
+#[test]
+fn a_reload_does_not_wait_again_for_a_source_that_has_spoken() {
+    let dns = |more: &str| document(&format!("dns: {{ name: a.example, port: 80 }}{more}"));
+    let old = snapshot(&dns(""), None);
+    let awaited = snapshot(&dns(", balancer: random"), Some(&old));
+    assert!(cluster(&awaited).is_resolving(), "it has not spoken yet");
+    old.clusters["a"].source_failed(&"SERVFAIL".into());
+    let new = cluster(&snapshot(&dns(", balancer: round_robin"), Some(&old)));
+    assert!(!new.is_resolving());
+    let wanted = Wanted { now: Instant::now(), tried: &[], hash: None, subset: None };
+    let Err(error) = new.pick(wanted, &mut fastrand::Rng::new()) else { panic!("picked") };
+    assert!(error.to_string().contains("SERVFAIL"), "{error}");
+    let other = cluster(&snapshot(&document("dns: { name: b.example, port: 80 }"), Some(&old)));
+    assert!(other.is_resolving(), "another source has yet to speak");
+}
+
+#[test]
+fn who_waits_at_a_cluster_that_a_reload_replaces_does_not_wait_in_vain() {
+    let old = snapshot(&document("endpoint_source: registry"), None);
+    let old_cluster = cluster(&old);
+    let mut waiting = std::pin::pin!(old_cluster.resolved());
+    let mut look = || waiting.as_mut().poll(&mut std::task::Context::from_waker(Waker::noop()));
+    assert!(look().is_pending());
+    let new = cluster(&snapshot(&document("endpoint_source: registry, balancer: random"), Some(&old)));
+    old_cluster.leave_to(Some(&new));
+    assert!(look().is_ready(), "only the new one is told what the source says");
+    assert!(new.is_resolving() && !old_cluster.is_resolving());
+}
+
+#[test]
+fn detection_forgets_who_is_gone_when_nothing_else_was_carried_over() {
+    let endpoints = |count: u32| {
+        let all = (1..=count).map(|n| format!("{{ address: \"10.0.0.{n}:80\" }}")).collect::<Vec<_>>();
+        format!("endpoints: [{}]", all.join(", "))
+    };
+    let old = snapshot(&document(&endpoints(4)), None);
+    let live = Arc::clone(&old.clusters["a"].endpoints()[0].live);
+    let new = cluster(&snapshot(&document(&format!("protocol: http2, {}", endpoints(1))), Some(&old)));
+    assert!(!Arc::ptr_eq(&new.endpoints()[0].live, &live), "another protocol: nothing learned still holds");
+    assert_eq!(new.outlier.endpoints(), 1, "a share of the ejected is a share of who is there");
+}
+
+#[test]
+fn a_health_check_that_is_switched_on_trusts_who_is_in_use_until_it_has_asked() {
+    let now = Instant::now();
+    let source = |more: &str| document(&format!("endpoint_source: registry{more}"));
+    let old = snapshot(&source(""), None);
+    old.clusters["a"].set_endpoints(vec![at("10.0.0.1:80")], now);
+    old.clusters["a"].set_endpoints(vec![at("10.0.0.1:80"), at("10.0.0.2:80")], now);
+    let new = cluster(&snapshot(&source(", health_check: { http: { path: /healthz } }"), Some(&old)));
+    let health = |cluster: &Cluster| cluster.endpoints().iter().map(|one| one.health(now).as_str()).collect::<Vec<_>>();
+    assert_eq!(health(&new), ["healthy", "healthy"]);
+    new.set_endpoints(["10.0.0.1:80", "10.0.0.2:80", "10.0.0.3:80"].map(at).to_vec(), now);
+    assert_eq!(health(&new), ["healthy", "healthy", "unhealthy"], "who joins under a check waits for it");
+}
+
+#[test]
+fn a_cluster_that_only_sessions_lead_to_is_used() {
+    let cluster = cluster(&snapshot(&document("endpoints: [{ address: \"10.0.0.1:80\" }]"), None));
+    assert!(!cluster.is_used());
+    let wanted = Wanted { now: Instant::now(), tried: &[], hash: None, subset: None };
+    assert!(cluster.take("10.0.0.1:80".parse().unwrap(), &wanted).is_some());
+    assert!(cluster.is_used(), "its endpoints are probed as often as those of any cluster with traffic");
+}
+
+#[test]
+fn a_reload_leaves_an_endpoints_file_in_use_to_the_source_that_follows_it() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("endpoints.yaml");
+    std::fs::write(&file, "- address: 10.0.0.1:80\n- address: 10.0.0.2:80\n").unwrap();
+    let text = |more: &str| document(&format!("endpoints_file: \"{}\"{more}", file.display()));
+    let old = snapshot(&text(""), None);
+    // The beginning of what somebody is writing.
+    std::fs::write(&file, "- address: 10.0.0.1:80\n").unwrap();
+    for more in ["", ", balancer: random"] {
+        let followed = snapshot_of(&text(more), Some(&old), true);
+        assert_eq!(cluster(&followed).endpoints().len(), 2, "{more:?}");
+    }
+    let unfollowed = snapshot(&text(", balancer: random"), Some(&old));
+    assert_eq!(cluster(&unfollowed).endpoints().len(), 1, "nobody else reads it");
+}
+
+#[test]
+fn a_service_that_was_down_for_long_is_found_again_soon_whether_or_not_panic_is_allowed() {
+    for threshold in [0, 50] {
+        let more = format!(
+            "balancing: {{ panic_threshold: {threshold} }}, circuit_breaker: {{ consecutive_failures: 1, open: 1s, max_open: 1h }}, outlier: {{ max_ejection_percent: 0, always_eject_one: false }}"
+        );
+        let endpoints = "endpoints: [{ address: \"10.0.0.1:80\" }, { address: \"10.0.0.2:80\" }]";
+        let cluster = cluster(&snapshot(&document(&format!("{endpoints}, {more}")), None));
+        let (mut now, mut rng, headers) = (Instant::now(), fastrand::Rng::with_seed(7), HeaderMap::new());
+        let failed = Outcome::Response { status: 503, grpc_status: None, headers: &headers };
+        let mut pick = |now| cluster.pick(Wanted { now, tried: &[], hash: None, subset: None }, &mut rng);
+        // Every probe fails, and the wait after it is longer each time.
+        for round in 0..20 {
+            let mut taken = pick(now).unwrap_or_else(|error| panic!("{threshold} {round}: {error}"));
+            taken.judge(&failed, now, &mut fastrand::Rng::with_seed(round));
+            now += Duration::from_secs(1);
+        }
+        let error = loop {
+            match pick(now) {
+                Ok(mut taken) => taken.judge(&failed, now, &mut fastrand::Rng::with_seed(1)),
+                Err(error) => break error,
+            }
+        };
+        assert_eq!(error.kind(), ErrorKind::CircuitOpen, "{threshold}: {error}");
+        assert!(error.place().retry_after.is_some(), "{threshold}: when to come back is known");
+    }
 }

@@ -6,6 +6,7 @@ use std::pin::Pin;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use base64::Engine;
 use mesh_core::discovery::resolver::Records;
 use mesh_core::discovery::{EndpointSet, EndpointSource, Sink};
 use mesh_core::time::ManualClock;
@@ -102,6 +103,53 @@ async fn a_source_is_followed_while_a_cluster_names_it_and_survives_a_reload() {
     mesh.reload(&document("endpoints: [{ address: \"10.0.0.3:80\" }]"), "mesh.yaml").unwrap();
     until("the source to be left", || registry.followers() == 0).await;
     assert_eq!(in_force(&mesh), ["10.0.0.3:80"]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_request_that_waits_for_the_first_endpoints_finds_its_session_among_them() {
+    let port = free_port();
+    let _servers = [serve(&format!("127.0.0.1:{port}")).await, serve(&format!("127.0.0.2:{port}")).await];
+    for strict in [false, true] {
+        let registry = Registry::default();
+        let builder = Mesh::builder().endpoint_source("registry", Arc::new(registry.clone()));
+        let source = format!("endpoint_source: registry, session: {{ header: x-at, strict: {strict} }}");
+        let mesh = builder.from_yaml(&document(&source), "mesh.yaml").unwrap();
+        mesh.start().unwrap();
+        until("the source to be followed", || registry.followers() == 1).await;
+        let named = base64::engine::general_purpose::STANDARD.encode(format!("127.0.0.2:{port}"));
+        let request = http::Request::get("http://a/").header("x-at", named).body(mesh_core::Body::empty()).unwrap();
+        let client = mesh.client();
+        let waiting = tokio::spawn(async move { client.call(request).await });
+        until("the request to be admitted", || mesh.status()["clusters"]["a"]["in_flight"] == 1).await;
+        // Drained: only a session leads there.
+        let mut drained = (*at(&format!("127.0.0.2:{port}"))).clone();
+        drained.weight.0 = 0;
+        registry.say(&EndpointSet::new(vec![at(&format!("127.0.0.1:{port}")), Arc::new(drained)]));
+        let response = waiting.await.unwrap().unwrap();
+        let endpoint = &response.extensions().get::<mesh_core::CallReport>().unwrap().endpoint;
+        assert_eq!(**endpoint, *format!("127.0.0.2:{port}"), "strict: {strict}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_request_waited_for_its_first_endpoints_is_not_taken_from_its_attempt() {
+    let port = free_port();
+    let _server = serve(&format!("127.0.0.1:{port}")).await;
+    let (registry, clock) = (Registry::default(), ManualClock::new());
+    let builder =
+        Mesh::builder().endpoint_source("registry", Arc::new(registry.clone())).clock(Arc::new(clock.clone()));
+    let text = document("endpoint_source: registry") + "defaults: { timeout: 60s, attempt_timeout: 1s }\n";
+    let mesh = builder.from_yaml(&text, "mesh.yaml").unwrap();
+    mesh.start().unwrap();
+    until("the source to be followed", || registry.followers() == 1).await;
+    let client = mesh.client();
+    let request = http::Request::get("http://a/").body(mesh_core::Body::empty()).unwrap();
+    let waiting = tokio::spawn(async move { client.call(request).await });
+    until("the request to be admitted", || mesh.status()["clusters"]["a"]["in_flight"] == 1).await;
+    clock.advance(Duration::from_secs(5));
+    registry.say(&set(&[&format!("127.0.0.1:{port}")]));
+    let response = waiting.await.unwrap().unwrap();
+    assert_eq!(response.extensions().get::<mesh_core::CallReport>().unwrap().attempts, 1);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

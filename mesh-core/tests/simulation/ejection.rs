@@ -68,6 +68,7 @@ impl World {
             identity: None,
             previous: None,
             sources: None,
+            is_followed: false,
             revision: 1,
         };
         let snapshot = compile(parsed, &context).unwrap_or_else(|problems| panic!("{problems:?}"));

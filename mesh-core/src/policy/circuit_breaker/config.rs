@@ -27,6 +27,13 @@ pub struct BreakerConfig {
     pub mode: Mode,
 }
 
+impl BreakerConfig {
+    /// Whether any results open it.
+    pub fn can_open(&self) -> bool {
+        self.consecutive_failures.is_some() || self.rate.is_some() || self.slow.is_some()
+    }
+}
+
 /// 5 in a row, or below 80 % of at least 5 in 30 s; open 5 s to 300 s with equal jitter; one probe
 /// [Finagle failure accrual].
 impl Default for BreakerConfig {

@@ -120,6 +120,19 @@ fn check_pushback_sequence(case: &Value) {
 }
 
 #[test]
+fn a_pushback_beyond_the_cap_ends_the_call_as_a_retry_after_does() {
+    for (name, value) in [(PUSHBACK, 2001), ("retry-after", 3), (PUSHBACK, 2000), ("retry-after", 2)] {
+        let policy = RetryPolicy { hint_cap: Duration::from_secs(2), ..policy("unavailable", 3) };
+        let headers = header(name, &Value::from(value));
+        let expected = match value {
+            2 | 2000 => Decision::Retry { after: Duration::from_secs(2) },
+            _ => Decision::Stop(StopReason::NoTime),
+        };
+        assert_eq!(Call::new(policy).grpc(14, &headers), expected, "{name} {value}");
+    }
+}
+
+#[test]
 fn every_hint_vector_about_the_decision_holds() {
     let (mut caps, mut sequences, mut read_elsewhere) = (0, 0, 0);
     for case in cases(HINTS) {

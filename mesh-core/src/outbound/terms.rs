@@ -1,0 +1,124 @@
+//! Where a call goes, and under which terms.
+//!
+//! Decides: nothing; the routes do, and a draw of the rule's split. Never: sends. Invariant: what binds the
+//! request to an endpoint is read from it as it came, before it is rewritten.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crate::cluster::group::{Cluster, Wanted};
+use crate::cluster::member::Endpoint;
+use crate::error::{Error, ErrorKind};
+use crate::outbound::affinity::Ties;
+use crate::outbound::call::Call;
+use crate::outbound::headers;
+use crate::outbound::kept::split_draw;
+use crate::outbound::trail::{Level, Why};
+use crate::policy::hedge::Hedging;
+use crate::policy::retry::RetryPolicy;
+use crate::route::affinity::Affinity;
+use crate::route::matcher::RequestHead;
+use crate::route::table::Miss;
+use crate::snapshot::Snapshot;
+
+/// Where a call goes and under which terms; of a rule, or the defaults when a cluster was named.
+pub(super) struct Terms {
+    pub(super) cluster: Arc<Cluster>,
+    subset: Option<usize>,
+    hash: Option<u64>,
+    /// Bounds the whole request.
+    pub(super) route: Option<Duration>,
+    /// Bounds each attempt.
+    pub(super) attempt: Option<Duration>,
+    /// Most that a caller's header may ask for.
+    pub(super) header_max: Option<Duration>,
+    pub(super) retry: Arc<RetryPolicy>,
+    pub(super) hedge: Option<Arc<Hedging>>,
+}
+
+impl Terms {
+    /// What an attempt wants of the cluster.
+    pub(super) fn wanted<'t>(&self, now: Instant, tried: &'t [Arc<Endpoint>]) -> Wanted<'t> {
+        Wanted { now, tried, hash: self.hash, subset: self.subset }
+    }
+}
+
+impl Call<'_> {
+    /// Which rule, which of its clusters, and how the request changes on the way.
+    pub(super) fn route(&mut self, cluster: Option<&str>) -> Result<Terms, Error> {
+        let snapshot = Arc::clone(&self.snapshot);
+        if let Some(name) = cluster {
+            return self.named(&snapshot, name);
+        }
+        let authority = self.head.uri.authority().map_or("", |authority| authority.as_str());
+        if authority.is_empty() {
+            return Err(Error::new(
+                ErrorKind::BadRequest,
+                "the request names no host: use an absolute URI or a Host header",
+            ));
+        }
+        let head = RequestHead::new(&self.head.method, &self.head.uri, &self.head.headers);
+        let matched = snapshot.routes.lookup(authority, head).map_err(|miss| {
+            let what = if miss == Miss::NoHost { "no route has the host" } else { "no rule matches" };
+            Error::new(ErrorKind::NoRoute, format!("{what}: {} {authority}{}", self.head.method, self.head.uri.path()))
+        })?;
+        let (action, prefix) = (&matched.rule.action, matched.prefix_len);
+        self.place.route = Some(action.name.to_string());
+        self.record.line.route = Some(Arc::clone(&action.name));
+        let target = action.split.pick(&mut self.rng);
+        let (cluster, subset) = (Arc::clone(&target.cluster), target.subset);
+        self.going_to(&cluster, Some(&action.affinity));
+        if let Some(rewrite) = &action.rewrite {
+            rewrite.apply(&mut self.head.uri, &mut self.head.headers, prefix).map_err(|error| {
+                Error::new(ErrorKind::BadRequest, format!("the rewritten target is not valid: {error}"))
+            })?;
+        }
+        if self.trail.level > Level::Off {
+            self.trail.why = split_draw(&action.split, target);
+        }
+        Ok(Terms {
+            cluster,
+            subset,
+            hash: self.ties.hash,
+            route: action.timeout,
+            attempt: action.attempt_timeout,
+            header_max: action.timeout_header_max,
+            retry: Arc::clone(&action.retry),
+            hedge: action.hedge.clone(),
+        })
+    }
+
+    /// The cluster was named: no route is looked up.
+    fn named(&mut self, snapshot: &Snapshot, name: &str) -> Result<Terms, Error> {
+        let cluster = snapshot
+            .clusters
+            .get(name)
+            .ok_or_else(|| Error::new(ErrorKind::NoCluster, format!("no cluster is called {name:?}")))?;
+        self.going_to(cluster, None);
+        self.trail.why = Why::Named;
+        let defaults = &snapshot.defaults;
+        Ok(Terms {
+            cluster: Arc::clone(cluster),
+            subset: None,
+            hash: self.ties.hash,
+            route: defaults.timeout,
+            attempt: defaults.attempt_timeout,
+            header_max: defaults.timeout_header_max,
+            retry: Arc::clone(&defaults.retry),
+            hedge: None,
+        })
+    }
+
+    /// The ties are those of the request as it came, before it is rewritten.
+    fn going_to(&mut self, cluster: &Arc<Cluster>, rule: Option<&Affinity>) {
+        self.ties = Ties::of(&self.head, (rule, cluster), self.context.as_deref(), &mut self.rng);
+        if self.trail.level > Level::Off {
+            self.trail.budget_before = Some(cluster.budget.balance(self.core.clock.now()));
+        }
+        headers::ask_for_load(&mut self.head.headers, cluster);
+        self.cluster = Some(Arc::clone(cluster));
+        self.place.cluster = Some(cluster.name.to_string());
+        self.record.line.cluster = Some(Arc::clone(&cluster.name));
+        self.record.facts.service = Arc::clone(&cluster.settings.service);
+    }
+}
