@@ -223,6 +223,12 @@ struct Wire {
     application_utilization: f64,
 }
 
+/// Takes a report off: it was for whoever asked.
+pub(crate) fn hide(headers: &mut HeaderMap) {
+    headers.remove(HEADER);
+    headers.remove(TRAILER);
+}
+
 /// The HTTP response header (Envoy).
 pub const HEADER: &str = "endpoint-load-metrics";
 /// The gRPC trailer (gRFC A51).

@@ -79,7 +79,6 @@ impl Service<Request<Body>> for EndpointService {
             let taken = choice::endpoint(&core, (&cluster, &ties), wanted, (deadline, &mut rng)).await?;
             let address = taken.endpoint.address.socket();
             lock(&tried.0).push(Arc::clone(&taken.endpoint));
-            headers::ask_for_load(&mut head.headers, &cluster);
             let now = core.clock.now();
             let limit = attempt_limit(limit, time_left(deadline, now));
             headers::tell_deadline(&mut head.headers, limit);

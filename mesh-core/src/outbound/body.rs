@@ -13,6 +13,7 @@ use http_body::{Body as HttpBody, Frame, SizeHint};
 use crate::body::Body;
 use crate::cluster::taken::Taken;
 use crate::error::{BoxError, Error, ErrorKind, Sent};
+use crate::load_report;
 use crate::outbound::attempt::{Held, body_failure};
 use crate::outbound::peek::Peeked;
 use crate::policy::concurrency::Permit;
@@ -25,6 +26,8 @@ pub(crate) struct Open {
     pub(crate) held: Held,
     pub(crate) taken: Taken,
     pub(crate) admitted: Option<Permit>,
+    /// Whether a load report in the trailers is for the balancer alone.
+    pub(crate) hides_load: bool,
 }
 
 /// A response body that closes its call.
@@ -80,13 +83,16 @@ impl HttpBody for ResponseBody {
                 }
                 Poll::Ready(None)
             }
-            Poll::Ready(Some(Ok(frame))) => {
+            Poll::Ready(Some(Ok(mut frame))) => {
                 if let Some(record) = &mut open.record {
                     record.add_response_bytes(frame.data_ref().map_or(0, Bytes::len));
                     if let Some(trailers) = frame.trailers_ref() {
                         record.grpc_status(trailers);
                         open.taken.hear(trailers, record.now());
                     }
+                }
+                if let Some(trailers) = frame.trailers_mut().filter(|_| open.hides_load) {
+                    load_report::hide(trailers);
                 }
                 if this.inner.is_end_stream()
                     && let Some(open) = this.open.take()

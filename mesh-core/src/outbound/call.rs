@@ -19,6 +19,7 @@ use crate::context::CallContext;
 use crate::core::Core;
 use crate::endpoint::connect::Dialer;
 use crate::error::{Error, ErrorKind, Place, Sent};
+use crate::load_report;
 use crate::outbound::affinity::Ties;
 use crate::outbound::attempt::{self, Outgoing};
 use crate::outbound::body::{Open, ResponseBody};
@@ -71,6 +72,8 @@ pub(super) struct Call<'a> {
     pub(super) cluster: Option<Arc<Cluster>>,
     /// What binds it to an endpoint.
     pub(super) ties: Ties,
+    /// Whether the endpoint's load report is for the balancer alone.
+    pub(super) hides_load: bool,
     pub(super) trail: Trail,
 }
 
@@ -123,6 +126,7 @@ impl<'a> Call<'a> {
             admitted: None,
             cluster: None,
             ties: Ties::default(),
+            hides_load: false,
             trail,
         }
     }
@@ -338,6 +342,9 @@ impl<'a> Call<'a> {
         self.record.line.peer.clone_from(&principal);
         self.record.line.peer_serial = peer.map(|peer| peer.serial.as_str().into());
         notice::hide(&mut head.headers);
+        if self.hides_load {
+            load_report::hide(&mut head.headers);
+        }
         self.ties.tell(taken.endpoint.address.socket(), &mut head.headers);
         let claimed = head.headers.remove(PEER).as_ref().and_then(Peer::from_header);
         if claimed.is_some() || principal.is_some() {
@@ -354,7 +361,8 @@ impl<'a> Call<'a> {
             explained,
         });
         let timeout = self.deadline.map(|deadline| self.core.clock.sleep_until(deadline));
-        let open = Open { record: Some(self.record), held, taken, admitted: self.admitted };
+        let open =
+            Open { record: Some(self.record), held, taken, admitted: self.admitted, hides_load: self.hides_load };
         Response::from_parts(head, ResponseBody::wrap(body, open, timeout))
     }
 

@@ -40,11 +40,14 @@ pub(crate) fn make_absolute(head: &mut Parts) {
     }
 }
 
-/// Asks the endpoint to tell its load, where the cluster's balancer goes by it.
-pub(crate) fn ask_for_load(headers: &mut HeaderMap, cluster: &Cluster) {
-    if cluster.settings.balancing.kind == BalancerKind::WeightedRoundRobin {
-        headers.insert(LOAD_FORMAT, HeaderValue::from_static("TEXT"));
+/// Asks the endpoint to tell its load, where the cluster's balancer goes by it. Whether only the balancer asks: then
+/// the answer is nobody else's.
+pub(super) fn ask_for_load(headers: &mut HeaderMap, cluster: &Cluster) -> bool {
+    if cluster.settings.balancing.kind != BalancerKind::WeightedRoundRobin || headers.contains_key(LOAD_FORMAT) {
+        return false;
     }
+    headers.insert(LOAD_FORMAT, HeaderValue::from_static("TEXT"));
+    true
 }
 
 /// Trace context, request id, and nothing that belongs to another connection.

@@ -15,6 +15,7 @@ use crate::cluster::health::notice;
 use crate::cluster::taken::Taken;
 use crate::core::Core;
 use crate::error::Error;
+use crate::load_report;
 use crate::policy::criticality::Criticality;
 use crate::telemetry::explained::Explained;
 use crate::telemetry::record::is_grpc;
@@ -107,7 +108,8 @@ pub(crate) async fn attempt_once(
     until: (Option<Instant>, Option<Instant>),
 ) -> Result<Response<Body>, Error> {
     let (cluster, mut taken) = to;
-    let (head, body) = request.into_parts();
+    let (mut head, body) = request.into_parts();
+    let hides_load = headers::ask_for_load(&mut head.headers, cluster);
     let body = replay::Replay::new(body, 0);
     let options = head.extensions.get::<CallOptions>().copied().unwrap_or_default();
     let is_idempotent = options.idempotent.unwrap_or_else(|| crate::policy::retry::is_idempotent(&head.method));
@@ -131,7 +133,10 @@ pub(crate) async fn attempt_once(
     let peek::Received { response, held, .. } = result?;
     let (mut head, body) = response.into_parts();
     notice::hide(&mut head.headers);
-    let open = body::Open { record: None, held, taken, admitted: None };
+    if hides_load {
+        load_report::hide(&mut head.headers);
+    }
+    let open = body::Open { record: None, held, taken, admitted: None, hides_load };
     let timeout = until.1.map(|deadline| core.clock.sleep_until(deadline));
     Ok(Response::from_parts(head, body::ResponseBody::wrap(body, open, timeout)))
 }

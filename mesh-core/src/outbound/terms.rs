@@ -115,7 +115,7 @@ impl Call<'_> {
         if self.trail.level > Level::Off {
             self.trail.budget_before = Some(cluster.budget.balance(self.core.clock.now()));
         }
-        headers::ask_for_load(&mut self.head.headers, cluster);
+        self.hides_load = headers::ask_for_load(&mut self.head.headers, cluster);
         self.cluster = Some(Arc::clone(cluster));
         self.place.cluster = Some(cluster.name.to_string());
         self.record.line.cluster = Some(Arc::clone(&cluster.name));

@@ -106,7 +106,8 @@ impl Wire {
     }
 
     async fn more(&mut self) -> bool {
-        let mut buffer = [0; 64 * 1024];
+        // On the heap: each future that waits here would hold it.
+        let mut buffer = vec![0; 64 * 1024];
         match self.stream.read(&mut buffer).await {
             Ok(read) if read > 0 => {
                 self.rest.extend(&buffer[..read]);
