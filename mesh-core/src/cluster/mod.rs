@@ -9,6 +9,7 @@ mod alias;
 mod area;
 pub mod balancing;
 pub mod bounded_load;
+pub mod candidate;
 pub mod candidates;
 mod census;
 pub mod choice;

@@ -4,9 +4,10 @@ use std::time::Duration;
 use proptest::prelude::*;
 
 use super::*;
-use crate::cluster::load_weight::LoadWeight;
+use crate::cluster::load_weight::{LoadWeight, ReportRule};
+use crate::cluster::locality::Locality;
 use crate::cluster::slow_start::SlowStart;
-use crate::endpoint::load::{InFlight, Outcome};
+use crate::endpoint::load::{InFlight, Load, Outcome};
 use crate::load_report::LoadReport;
 use crate::policy::vectors::{cases, text, whole};
 

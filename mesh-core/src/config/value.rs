@@ -1,7 +1,9 @@
 //! The scalar values of a document: each one is parsed once, here, and is well-formed from then on.
 //!
-//! Decides: the syntax of names, addresses, host patterns, identities, methods and expressions.
+//! Decides: which values there are, and what they tell of themselves; [`syntax`] decides what is well-formed.
 //! Never: resolves, connects or looks anything up. Invariant: a value of these types is well-formed.
+
+mod syntax;
 
 use std::borrow::Cow;
 use std::fmt;
@@ -141,43 +143,43 @@ macro_rules! text_value {
 
 text_value!(
     /// The name of a cluster, route, rule, listener or check.
-    Name, "name", "a name of 1 to 253 printable characters without white space", parse_name
+    Name, "name", "a name of 1 to 253 printable characters without white space", syntax::parse_name
 );
 text_value!(
     /// Where to connect or listen: `ip:port`, `host:port`, `[v6]:port` or `unix:/path`.
-    AddressText, "address", "an address like 10.0.0.1:8080, host.example:8080, [::1]:8080 or unix:/run/app.sock", parse_address
+    AddressText, "address", "an address like 10.0.0.1:8080, host.example:8080, [::1]:8080 or unix:/run/app.sock", syntax::parse_address
 );
 text_value!(
     /// A name that DNS knows, with or without its final dot.
-    HostText, "host", "a host name like reviews.example.com", parse_host
+    HostText, "host", "a host name like reviews.example.com", syntax::parse_host
 );
 text_value!(
     /// Which hosts a route serves: exact, `*.suffix`, `prefix.*` or `*`. Lower-cased; never with a port.
-    HostPattern, "host-pattern", "a host like api.example.com, *.example.com, api.* or *", parse_host_pattern
+    HostPattern, "host-pattern", "a host like api.example.com, *.example.com, api.* or *", syntax::parse_host_pattern
 );
 text_value!(
     /// A text with at most one `*`, at one end: exact, `prefix*`, `*suffix` or `*`.
-    TextPattern, "text-pattern", "a text with at most one *, at its start or its end", parse_text_pattern
+    TextPattern, "text-pattern", "a text with at most one *, at its start or its end", syntax::parse_text_pattern
 );
 text_value!(
     /// A well-formed SPIFFE ID (SPIFFE-ID 2.0-2.4: scheme, trust domain, path, 2048 bytes).
-    SpiffeIdText, "spiffe-id", "a SPIFFE ID like spiffe://cluster.local/ns/default/sa/web", parse_spiffe_id
+    SpiffeIdText, "spiffe-id", "a SPIFFE ID like spiffe://cluster.local/ns/default/sa/web", syntax::parse_spiffe_id
 );
 text_value!(
     /// A trust domain name, as it stands in a SPIFFE ID.
-    TrustDomainText, "trust-domain", "a trust domain like cluster.local", parse_trust_domain
+    TrustDomainText, "trust-domain", "a trust domain like cluster.local", syntax::parse_trust_domain
 );
 text_value!(
     /// The name of an HTTP header, lower-cased.
-    HeaderName, "header-name", "a header name like end-user", parse_header_name
+    HeaderName, "header-name", "a header name like end-user", syntax::parse_header_name
 );
 text_value!(
     /// An HTTP method; methods are case-sensitive (RFC 9110, 9.1).
-    Method, "method", "a method like GET", parse_method
+    Method, "method", "a method like GET", syntax::parse_method
 );
 text_value!(
     /// A regular expression of linear time that must match the whole text.
-    RegexText, "regex", "a regular expression (RE2 syntax, no look-around)", parse_regex
+    RegexText, "regex", "a regular expression (RE2 syntax, no look-around)", syntax::parse_regex
 );
 
 /// A share of a hundred, `0` to `100`, fractions allowed.
@@ -284,7 +286,7 @@ impl TextPattern {
 impl SpiffeIdText {
     /// The trust domain.
     pub fn trust_domain(&self) -> &str {
-        let rest = &self.0[SPIFFE_SCHEME.len()..];
+        let rest = &self.0[syntax::SPIFFE_SCHEME.len()..];
         rest.split('/').next().unwrap_or(rest)
     }
 }
@@ -303,7 +305,7 @@ impl AddressText {
 
     /// The path, when it is a Unix socket.
     pub fn unix_path(&self) -> Option<&std::path::Path> {
-        self.0.strip_prefix(UNIX).map(std::path::Path::new)
+        self.0.strip_prefix(syntax::UNIX).map(std::path::Path::new)
     }
 
     /// Whether it has a port, and that is 0.
@@ -333,201 +335,8 @@ impl AddressText {
     }
 }
 
-fn parse_name(text: &str) -> Result<String, ValueError> {
-    if text.is_empty() || text.len() > MAX_NAME {
-        return Err(ValueError::new(format!("a name has 1 to {MAX_NAME} bytes, this one has {}", text.len())));
-    }
-    match text.chars().find(|c| c.is_whitespace() || c.is_control()) {
-        Some(bad) => Err(ValueError::new(format!("a name does not hold {bad:?}"))),
-        None => Ok(text.to_owned()),
-    }
-}
-
-const UNIX: &str = "unix:";
-
-/// What fits into `sockaddr_un` with its final zero (unix(7)).
-const MAX_UNIX_PATH: usize = 107;
-
-fn parse_unix(path: &str) -> Result<(), ValueError> {
-    if !path.starts_with('/') {
-        return Err(
-            ValueError::new("the path of a Unix socket is not absolute").with_hint("write `unix:/run/app.sock`")
-        );
-    }
-    if path.len() > MAX_UNIX_PATH || path.contains('\0') {
-        return Err(ValueError::new(format!("the path of a Unix socket has at most {MAX_UNIX_PATH} bytes")));
-    }
-    Ok(())
-}
-
-fn parse_address(text: &str) -> Result<String, ValueError> {
-    if let Some(path) = text.strip_prefix(UNIX) {
-        return parse_unix(path).map(|()| text.to_owned());
-    }
-    let no_port = || ValueError::new("the address has no port").with_hint(format!("write `{text}:8080`"));
-    let (host, port) = text.rsplit_once(':').ok_or_else(no_port)?;
-    if !port.bytes().all(|b| b.is_ascii_digit()) || port.parse::<u16>().is_err() {
-        return Err(ValueError::new(format!("`{port}` is not a port (0 to 65535)")));
-    }
-    match host.strip_prefix('[') {
-        Some(inner) => {
-            let ip = inner.strip_suffix(']').and_then(|ip| ip.parse::<std::net::Ipv6Addr>().ok());
-            ip.ok_or_else(|| ValueError::new(format!("`{host}` is not an IPv6 address in brackets")))?;
-        }
-        None if host.contains(':') => {
-            return Err(
-                ValueError::new("an IPv6 address stands in brackets").with_hint(format!("write `[{host}]:{port}`"))
-            );
-        }
-        None => check_host(host)?,
-    }
-    Ok(text.to_owned())
-}
-
-fn parse_host(text: &str) -> Result<String, ValueError> {
-    if text.contains(':') {
-        return Err(ValueError::new("a host has no port here").with_hint("give the port in the field `port`"));
-    }
-    check_host(text)?;
-    match text.parse::<std::net::Ipv4Addr>() {
-        Ok(_) => Err(ValueError::new("an IP address needs no name server").with_hint("write it under `endpoints`")),
-        Err(_) => Ok(text.to_owned()),
-    }
-}
-
-/// A host name (letters, digits, `-`, `_`, `.`) or an IPv4 address that is one.
-fn check_host(host: &str) -> Result<(), ValueError> {
-    if host.is_empty() {
-        return Err(ValueError::new("the host is empty"));
-    }
-    if host.len() > MAX_NAME {
-        return Err(ValueError::new(format!("the host is longer than {MAX_NAME} bytes")));
-    }
-    if let Some(bad) = host.chars().find(|c| !c.is_ascii_alphanumeric() && !"-_.".contains(*c)) {
-        return Err(ValueError::new(format!("a host does not hold {bad:?}")));
-    }
-    let looks_like_ip = host.bytes().all(|b| b.is_ascii_digit() || b == b'.');
-    if looks_like_ip && host.parse::<std::net::Ipv4Addr>().is_err() {
-        return Err(ValueError::new(format!("`{host}` is not an IPv4 address")));
-    }
-    match host.strip_suffix('.').unwrap_or(host).split('.').any(str::is_empty) {
-        true => Err(ValueError::new("the host has an empty label")),
-        false => Ok(()),
-    }
-}
-
-fn parse_host_pattern(text: &str) -> Result<String, ValueError> {
-    let text = parse_text_pattern(text)?.to_ascii_lowercase();
-    let core = text.trim_matches('*');
-    if core.is_empty() {
-        return Ok(text);
-    }
-    if core.starts_with('[') {
-        let ip = core.strip_prefix('[').and_then(|ip| ip.strip_suffix(']'));
-        let valid = ip.is_some_and(|ip| ip.parse::<std::net::Ipv6Addr>().is_ok());
-        return if valid { Ok(text) } else { Err(ValueError::new("the host is not an IPv6 address in brackets")) };
-    }
-    if let Some((host, _)) = core.split_once(':') {
-        let error = ValueError::new("a host has no port: the port of the request is dropped before matching");
-        return Err(error.with_hint(format!("write `{host}`")));
-    }
-    match core.chars().find(|c| !c.is_ascii_alphanumeric() && !"-_.".contains(*c)) {
-        Some(bad) => Err(ValueError::new(format!("a host does not hold {bad:?}"))),
-        None => Ok(text),
-    }
-}
-
-fn parse_text_pattern(text: &str) -> Result<String, ValueError> {
-    if text.is_empty() {
-        return Err(ValueError::new("the pattern is empty"));
-    }
-    let inner = text.strip_prefix('*').or_else(|| text.strip_suffix('*')).unwrap_or(text);
-    match inner.contains('*') {
-        true => Err(ValueError::new("a pattern has one `*` at most, at its start or its end")),
-        false => Ok(text.to_owned()),
-    }
-}
-
-fn parse_spiffe_id(text: &str) -> Result<String, ValueError> {
-    if text.len() > MAX_SPIFFE_ID {
-        return Err(ValueError::new(format!("a SPIFFE ID has {MAX_SPIFFE_ID} bytes at most")));
-    }
-    let missing =
-        || ValueError::new("a SPIFFE ID starts with `spiffe://`").with_hint(format!("write `spiffe://{text}`"));
-    let rest = text.strip_prefix(SPIFFE_SCHEME).ok_or_else(missing)?;
-    let (domain, path) = rest.split_once('/').map_or((rest, None), |(domain, path)| (domain, Some(path)));
-    parse_trust_domain(domain)?;
-    if path.is_some_and(|path| path.ends_with('/') || path.is_empty()) {
-        return Err(ValueError::new("a SPIFFE ID does not end with `/`"));
-    }
-    for segment in path.iter().flat_map(|path| path.split('/')) {
-        check_segment(segment)?;
-    }
-    Ok(text.to_owned())
-}
-
-fn check_segment(segment: &str) -> Result<(), ValueError> {
-    if matches!(segment, "" | "." | "..") {
-        return Err(ValueError::new(format!("a SPIFFE ID has no path segment `{segment}`")));
-    }
-    match segment.chars().find(|c| !c.is_ascii_alphanumeric() && !"-._".contains(*c)) {
-        Some(bad) => Err(ValueError::new(format!("the path of a SPIFFE ID does not hold {bad:?}"))),
-        None => Ok(()),
-    }
-}
-
-fn parse_trust_domain(text: &str) -> Result<String, ValueError> {
-    if text.is_empty() || text.len() > MAX_TRUST_DOMAIN {
-        return Err(ValueError::new(format!("a trust domain has 1 to {MAX_TRUST_DOMAIN} bytes")));
-    }
-    match text.chars().find(|c| !c.is_ascii_lowercase() && !c.is_ascii_digit() && !"-._".contains(*c)) {
-        Some(bad) if bad.is_ascii_uppercase() => Err(ValueError::new("a trust domain is lower-case")),
-        Some(bad) => Err(ValueError::new(format!("a trust domain does not hold {bad:?}"))),
-        None => Ok(text.to_owned()),
-    }
-}
-
-fn parse_header_name(text: &str) -> Result<String, ValueError> {
-    http::HeaderName::from_bytes(text.as_bytes())
-        .map(|name| name.as_str().to_owned())
-        .map_err(|_| ValueError::new(format!("`{text}` is not a header name")))
-}
-
-fn parse_method(text: &str) -> Result<String, ValueError> {
-    let method = http::Method::from_bytes(text.as_bytes());
-    method.map_err(|_| ValueError::new(format!("`{text}` is not a method")))?;
-    let upper = text.to_ascii_uppercase();
-    if upper != text && STANDARD_METHODS.contains(&upper.as_str()) {
-        return Err(ValueError::new("methods are case-sensitive").with_hint(format!("write `{upper}`")));
-    }
-    Ok(text.to_owned())
-}
-
-fn parse_regex(text: &str) -> Result<String, ValueError> {
-    let anchored = format!("^(?:{text})$");
-    let built = regex::RegexBuilder::new(&anchored).size_limit(MAX_REGEX).build();
-    match built {
-        Ok(_) => Ok(text.to_owned()),
-        Err(regex::Error::CompiledTooBig(_)) => Err(ValueError::new("the expression is too large when compiled")),
-        Err(error) => {
-            let last = error.to_string().lines().last().unwrap_or_default().trim_start_matches("error: ").to_owned();
-            Err(ValueError::new(format!("not a regular expression: {last}")))
-        }
-    }
-}
-
-/// As DNS (RFC 1035, 2.3.4).
-const MAX_NAME: usize = 253;
-/// Bytes, SPIFFE-ID 2.3.
-const MAX_SPIFFE_ID: usize = 2048;
-/// Bytes, SPIFFE-ID 2.1.
-const MAX_TRUST_DOMAIN: usize = 255;
-/// Bytes of a compiled expression. Origin: ours; a hundred times what a route needs, far below what hurts.
-const MAX_REGEX: usize = 1 << 20;
 /// A sum of 65536 weights stays within 32 bits, as xDS requires of `WeightedCluster`.
 const MAX_WEIGHT: u32 = 65_535;
-const SPIFFE_SCHEME: &str = "spiffe://";
-const STANDARD_METHODS: [&str; 9] = ["GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH"];
 
 #[cfg(test)]
 mod tests {

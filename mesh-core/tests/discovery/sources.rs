@@ -148,7 +148,8 @@ async fn what_a_request_waited_for_its_first_endpoints_is_not_taken_from_its_att
     until("the request to be admitted", || mesh.status()["clusters"]["a"]["in_flight"] == 1).await;
     clock.advance(Duration::from_secs(5));
     registry.say(&set(&[&format!("127.0.0.1:{port}")]));
-    let response = waiting.await.unwrap().unwrap();
+    let answered = tokio::time::timeout(Duration::from_secs(30), waiting).await.expect("an answer");
+    let response = answered.unwrap().unwrap();
     assert_eq!(response.extensions().get::<mesh_core::CallReport>().unwrap().attempts, 1);
 }
 
