@@ -10,8 +10,9 @@ use std::sync::Arc;
 use mesh_core::compile::endpoints_of;
 use mesh_core::config::{Balancer, Cluster, Document, Endpoint, RetryJitter, Route, Rule, TimeSpan, TlsMode};
 use mesh_core::policy::retry::is_idempotent;
+use mesh_core::route::answer::Answer;
 use mesh_core::route::{Matched, Miss, RequestHead, RouteTable};
-use mesh_core::snapshot::{Action, Snapshot};
+use mesh_core::snapshot::{Action, Snapshot, To};
 
 use crate::load::load;
 use crate::paint::{self, Paint};
@@ -139,8 +140,15 @@ impl Explanation<'_> {
         for (title, line) in lines {
             let _ = writeln!(out, "{:<8}  {line}", self.paint.strong(&format!("{title:<8}")));
         }
-        let total: u64 = matched.rule.action.split.iter().map(|(weight, _)| u64::from(weight)).sum();
-        for (weight, target) in matched.rule.action.split.iter() {
+        let split = match &matched.rule.action.to {
+            To::Backends(split) => split,
+            To::Answer(answer) => {
+                let _ = writeln!(out, "{:<8}  {}", self.paint.strong("answer  "), self.answered(answer, matched));
+                return out;
+            }
+        };
+        let total: u64 = split.iter().map(|(weight, _)| u64::from(weight)).sum();
+        for (weight, target) in split.iter() {
             let cluster = &target.cluster;
             let percent = f64::from(weight) * 100.0 / total.max(1) as f64;
             let _ = writeln!(
@@ -152,6 +160,19 @@ impl Explanation<'_> {
             out += &self.cluster(&cluster.name);
         }
         out
+    }
+
+    /// What the rule answers by itself.
+    fn answered(&self, answer: &Answer, matched: &Matched<'_, Action>) -> String {
+        let uri = format!("http://{}{}", self.asked.authority().unwrap_or_default(), self.asked.target());
+        let uri = uri.parse().unwrap_or_else(|_| self.asked.uri.clone());
+        match answer.respond::<bytes::Bytes>(&uri, matched.prefix_len) {
+            Err(error) => format!("fails: {error}"),
+            Ok(response) => match response.headers().get("location") {
+                Some(to) => format!("{} to {}", response.status(), String::from_utf8_lossy(to.as_bytes())),
+                None => format!("{}, {} bytes", response.status(), response.body().len()),
+            },
+        }
     }
 
     fn timeouts(&self, rule: &Rule) -> String {

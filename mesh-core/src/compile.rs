@@ -20,6 +20,7 @@ use crate::time::Clock;
 mod access;
 mod admission;
 mod affinity;
+mod answer;
 mod balancing;
 mod cluster;
 mod effects;

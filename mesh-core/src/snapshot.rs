@@ -19,10 +19,13 @@ use crate::config::document::Document;
 use crate::config::health::ListenerHealth;
 use crate::policy::concurrency::Terms;
 use crate::policy::criticality::Criticality;
+use crate::policy::fault::Fault;
 use crate::policy::guard::Guarded;
 use crate::policy::hedge::Hedging;
 use crate::policy::retry::RetryPolicy;
 use crate::route::affinity::Affinity;
+use crate::route::answer::Answer;
+use crate::route::header_changes::HeaderChanges;
 use crate::route::matcher::RequestMatch;
 use crate::route::rewrite::Rewrite;
 use crate::route::split::Split;
@@ -85,14 +88,28 @@ pub struct Target {
     pub subset: Option<usize>,
 }
 
+/// Where a rule leads.
+pub enum To {
+    /// To one of these.
+    Backends(Split<Target>),
+    /// Nowhere: it answers itself.
+    Answer(Answer),
+}
+
 /// What a rule does with a request.
 pub struct Action {
     /// The rule's name.
     pub name: Arc<str>,
-    /// Which cluster takes it.
-    pub split: Split<Target>,
+    /// Which cluster takes it, or which answer it gets.
+    pub to: To,
     /// How it is changed on the way.
     pub rewrite: Option<Rewrite>,
+    /// How its headers are changed on the way.
+    pub request_headers: HeaderChanges,
+    /// How the headers of its response are changed on the way.
+    pub response_headers: Option<Arc<HeaderChanges>>,
+    /// What may befall it on purpose.
+    pub fault: Option<Fault>,
     /// Bounds the whole request.
     pub timeout: Option<Duration>,
     /// Bounds each attempt.

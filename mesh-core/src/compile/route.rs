@@ -16,7 +16,7 @@ use crate::route::rewrite::Rewrite;
 use crate::route::split::Split;
 use crate::route::table::{RouteTable, Rule, VirtualHost};
 use crate::route::value::ValueMatcher;
-use crate::snapshot::{Action, Snapshot, Target};
+use crate::snapshot::{Action, Snapshot, Target, To};
 
 type Clusters = BTreeMap<Arc<str>, Arc<Cluster>>;
 
@@ -63,16 +63,7 @@ fn compile_rule(
     let (place, problems) = at;
     let matches = compile_matches(&rule.matches).map_err(|reason| format!("match: {reason}"));
     let matches = problems.note(&place.path, matches);
-    let backends = rule.backends.iter().map(|backend| {
-        let cluster = clusters
-            .get(backend.cluster.as_str())
-            .ok_or_else(|| format!("unknown cluster {:?}", backend.cluster.as_str()))?;
-        let subset = (!backend.subset.is_empty()).then(|| cluster.settings.subsets.number(&backend.subset));
-        let subset = subset.map(|subset| subset.ok_or("the subset is not known to its cluster")).transpose()?;
-        Ok::<_, String>((backend.weight.0, Target { cluster: Arc::clone(cluster), subset }))
-    });
-    let backends = problems.note(format!("{}.backends", place.path), backends.collect::<Result<Vec<_>, _>>())?;
-    let split = problems.note(format!("{}.backends", place.path), Split::new(backends));
+    let to = destination(rule, clusters, (place, problems));
     let rewrite = match &rule.rewrite {
         Some(rewrite) => Some(problems.note(
             format!("{}.rewrite", place.path),
@@ -80,6 +71,10 @@ fn compile_rule(
         )?),
         None => None,
     };
+    let request_headers = super::answer::header_changes(rule.request_headers.as_ref());
+    let request_headers = problems.note(format!("{}.request_headers", place.path), request_headers);
+    let response_headers = super::answer::header_changes(rule.response_headers.as_ref());
+    let response_headers = problems.note(format!("{}.response_headers", place.path), response_headers);
     let defaults = &document.defaults;
     let retry = rule.retry.as_ref().map_or_else(|| defaults.retry.clone(), |written| written.over(&defaults.retry));
     let retry = problems.note(format!("{}.retry", place.path), retry::retry_policy(&retry));
@@ -89,8 +84,11 @@ fn compile_rule(
     let affinity = problems.note(&place.path, affinity);
     let action = Action {
         name: place.name.as_str().into(),
-        split: split?,
+        to: to?,
         rewrite,
+        request_headers: request_headers?.unwrap_or_default(),
+        response_headers: response_headers?.map(Arc::new),
+        fault: rule.fault.as_ref().map(super::answer::fault),
         timeout: rule.timeout.unwrap_or(defaults.timeout).nonzero(),
         attempt_timeout: rule.attempt_timeout.unwrap_or(defaults.attempt_timeout).nonzero(),
         timeout_header_max: rule.timeout_header_max.unwrap_or(defaults.timeout_header_max).nonzero(),
@@ -99,6 +97,24 @@ fn compile_rule(
         affinity: affinity?,
     };
     Some(Rule { name: place.name.clone(), matches: matches?, action })
+}
+
+/// The backends of a rule, or the answer it gives itself.
+fn destination(rule: &written::Rule, clusters: &Clusters, at: (&Place, &mut Problems)) -> Option<To> {
+    let (place, problems) = at;
+    if let Some(answer) = super::answer::answer(rule) {
+        return problems.note(&place.path, answer).map(To::Answer);
+    }
+    let backends = rule.backends.iter().map(|backend| {
+        let cluster = clusters
+            .get(backend.cluster.as_str())
+            .ok_or_else(|| format!("unknown cluster {:?}", backend.cluster.as_str()))?;
+        let subset = (!backend.subset.is_empty()).then(|| cluster.settings.subsets.number(&backend.subset));
+        let subset = subset.map(|subset| subset.ok_or("the subset is not known to its cluster")).transpose()?;
+        Ok::<_, String>((backend.weight.0, Target { cluster: Arc::clone(cluster), subset }))
+    });
+    let backends = problems.note(format!("{}.backends", place.path), backends.collect::<Result<Vec<_>, _>>())?;
+    problems.note(format!("{}.backends", place.path), Split::new(backends)).map(To::Backends)
 }
 
 /// Alternatives of one rule; none: everything matches.

@@ -25,6 +25,7 @@ pub mod parse;
 pub mod policy;
 pub mod rate_limit;
 pub mod route;
+pub mod rule;
 pub mod schema;
 pub mod telemetry;
 pub mod tree;

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use super::duration::TimeSpan;
 use super::hashing::{HashPolicy, Session};
 use super::policy::{HedgeOverride, RetryOverride};
+use super::rule::{DirectResponse, Fault, HeaderChanges, Redirect};
 use super::value::{HeaderName, HostPattern, Method, Name, RegexText, Weight};
 
 /// The rules of some hosts.
@@ -48,12 +49,28 @@ pub struct Rule {
     /// The requests it takes: one match or a list of alternatives. Absent: all.
     #[serde(default, rename = "match", skip_serializing_if = "Matches::is_any")]
     pub matches: Matches,
-    /// Where they go, split by weight.
+    /// Where they go, split by weight. Instead a rule may answer itself: `redirect` or `direct_response`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(min = 1))]
     pub backends: Vec<Backend>,
+    /// Sends the caller elsewhere.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub redirect: Option<Redirect>,
+    /// Answers as written.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub direct_response: Option<DirectResponse>,
     /// What is changed on the way.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rewrite: Option<Rewrite>,
+    /// Headers of the request that are changed on the way. Default: none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub request_headers: Option<HeaderChanges>,
+    /// Headers of the response that are changed on the way, the rule's own answers included. Default: none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub response_headers: Option<HeaderChanges>,
+    /// Faults on purpose. Default: none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fault: Option<Fault>,
     /// Total time; 0s = none. Default: `defaults.timeout`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub timeout: Option<TimeSpan>,

@@ -25,11 +25,13 @@ use crate::core::Core;
 use crate::error::{BoxError, Error, ErrorKind};
 use crate::mesh::Mesh;
 use crate::outbound::affinity::Ties;
-use crate::outbound::{CallOptions, headers};
+use crate::outbound::{CallOptions, fault, headers};
 use crate::policy::timeout::Limits;
 use crate::route::matcher::RequestHead;
+use crate::snapshot::To;
 use crate::telemetry::TraceContext;
 use crate::telemetry::names::header::SHOULD_RETRY;
+use crate::telemetry::record::is_grpc;
 
 /// A client composed of stand-alone layers, by the routes of the mesh's configuration. It decides as
 /// [`crate::ServiceClient`] does; it keeps no metrics and no access log.
@@ -68,7 +70,16 @@ async fn route(core: Arc<Core>, request: Request<Body>) -> Result<Response<Body>
     let matched =
         matched.map_err(|_| Error::new(ErrorKind::NoRoute, format!("no route for {authority}{}", head.uri.path())))?;
     let (action, prefix) = (&matched.rule.action, matched.prefix_len);
-    let target = action.split.pick(&mut rng);
+    let changed = |mut response: Response<Body>| {
+        if let Some(changes) = &action.response_headers {
+            changes.apply(response.headers_mut());
+        }
+        response
+    };
+    let target = match &action.to {
+        To::Backends(split) => split.pick(&mut rng),
+        To::Answer(answer) => return Ok(changed(answer.respond(&head.uri, prefix)?)),
+    };
     let cluster = &target.cluster;
     let inherited = CallContext::current();
     let ties = Ties::of(&head, (Some(&action.affinity), cluster), inherited.as_deref(), &mut rng);
@@ -77,6 +88,7 @@ async fn route(core: Arc<Core>, request: Request<Body>) -> Result<Response<Body>
     if let Some(rewrite) = &action.rewrite {
         rewrite.apply(&mut head.uri, &mut head.headers, prefix)?;
     }
+    action.request_headers.apply(&mut head.headers);
     head.extensions.insert(Tried::default());
 
     let mut options = head.extensions.get::<CallOptions>().copied().unwrap_or_default();
@@ -90,7 +102,6 @@ async fn route(core: Arc<Core>, request: Request<Body>) -> Result<Response<Body>
         None => TraceContext::join(&head.headers, &mut rng, snapshot.sample_percent),
     };
     let now = core.clock.now();
-    cluster.refuse_if_broken(now)?;
     let of_caller = inherited.as_deref().filter(|_| !options.detached).and_then(|context| context.remaining(now));
     let limits = Limits {
         application: options.timeout,
@@ -98,7 +109,15 @@ async fn route(core: Arc<Core>, request: Request<Body>) -> Result<Response<Body>
         incoming_max: action.timeout_header_max,
         route: action.timeout,
     };
-    let mut context = CallContext { deadline: limits.deadline(now), ..CallContext::new(trace) };
+    let deadline = limits.deadline(now);
+    if let Some(fault) = &action.fault {
+        let about = (&*cluster.name, is_grpc(&head.headers));
+        if let Some(response) = fault::inject(&core, fault.draw(&mut rng), about, deadline).await? {
+            return Ok(changed(response));
+        }
+    }
+    cluster.refuse_if_broken(core.clock.now())?;
+    let mut context = CallContext { deadline, ..CallContext::new(trace) };
     if let Some(inherited) = &inherited {
         context.attempt = inherited.attempt;
         // Nobody waits for what is detached: its end says nothing of the request that is being served.
@@ -126,5 +145,5 @@ async fn route(core: Arc<Core>, request: Request<Body>) -> Result<Response<Body>
     if response.headers_mut().remove(SHOULD_RETRY).is_some_and(|value| value.as_bytes() == b"false") {
         context.gave_up.set();
     }
-    Ok(response)
+    Ok(changed(response))
 }

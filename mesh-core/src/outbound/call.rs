@@ -1,6 +1,6 @@
 //! The story of one outbound request, told in order.
 //!
-//! route -> deadline -> cluster -> admission -> attempts (pick, send, judge, again?) -> response.
+//! route -> deadline -> faults -> cluster -> admission -> attempts (pick, send, judge, again?) -> response.
 //! Every decision is an engine's; this file only asks them in order. Invariant: one snapshot through
 //! all attempts, and every attempt is judged exactly once at its endpoint.
 
@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use http::{Request, Response};
+use http_body::Body as _;
 
 use crate::body::Body;
 use crate::cluster::group::Cluster;
@@ -26,14 +27,15 @@ use crate::outbound::body::{Open, ResponseBody};
 use crate::outbound::peek::Received;
 use crate::outbound::race::Lead;
 use crate::outbound::replay::Replay;
-use crate::outbound::terms::Terms;
+use crate::outbound::terms::{Routed, Terms};
 use crate::outbound::trail::{FIRST, Noted, RETRY, Trail};
-use crate::outbound::{CallOptions, CallReport, REPLAY_LIMIT, choice, headers, overload};
+use crate::outbound::{CallOptions, CallReport, REPLAY_LIMIT, choice, fault, headers, overload};
 use crate::policy::concurrency::Permit;
 use crate::policy::criticality::Criticality;
 use crate::policy::hedge::{HedgeState, Hedging};
 use crate::policy::retry::{Decision, Outcome, Reach, RequestFacts, RetryState, StopReason};
 use crate::policy::timeout::{self, Limits};
+use crate::route::header_changes::HeaderChanges;
 use crate::snapshot::Snapshot;
 use crate::telemetry::names::header::{PEER, SHOULD_RETRY};
 use crate::telemetry::names::label;
@@ -50,7 +52,8 @@ pub(crate) async fn call(
     let snapshot = core.snapshot.load_full();
     let mut call = Call::begin(core, snapshot, request);
     match call.run(cluster).await {
-        Ok(done) => Ok(call.respond(done)),
+        Ok(Done::Received(received, taken)) => Ok(call.respond((*received, taken))),
+        Ok(Done::Answered(response)) => Ok(call.answer(response)),
         Err(error) => Err(call.fail(error)),
     }
 }
@@ -74,7 +77,17 @@ pub(super) struct Call<'a> {
     pub(super) ties: Ties,
     /// Whether the endpoint's load report is for the balancer alone.
     pub(super) hides_load: bool,
+    /// What its rule does to the headers of the response.
+    pub(super) response_changes: Option<Arc<HeaderChanges>>,
     pub(super) trail: Trail,
+}
+
+/// How a call ended.
+enum Done {
+    /// An endpoint answered.
+    Received(Box<Received>, Taken),
+    /// A rule did.
+    Answered(Response<Body>),
 }
 
 /// What all attempts of a call share.
@@ -127,17 +140,24 @@ impl<'a> Call<'a> {
             cluster: None,
             ties: Ties::default(),
             hides_load: false,
+            response_changes: None,
             trail,
         }
     }
 
     /// The story.
-    async fn run(&mut self, cluster: Option<&str>) -> Result<(Received, Taken), Error> {
+    async fn run(&mut self, cluster: Option<&str>) -> Result<Done, Error> {
         let core = self.core;
-        let terms = self.route(cluster)?;
-        let start = core.clock.now();
-        self.deadline = self.bound(&terms, start);
+        let terms = match self.route(cluster)? {
+            Routed::Onward(terms) => terms,
+            Routed::Answered(response) => return Ok(Done::Answered(response)),
+        };
+        self.deadline = self.bound(&terms, core.clock.now());
         let cluster = &terms.cluster;
+        if let Some(response) = self.meet_fault(&terms).await? {
+            return Ok(Done::Answered(response));
+        }
+        let start = core.clock.now();
         cluster.refuse_if_broken(start)?;
         self.admitted = Some(self.admit(cluster)?);
         let dialer = core.dialer()?;
@@ -176,10 +196,24 @@ impl<'a> Call<'a> {
                 }
                 (Decision::Stop(reason), result) => {
                     self.note_stop(&retry, reason);
-                    return result.map(|answer| (answer, taken)).map_err(|error| self.timed_out(error, now));
+                    let done = result.map(|answer| Done::Received(Box::new(answer), taken));
+                    return done.map_err(|error| self.timed_out(error, now));
                 }
             }
         }
+    }
+
+    /// What the rule lets befall the request on purpose.
+    async fn meet_fault(&mut self, terms: &Terms) -> Result<Option<Response<Body>>, Error> {
+        let Some(injected) = terms.fault.map(|fault| fault.draw(&mut self.rng)) else { return Ok(None) };
+        // Envoy's flags; what happens to the request afterwards may name another.
+        match (injected.delay, injected.abort) {
+            (_, Some(_)) => self.record.facts.flags = Cow::Borrowed("FI"),
+            (Some(_), None) => self.record.facts.flags = Cow::Borrowed("DI"),
+            (None, None) => {}
+        }
+        let about = (&*terms.cluster.name, is_grpc(&self.head.headers));
+        fault::inject(self.core, injected, about, self.deadline).await
     }
 
     /// A place under the cluster's limit, if there is one for this class.
@@ -345,25 +379,48 @@ impl<'a> Call<'a> {
         if self.hides_load {
             load_report::hide(&mut head.headers);
         }
+        if let Some(changes) = &self.response_changes {
+            changes.apply(&mut head.headers);
+        }
         self.ties.tell(taken.endpoint.address.socket(), &mut head.headers);
         let claimed = head.headers.remove(PEER).as_ref().and_then(Peer::from_header);
         if claimed.is_some() || principal.is_some() {
             let known = claimed.or_else(|| Some(Peer::clone(&taken.endpoint.workload)));
             self.record.facts.destination = Arc::new(peer::trusted(known, principal.as_deref()));
         }
-        head.extensions.insert(CallReport {
-            attempts: self.place.attempts,
-            cluster: self.record.line.cluster.clone().unwrap_or_default(),
-            endpoint: Arc::clone(&taken.endpoint.name),
-            route: self.record.line.route.clone().unwrap_or_default(),
-            revision: self.snapshot.revision,
-            peer: principal,
-            explained,
-        });
+        let endpoint = Arc::clone(&taken.endpoint.name);
+        head.extensions.insert(CallReport { endpoint, peer: principal, explained, ..self.report() });
         let timeout = self.deadline.map(|deadline| self.core.clock.sleep_until(deadline));
         let open =
             Open { record: Some(self.record), held, taken, admitted: self.admitted, hides_load: self.hides_load };
         Response::from_parts(head, ResponseBody::wrap(body, open, timeout))
+    }
+
+    /// The response that a rule gives itself.
+    fn answer(mut self, mut response: Response<Body>) -> Response<Body> {
+        if let Some(changes) = &self.response_changes {
+            changes.apply(response.headers_mut());
+        }
+        let outcome =
+            Outcome::Response { status: response.status().as_u16(), grpc_status: None, headers: response.headers() };
+        let explained = self.explain(&outcome);
+        self.record.answered(response.status().as_u16(), response.headers());
+        self.record.add_response_bytes(response.body().size_hint().exact().unwrap_or_default() as usize);
+        response.extensions_mut().insert(CallReport { explained, ..self.report() });
+        self.record.end();
+        response
+    }
+
+    fn report(&self) -> CallReport {
+        CallReport {
+            attempts: self.place.attempts,
+            cluster: self.record.line.cluster.clone().unwrap_or_default(),
+            endpoint: Arc::default(),
+            route: self.record.line.route.clone().unwrap_or_default(),
+            revision: self.snapshot.revision,
+            peer: None,
+            explained: None,
+        }
     }
 
     fn fail(mut self, mut error: Error) -> Error {

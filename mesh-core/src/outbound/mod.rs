@@ -28,6 +28,7 @@ mod body;
 mod call;
 pub(crate) mod choice;
 mod expect;
+pub(crate) mod fault;
 mod grpc;
 pub(crate) mod headers;
 mod kept;

@@ -6,6 +6,9 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use http::Response;
+
+use crate::body::Body;
 use crate::cluster::group::{Cluster, Wanted};
 use crate::cluster::member::Endpoint;
 use crate::error::{Error, ErrorKind};
@@ -14,12 +17,13 @@ use crate::outbound::call::Call;
 use crate::outbound::headers;
 use crate::outbound::kept::split_draw;
 use crate::outbound::trail::{Level, Why};
+use crate::policy::fault::Fault;
 use crate::policy::hedge::Hedging;
 use crate::policy::retry::RetryPolicy;
 use crate::route::affinity::Affinity;
 use crate::route::matcher::RequestHead;
 use crate::route::table::Miss;
-use crate::snapshot::Snapshot;
+use crate::snapshot::{Snapshot, To};
 
 /// Where a call goes and under which terms; of a rule, or the defaults when a cluster was named.
 pub(super) struct Terms {
@@ -34,6 +38,15 @@ pub(super) struct Terms {
     pub(super) header_max: Option<Duration>,
     pub(super) retry: Arc<RetryPolicy>,
     pub(super) hedge: Option<Arc<Hedging>>,
+    pub(super) fault: Option<Fault>,
+}
+
+/// What a rule does with a call.
+pub(super) enum Routed {
+    /// It goes to a cluster.
+    Onward(Terms),
+    /// The rule answers itself.
+    Answered(Response<Body>),
 }
 
 impl Terms {
@@ -45,10 +58,10 @@ impl Terms {
 
 impl Call<'_> {
     /// Which rule, which of its clusters, and how the request changes on the way.
-    pub(super) fn route(&mut self, cluster: Option<&str>) -> Result<Terms, Error> {
+    pub(super) fn route(&mut self, cluster: Option<&str>) -> Result<Routed, Error> {
         let snapshot = Arc::clone(&self.snapshot);
         if let Some(name) = cluster {
-            return self.named(&snapshot, name);
+            return self.named(&snapshot, name).map(Routed::Onward);
         }
         let authority = self.head.uri.authority().map_or("", |authority| authority.as_str());
         if authority.is_empty() {
@@ -65,7 +78,15 @@ impl Call<'_> {
         let (action, prefix) = (&matched.rule.action, matched.prefix_len);
         self.place.route = Some(action.name.to_string());
         self.record.line.route = Some(Arc::clone(&action.name));
-        let target = action.split.pick(&mut self.rng);
+        self.response_changes.clone_from(&action.response_headers);
+        let split = match &action.to {
+            To::Backends(split) => split,
+            To::Answer(answer) => {
+                let answered = answer.respond(&self.head.uri, prefix).map(Routed::Answered);
+                return answered.map_err(|error| Error::new(ErrorKind::BadRequest, format!("no answer fits: {error}")));
+            }
+        };
+        let target = split.pick(&mut self.rng);
         let (cluster, subset) = (Arc::clone(&target.cluster), target.subset);
         self.going_to(&cluster, Some(&action.affinity));
         if let Some(rewrite) = &action.rewrite {
@@ -73,10 +94,11 @@ impl Call<'_> {
                 Error::new(ErrorKind::BadRequest, format!("the rewritten target is not valid: {error}"))
             })?;
         }
+        action.request_headers.apply(&mut self.head.headers);
         if self.trail.level > Level::Off {
-            self.trail.why = split_draw(&action.split, target);
+            self.trail.why = split_draw(split, target);
         }
-        Ok(Terms {
+        Ok(Routed::Onward(Terms {
             cluster,
             subset,
             hash: self.ties.hash,
@@ -85,7 +107,8 @@ impl Call<'_> {
             header_max: action.timeout_header_max,
             retry: Arc::clone(&action.retry),
             hedge: action.hedge.clone(),
-        })
+            fault: action.fault,
+        }))
     }
 
     /// The cluster was named: no route is looked up.
@@ -106,6 +129,7 @@ impl Call<'_> {
             header_max: defaults.timeout_header_max,
             retry: Arc::clone(&defaults.retry),
             hedge: None,
+            fault: None,
         })
     }
 

@@ -11,6 +11,7 @@ pub mod budget;
 pub mod circuit_breaker;
 pub mod concurrency;
 pub mod criticality;
+pub mod fault;
 pub mod guard;
 pub mod hedge;
 pub mod latency;

@@ -6,7 +6,9 @@
 //! common case, allocates nothing.
 
 pub mod affinity;
+pub mod answer;
 pub mod hash_policy;
+pub mod header_changes;
 pub mod host;
 pub mod matcher;
 pub mod normalize;

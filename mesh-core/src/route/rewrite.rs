@@ -70,7 +70,7 @@ fn is_path(prefix: &str) -> bool {
     prefix.is_empty() || prefix.parse::<PathAndQuery>().is_ok()
 }
 
-fn replace_prefix(uri: &Uri, prefix: &str, matched: usize) -> Result<PathAndQuery, http::Error> {
+pub(super) fn replace_prefix(uri: &Uri, prefix: &str, matched: usize) -> Result<PathAndQuery, http::Error> {
     let rest = uri.path().get(matched..).unwrap_or_default();
     let mut path = join(prefix, rest);
     if let Some(query) = uri.query() {

@@ -66,6 +66,9 @@ pub mod metric {
     /// Retries not made.
     pub const RETRIES_REFUSED: Metric =
         Metric::new("libmesh_retries_refused_total", "Retries that were wanted and not made, by what forbade them.");
+    /// Faults on purpose.
+    pub const FAULTS: Metric =
+        Metric::new("libmesh_faults_injected_total", "Requests that were delayed or aborted on purpose.");
     /// Hedges sent.
     pub const HEDGES: Metric =
         Metric::new("libmesh_hedges_total", "Copies of a request sent before the first was answered.");

@@ -61,6 +61,11 @@ impl Telemetry {
         (&*self.node.principal != value::UNKNOWN).then(|| Arc::clone(&self.node.principal))
     }
 
+    /// A request met a fault on purpose: `delay` or `abort`.
+    pub fn fault_injected(&self, cluster: &str, fault: &str) {
+        self.registry.counter(&metric::FAULTS, &[(label::CLUSTER, cluster), (label::REASON, fault)]).inc();
+    }
+
     /// A retry was decided.
     pub fn retried(&self, cluster: &str) {
         self.registry.counter(&metric::RETRIES, &[(label::CLUSTER, cluster)]).inc();

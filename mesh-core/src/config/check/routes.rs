@@ -5,6 +5,7 @@ use crate::config::access::AccessRule;
 use crate::config::diagnostic::Path;
 use crate::config::document::Document;
 use crate::config::route::{HeaderMatch, Matches, RequestMatch, Rule, Test};
+use crate::config::rule::{HeaderChanges, unchangeable};
 use crate::config::value::{SpiffeIdText, TextPattern, TextPatternKind, TextValue};
 
 pub(super) fn check(document: &Document, report: &mut Report<'_>) {
@@ -39,12 +40,84 @@ fn check_rule(rule: &Rule, path: &Path<'_>, clusters: &[&str], report: &mut Repo
     for (index, backend) in rule.backends.iter().enumerate() {
         report.refer(&backends.index(index).field("cluster"), ("cluster", backend.cluster.as_str()), clusters);
     }
-    if rule.backends.iter().all(|backend| backend.weight.0 == 0) {
+    check_answer(rule, path, report);
+    check_header_changes(rule.request_headers.as_ref(), &path.field("request_headers"), report);
+    check_header_changes(rule.response_headers.as_ref(), &path.field("response_headers"), report);
+    if !rule.backends.is_empty() && rule.backends.iter().all(|backend| backend.weight.0 == 0) {
         report.error_with(&backends, "all backends have the weight 0", "give one of them a weight");
     }
     check_matches(&rule.matches, &path.field("match"), report);
     check_rewrite(rule, &path.field("rewrite"), report);
+    if let Some(abort) = rule.fault.as_ref().and_then(|fault| fault.abort.as_ref())
+        && abort.status.is_some() == abort.grpc_status.is_some()
+    {
+        let at = path.field("fault");
+        report.error_with(&at.field("abort"), "which answer?", "write exactly one of `status` and `grpc_status`");
+    }
 }
+
+/// A rule sends on or answers itself; what has no effect then is a mistake.
+fn check_answer(rule: &Rule, path: &Path<'_>, report: &mut Report<'_>) {
+    let ways = [!rule.backends.is_empty(), rule.redirect.is_some(), rule.direct_response.is_some()];
+    match ways.into_iter().filter(|is_written| *is_written).count() {
+        0 => {
+            report.error_with(path, "the rule leads nowhere", "give it `backends`, a `redirect` or a `direct_response`")
+        }
+        1 => {}
+        _ => report.error_with(
+            path,
+            "the rule says twice what happens",
+            "`backends`, `redirect` and `direct_response` exclude each other",
+        ),
+    }
+    if rule.backends.is_empty() {
+        let without_effect = [
+            ("rewrite", rule.rewrite.is_some()),
+            ("request_headers", rule.request_headers.is_some()),
+            ("fault", rule.fault.is_some()),
+            ("retry", rule.retry.is_some()),
+            ("hedge", rule.hedge.is_some()),
+        ];
+        for (field, _) in without_effect.into_iter().filter(|(_, is_written)| *is_written) {
+            report.error_with(&path.field(field), "it has no effect", "the rule answers by itself; leave it out");
+        }
+    }
+    let Some(redirect) = &rule.redirect else { return };
+    let at = path.field("redirect");
+    if redirect.status.is_some_and(|status| matches!(status, 304..=306)) {
+        report.error_with(&at.field("status"), "it is no redirect", "one of 301, 302, 303, 307 and 308");
+    }
+    if let Some(host) = redirect.host.as_deref().filter(|host| !is_bare_host(host)) {
+        report.error(&at.field("host"), format!("`{host}` is not a host without port"));
+    }
+    if redirect.path.is_some() && redirect.prefix.is_some() {
+        report.error_with(&at.field("prefix"), "the path is changed twice", "write `path` or `prefix`");
+    }
+    if redirect.prefix.is_some() && !matches_a_prefix(rule) {
+        report.error_with(&at.field("prefix"), NO_PREFIX, "add `path: { prefix: /... }` to the match");
+    }
+}
+
+fn is_bare_host(host: &str) -> bool {
+    host.parse::<http::uri::Authority>().is_ok_and(|authority| authority.port().is_none() && !host.contains('@'))
+}
+
+fn check_header_changes(changes: Option<&HeaderChanges>, path: &Path<'_>, report: &mut Report<'_>) {
+    let Some(changes) = changes else { return };
+    for name in changes.remove.iter().chain(changes.set.keys()).chain(changes.add.keys()) {
+        if let Some(why) = unchangeable(name.as_str()) {
+            report.error_with(path, format!("`{}` cannot be changed", name.as_str()), why);
+        }
+    }
+}
+
+fn matches_a_prefix(rule: &Rule) -> bool {
+    let has_prefix =
+        |entry: &RequestMatch| entry.path.as_ref().is_some_and(|p| p.prefix.is_some() || p.raw_prefix.is_some());
+    !rule.matches.is_any() && rule.matches.0.iter().all(has_prefix)
+}
+
+const NO_PREFIX: &str = "a prefix can only be rewritten where every alternative matches a path prefix";
 
 fn check_rewrite(rule: &Rule, path: &Path<'_>, report: &mut Report<'_>) {
     let Some(rewrite) = &rule.rewrite else { return };
@@ -53,11 +126,8 @@ fn check_rewrite(rule: &Rule, path: &Path<'_>, report: &mut Report<'_>) {
     {
         report.error(&path.field("host"), format!("`{host}` is not a host or host:port"));
     }
-    let has_prefix =
-        |entry: &RequestMatch| entry.path.as_ref().is_some_and(|p| p.prefix.is_some() || p.raw_prefix.is_some());
-    if rewrite.prefix.is_some() && (rule.matches.is_any() || !rule.matches.0.iter().all(has_prefix)) {
-        let message = "a prefix can only be rewritten where every alternative matches a path prefix";
-        report.error_with(&path.field("prefix"), message, "add `path: { prefix: /... }` to the match");
+    if rewrite.prefix.is_some() && !matches_a_prefix(rule) {
+        report.error_with(&path.field("prefix"), NO_PREFIX, "add `path: { prefix: /... }` to the match");
     }
 }
 
