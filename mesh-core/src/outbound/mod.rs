@@ -20,7 +20,7 @@ use crate::policy::criticality::Criticality;
 use crate::telemetry::explained::Explained;
 use crate::telemetry::record::is_grpc;
 
-pub(crate) use grpc::GrpcChannel;
+pub use grpc::{GrpcChannel, to_status};
 
 pub(crate) mod affinity;
 mod attempt;
