@@ -138,3 +138,31 @@ where
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use tower::{ServiceExt, service_fn};
+
+    use super::*;
+    use crate::body::Body;
+    use crate::cluster::BalancerKind;
+
+    /// It answers at once, which alone would make it look like the better one.
+    #[tokio::test]
+    async fn a_member_that_fails_by_its_grpc_status_loses_traffic() {
+        let member = |grpc_status: &'static str| {
+            let answer = service_fn(move |_: Request<Body>| async move {
+                let response = Response::builder().header("grpc-status", grpc_status).body(Body::empty());
+                response.map_err(BoxError::from)
+            });
+            Member::new(answer, 1)
+        };
+        let balance = Balance::new(BalancerKind::PeakEwma, vec![member("14"), member("0")]);
+        let mut failed = 0;
+        for _ in 0..100 {
+            let response = balance.clone().oneshot(Request::new(Body::empty())).await.unwrap();
+            failed += u32::from(response.headers()["grpc-status"] == "14");
+        }
+        assert!(failed <= 5, "{failed} of 100 went to the member that is down");
+    }
+}
