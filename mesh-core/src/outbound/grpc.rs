@@ -17,17 +17,19 @@ use crate::outbound::ServiceClient;
 
 /// Carries tonic's bodies over a mesh client, and its errors as statuses.
 ///
-/// ```no_run
-/// # async fn example() -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+/// ```
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), mesh_core::error::BoxError> {
 /// use envoy_types::pb::envoy::service::auth::v3::CheckRequest;
 /// use envoy_types::pb::envoy::service::auth::v3::authorization_client::AuthorizationClient;
 /// use mesh_core::{GrpcChannel, Mesh};
 ///
-/// let mesh = Mesh::from_file("mesh.yaml")?;
+/// let mesh = Mesh::from_yaml("{version: 1}", "mesh.yaml")?;
 /// let channel = GrpcChannel::new(mesh.client());
 /// let mut policy = AuthorizationClient::with_origin(channel, "http://policy".try_into()?);
-/// let answer = policy.check(CheckRequest::default()).await?;
-/// # let _ = answer;
+/// // There is no route to it.
+/// let status = policy.check(CheckRequest::default()).await.unwrap_err();
+/// assert_eq!(status.code(), tonic::Code::Unimplemented);
 /// # Ok(())
 /// # }
 /// ```
