@@ -3,6 +3,7 @@
 //! Decides: nothing; it only hides where bytes come from. Never: buffers. A body is pulled frame by
 //! frame, so back-pressure goes from the reader to the peer.
 
+use std::any::Any;
 use std::fmt;
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -31,13 +32,17 @@ impl Body {
         Self(Inner::Empty)
     }
 
-    /// Any other body.
+    /// Any other body. One that is of this type already stays as it is.
     pub fn new<B>(body: B) -> Self
     where
         B: HttpBody<Data = Bytes> + Send + 'static,
         B::Error: Into<BoxError>,
     {
-        Self(Inner::Boxed(Box::pin(body.map_err(Into::into))))
+        let mut body = Some(body);
+        if let Some(own) = (&mut body as &mut dyn Any).downcast_mut::<Option<Self>>().and_then(Option::take) {
+            return own;
+        }
+        body.map_or_else(Self::empty, |body| Self(Inner::Boxed(Box::pin(body.map_err(Into::into)))))
     }
 
     /// A body fed from elsewhere. `capacity` frames wait at most; dropping the sender without an
@@ -170,6 +175,11 @@ mod tests {
         sender.send(Ok(Frame::data(Bytes::from_static(b"cd")))).await.unwrap();
         drop(sender);
         assert_eq!(body.collect_up_to(10).await.unwrap(), Bytes::from_static(b"abcd"));
+    }
+
+    #[test]
+    fn a_body_of_the_mesh_is_not_wrapped_again() {
+        assert_eq!(Body::new(Body::from("hello")).as_buffered(), Some(Bytes::from_static(b"hello")));
     }
 
     #[tokio::test]

@@ -57,4 +57,4 @@ pub use identity::tls::PeerIdentity;
 pub use inbound::ServerLayer;
 pub use inbound::listener::Listening;
 pub use mesh::{Mesh, MeshBuilder};
-pub use outbound::{CallOptions, CallReport, ServiceClient};
+pub use outbound::{CallOptions, CallReport, GrpcChannel, ServiceClient};

@@ -8,9 +8,11 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use http::{Request, Response};
 use serde_json::Value;
 use tokio::runtime::Handle;
+use tower::ServiceExt;
 use tower_service::Service;
 
 use crate::background;
@@ -110,11 +112,12 @@ impl Mesh {
         Ok(ServerLayer::new(Inbound::new(&self.core, listener)?))
     }
 
-    /// Serves `service` on the mesh's own listener: mutual TLS, access rules, checks, telemetry, drain.
-    pub async fn listen<S>(&self, listener: &str, service: S) -> Result<Listening, Error>
+    /// Serves `service` on the mesh's own listener: mutual TLS, access rules, checks, telemetry, drain. An axum
+    /// router and a tonic service are such services.
+    pub async fn listen<S, B>(&self, listener: &str, service: S) -> Result<Listening, Error>
     where
-        S: Service<Request<Body>, Response = Response<Body>, Error = BoxError> + Clone + Send + 'static,
-        S::Future: Send,
+        S: Service<Request<Body>, Response = Response<B>, Error: Into<BoxError>, Future: Send> + Clone + Send + 'static,
+        B: http_body::Body<Data = Bytes, Error: Into<BoxError>> + Send + 'static,
     {
         let inbound = Inbound::new(&self.core, listener)?;
         let address = inbound.address().ok_or_else(|| {
@@ -123,6 +126,7 @@ impl Mesh {
                 format!("listener {listener:?} has no address; give it one, or use the server layer"),
             )
         })?;
+        let service = service.map_response(|response: Response<B>| response.map(Body::new)).map_err(Into::into);
         listener::listen(inbound, &address, service).await
     }
 

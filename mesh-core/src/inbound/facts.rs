@@ -10,12 +10,12 @@ use http::uri::PathAndQuery;
 use http::{HeaderMap, HeaderValue, Request, Uri, Version, header};
 
 use super::Inbound;
-use super::admission::{Refused, refused};
+use super::admission::{Refused, refusal};
 use super::serve::Origin;
 use crate::access::attributes::Attributes;
 use crate::body::Body;
 use crate::context::CallContext;
-use crate::error::ErrorKind;
+use crate::error::{Error, ErrorKind};
 use crate::route::host;
 use crate::route::normalize::{Normalized, PathNormalization};
 
@@ -39,8 +39,7 @@ impl<'a> Facts<'a> {
         request: &mut Request<Body>,
         context: &CallContext,
     ) -> Result<Self, Refused> {
-        normalise_path(request)?;
-        agree_on_host(request)?;
+        settle(request).map_err(|error| Refused { error, verdict: None })?;
         Ok(Self {
             inbound,
             origin,
@@ -81,11 +80,17 @@ impl<'a> Facts<'a> {
     }
 }
 
-fn bad(why: String) -> Refused {
-    refused(ErrorKind::BadRequest, why)
+/// Brings a request to its one form, for whoever judges it and whoever reads it then.
+pub(crate) fn settle<In>(request: &mut Request<In>) -> Result<(), Error> {
+    normalise_path(request)?;
+    agree_on_host(request)
 }
 
-fn normalise_path(request: &mut Request<Body>) -> Result<(), Refused> {
+fn bad(why: String) -> Error {
+    refusal(ErrorKind::BadRequest, why)
+}
+
+fn normalise_path<In>(request: &mut Request<In>) -> Result<(), Error> {
     let Some(target) = request.uri().path_and_query().map(|target| target.as_str().to_owned()) else { return Ok(()) };
     let normalised =
         PathNormalization::default().apply(&target).map_err(|reason| bad(format!("path refused: {reason:?}")))?;
@@ -100,7 +105,7 @@ fn normalise_path(request: &mut Request<Body>) -> Result<(), Refused> {
 }
 
 /// RFC 9112 3.2: several host fields are an error, and an authority in the target counts more than the field.
-fn agree_on_host(request: &mut Request<Body>) -> Result<(), Refused> {
+fn agree_on_host<In>(request: &mut Request<In>) -> Result<(), Error> {
     let mut hosts = request.headers().get_all(header::HOST).iter();
     let host = hosts.next();
     if hosts.next().is_some() {
@@ -120,7 +125,7 @@ fn agree_on_host(request: &mut Request<Body>) -> Result<(), Refused> {
 }
 
 /// Whom the request is for: the authority of its target, else its host header, else nobody.
-pub(super) fn authority(request: &Request<Body>) -> &str {
+pub(crate) fn authority<In>(request: &Request<In>) -> &str {
     let from_header = || request.headers().get(header::HOST).and_then(|host| host.to_str().ok());
     request.uri().authority().map(|authority| authority.as_str()).or_else(from_header).unwrap_or_default()
 }

@@ -11,7 +11,7 @@ use std::task::{Context, Poll};
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
-use http::{Request, Response};
+use http::{Extensions, Request, Response};
 use tower_layer::Layer;
 use tower_service::Service;
 
@@ -25,7 +25,7 @@ use crate::telemetry::names::{label, metric};
 
 mod admission;
 mod body;
-mod facts;
+pub(crate) mod facts;
 pub mod forward;
 pub mod gate;
 mod health;
@@ -44,6 +44,13 @@ pub struct ConnectionAddress {
     pub local: SocketAddr,
     /// The peer's.
     pub remote: SocketAddr,
+}
+
+/// Who is at the other end, as the server that ended the connection says it: a [`PeerIdentity`] among the
+/// request's extensions, or one that its requests share.
+pub(crate) fn peer_of(extensions: &Extensions) -> Option<Arc<PeerIdentity>> {
+    let shared = extensions.get::<Arc<PeerIdentity>>().cloned();
+    shared.or_else(|| extensions.get::<PeerIdentity>().cloned().map(Arc::new))
 }
 
 /// A listener's name and what it needs for each request.
@@ -151,7 +158,32 @@ impl Inbound {
 /// The server side as a tower layer: access rules, checks, telemetry, trace and deadline, lame duck.
 ///
 /// The application's server terminates the connection. If it verified a client certificate it says so
-/// with a [`PeerIdentity`] request extension; without one the caller is unauthenticated.
+/// with a [`PeerIdentity`] request extension, or an `Arc` of one; without it the caller is unauthenticated.
+/// Where the caller is, it says with a [`ConnectionAddress`]. The layer belongs outside of a router: what routes
+/// has to see the path, brought to one spelling, that was judged.
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), mesh_core::error::BoxError> {
+/// use http::{Request, Response};
+/// use mesh_core::error::BoxError;
+/// use mesh_core::{Body, Mesh};
+/// use tower::{Layer, ServiceExt, service_fn};
+///
+/// let mesh = Mesh::from_yaml(
+///     "{version: 1, listeners: [{name: in}], policy: {access: {rules: [
+///        {name: admin, action: deny, paths: [/admin*]}]}}}",
+///     "mesh.yaml",
+/// )?;
+/// let answer = service_fn(|_: Request<Body>| async { Ok::<_, BoxError>(Response::new(Body::from("hello"))) });
+/// let service = mesh.server_layer("in")?.layer(answer);
+/// for (path, status) in [("/books", 200), ("/admin", 403), ("/books/../admin", 403)] {
+///     let response = service.clone().oneshot(Request::get(path).body(Body::empty())?).await?;
+///     assert_eq!(response.status(), status);
+/// }
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone)]
 pub struct ServerLayer {
     inbound: Arc<Inbound>,
@@ -202,7 +234,7 @@ where
         let ready = std::mem::replace(&mut self.inner, waiting);
         let inbound = Arc::clone(&self.inbound);
         Box::pin(async move {
-            let peer = request.extensions().get::<Arc<PeerIdentity>>().cloned();
+            let peer = peer_of(request.extensions());
             let address = request.extensions().get::<ConnectionAddress>().copied();
             let request = request.map(Body::new);
             Ok(serve::serve(&inbound, (address, peer), request, Mapped(ready)).await)
@@ -233,5 +265,26 @@ where
     fn call(&mut self, request: Request<Body>) -> Self::Future {
         let response = self.0.call(request);
         Box::pin(async move { response.await.map(|response| response.map(Body::new)).map_err(Into::into) })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::SystemTime;
+
+    use super::*;
+    use crate::identity::SpiffeId;
+
+    #[test]
+    fn a_server_may_say_who_the_peer_is_in_either_form() {
+        let id = SpiffeId::parse("spiffe://test/ns/default/sa/page").unwrap();
+        let peer = PeerIdentity { id, serial: "7".to_owned(), not_after: SystemTime::now() };
+        let mut extensions = Extensions::new();
+        assert!(peer_of(&extensions).is_none());
+        extensions.insert(peer.clone());
+        assert_eq!(peer_of(&extensions).as_deref(), Some(&peer));
+        extensions.clear();
+        extensions.insert(Arc::new(peer.clone()));
+        assert_eq!(peer_of(&extensions).as_deref(), Some(&peer));
     }
 }

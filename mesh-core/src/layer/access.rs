@@ -4,7 +4,9 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::SystemTime;
 
-use http::{Request, Response, Version, header};
+use bytes::Bytes;
+use http::{Request, Response, Version};
+use http_body::Body as HttpBody;
 use tower_layer::Layer;
 use tower_service::Service;
 
@@ -14,11 +16,40 @@ use crate::access::rbac::{Decision, Rules};
 use crate::body::Body;
 use crate::error::{BoxError, Error, ErrorKind, Side};
 use crate::identity::tls::PeerIdentity;
-use crate::inbound::ConnectionAddress;
+use crate::inbound::facts::{authority, settle};
 use crate::inbound::forward::local_reply;
+use crate::inbound::{ConnectionAddress, peer_of};
 use crate::telemetry::record::is_grpc;
 
-/// Refuses what the rules refuse. The caller is the [`PeerIdentity`] among the request's extensions.
+/// Refuses what the rules refuse. The caller is the [`PeerIdentity`] among the request's extensions. It belongs
+/// outside of a router: what routes has to see the path, brought to one spelling, that was judged.
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), mesh_core::error::BoxError> {
+/// # use http::{Request, Response};
+/// # use mesh_core::Body;
+/// # use mesh_core::error::BoxError;
+/// # use tower::{ServiceBuilder, ServiceExt, service_fn};
+/// use mesh_core::access::rbac::{Effect, Pattern, Rule, Rules};
+/// use mesh_core::layer::AccessLayer;
+///
+/// let no_admin = Rule {
+///     name: "no-admin".to_owned(),
+///     action: Effect::Deny,
+///     paths: vec![Pattern::parse("/admin*")],
+///     ..Rule::default()
+/// };
+/// let hello = service_fn(|_: Request<Body>| async { Ok::<_, BoxError>(Response::new(Body::empty())) });
+/// let rules = Rules::new(Effect::Allow, vec![no_admin]);
+/// let service = ServiceBuilder::new().layer(AccessLayer::new(rules, "inbound")).service(hello);
+/// for (path, status) in [("/books", 200), ("/admin", 403), ("/books/../admin", 403)] {
+///     let request = Request::get(path).body(Body::empty())?;
+///     assert_eq!(service.clone().oneshot(request).await?.status(), status);
+/// }
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone)]
 pub struct AccessLayer {
     rules: Arc<Rules>,
@@ -47,44 +78,53 @@ pub struct Access<S> {
     terms: AccessLayer,
 }
 
-impl<S> Service<Request<Body>> for Access<S>
+impl<S, In, Out> Service<Request<In>> for Access<S>
 where
-    S: Service<Request<Body>, Response = Response<Body>>,
+    S: Service<Request<In>, Response = Response<Out>>,
     S::Future: Send + 'static,
-    S::Error: Into<BoxError>,
+    S::Error: Send + 'static,
+    Out: HttpBody<Data = Bytes> + Send + 'static,
+    Out::Error: Into<BoxError>,
 {
     type Response = Response<Body>;
-    type Error = BoxError;
-    type Future = Pending<Response<Body>>;
+    type Error = S::Error;
+    type Future = Pending<Response<Body>, S::Error>;
 
-    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
-        self.inner.poll_ready(cx).map_err(Into::into)
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        self.inner.poll_ready(cx)
     }
 
-    fn call(&mut self, request: Request<Body>) -> Self::Future {
-        let refused = match self.terms.rules.decide(&attributes(&request, &self.terms.listener)) {
-            Decision::Allow { .. } => None,
+    fn call(&mut self, mut request: Request<In>) -> Self::Future {
+        let judged = settle(&mut request).and_then(|()| self.terms.judge(&request));
+        if let Err(error) = judged {
+            let reply = local_reply(&error, is_grpc(request.headers()));
+            return Box::pin(std::future::ready(Ok(reply)));
+        }
+        let answering = self.inner.call(request);
+        Box::pin(async move { Ok(answering.await?.map(Body::new)) })
+    }
+}
+
+impl AccessLayer {
+    fn judge<In>(&self, request: &Request<In>) -> Result<(), Error> {
+        let peer = peer_of(request.extensions());
+        match self.rules.decide(&attributes(request, &self.listener, peer.as_deref())) {
+            Decision::Allow { .. } => Ok(()),
             Decision::Deny { rule, reason } => {
-                tracing::info!(listener = %self.terms.listener, rule = rule.unwrap_or("default"), reason = reason.as_str(), "request denied");
-                let error = Error::new(ErrorKind::Denied, "refused by an access rule").with_side(Side::Inbound);
-                Some(local_reply(&error, is_grpc(request.headers())))
-            }
-        };
-        match refused {
-            Some(reply) => Box::pin(std::future::ready(Ok(reply))),
-            None => {
-                let answering = self.inner.call(request);
-                Box::pin(async move { answering.await.map_err(Into::into) })
+                tracing::info!(listener = %self.listener, rule = rule.unwrap_or("default"), reason = reason.as_str(), "request denied");
+                Err(Error::new(ErrorKind::Denied, "refused by an access rule").with_side(Side::Inbound))
             }
         }
     }
 }
 
-/// The facts of a request as it stands.
-pub(super) fn attributes<'a>(request: &'a Request<Body>, listener: &'a str) -> Attributes<'a> {
-    let peer = request.extensions().get::<PeerIdentity>();
+/// The facts of a request in its one form.
+pub(super) fn attributes<'a, In>(
+    request: &'a Request<In>,
+    listener: &'a str,
+    peer: Option<&'a PeerIdentity>,
+) -> Attributes<'a> {
     let address = request.extensions().get::<ConnectionAddress>();
-    let host = request.headers().get(header::HOST).and_then(|host| host.to_str().ok());
     Attributes {
         principal: peer.map(|peer| peer.id.as_str()),
         own_principal: None,
@@ -93,7 +133,7 @@ pub(super) fn attributes<'a>(request: &'a Request<Body>, listener: &'a str) -> A
         method: request.method().as_str(),
         path: request.uri().path(),
         query: request.uri().query(),
-        host: request.uri().authority().map(|authority| authority.as_str()).or(host).unwrap_or_default(),
+        host: authority(request),
         scheme: if peer.is_some() { "https" } else { "http" },
         protocol: if request.version() == Version::HTTP_2 { "HTTP/2" } else { "HTTP/1.1" },
         headers: request.headers(),

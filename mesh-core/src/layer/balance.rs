@@ -10,7 +10,6 @@ use tower_service::Service;
 use super::Pending;
 use super::circuit_breaker::ready_call;
 use super::retry::outcome;
-use crate::body::Body;
 use crate::cluster::picker::{Asked, Balancing, Candidate, Picker};
 use crate::endpoint::load::{Load, Outcome};
 use crate::error::{BoxError, Error, ErrorKind};
@@ -50,6 +49,31 @@ impl<S> Candidate for Member<S> {
 }
 
 /// Sends each request to the member that the balancer picks. `Clone`, without a queue or a lock.
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), mesh_core::error::BoxError> {
+/// # use http::{Request, Response};
+/// # use mesh_core::Body;
+/// # use mesh_core::error::BoxError;
+/// # use tower::{ServiceExt, service_fn};
+/// use mesh_core::cluster::BalancerKind;
+/// use mesh_core::layer::{Balance, Member};
+///
+/// let status = |status: u16| {
+///     service_fn(move |_: Request<Body>| async move {
+///         Ok::<_, BoxError>(Response::builder().status(status).body(Body::empty())?)
+///     })
+/// };
+/// let balance = Balance::new(BalancerKind::RoundRobin, vec![Member::new(status(200), 3), Member::new(status(404), 1)]);
+/// let mut found = 0;
+/// for _ in 0..4 {
+///     found += u32::from(balance.clone().oneshot(Request::new(Body::empty())).await?.status() == 200);
+/// }
+/// assert_eq!(found, 3);
+/// # Ok(())
+/// # }
+/// ```
 pub struct Balance<S> {
     picker: Arc<Picker<Member<S>>>,
     clock: Arc<dyn Clock>,
@@ -78,11 +102,12 @@ impl<S> Clone for Balance<S> {
     }
 }
 
-impl<S, B> Service<Request<Body>> for Balance<S>
+impl<S, In, B> Service<Request<In>> for Balance<S>
 where
-    S: Service<Request<Body>, Response = Response<B>> + Clone + Send + Sync + 'static,
+    S: Service<Request<In>, Response = Response<B>> + Clone + Send + Sync + 'static,
     S::Future: Send + 'static,
     S::Error: Into<BoxError>,
+    In: Send + 'static,
     B: Send + 'static,
 {
     type Response = Response<B>;
@@ -93,7 +118,7 @@ where
         Poll::Ready(Ok(()))
     }
 
-    fn call(&mut self, request: Request<Body>) -> Self::Future {
+    fn call(&mut self, request: Request<In>) -> Self::Future {
         let now = self.clock.now();
         let picked = self.picker.pick(Asked::at(now), &mut self.randomness.generator());
         let clock = Arc::clone(&self.clock);
@@ -111,5 +136,33 @@ where
             );
             answer
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tower::{ServiceExt, service_fn};
+
+    use super::*;
+    use crate::body::Body;
+    use crate::cluster::BalancerKind;
+
+    /// It answers at once, which alone would make it look like the better one.
+    #[tokio::test]
+    async fn a_member_that_fails_by_its_grpc_status_loses_traffic() {
+        let member = |grpc_status: &'static str| {
+            let answer = service_fn(move |_: Request<Body>| async move {
+                let response = Response::builder().header("grpc-status", grpc_status).body(Body::empty());
+                response.map_err(BoxError::from)
+            });
+            Member::new(answer, 1)
+        };
+        let balance = Balance::new(BalancerKind::PeakEwma, vec![member("14"), member("0")]);
+        let mut failed = 0;
+        for _ in 0..100 {
+            let response = balance.clone().oneshot(Request::new(Body::empty())).await.unwrap();
+            failed += u32::from(response.headers()["grpc-status"] == "14");
+        }
+        assert!(failed <= 5, "{failed} of 100 went to the member that is down");
     }
 }

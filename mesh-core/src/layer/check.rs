@@ -3,22 +3,51 @@
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
+use bytes::Bytes;
 use http::{Request, Response};
+use http_body::Body as HttpBody;
 use tower_layer::Layer;
 use tower_service::Service;
 
 use super::Pending;
 use super::access::attributes;
-use super::circuit_breaker::ready_call;
 use crate::access::check::{PolicyService, RemoteCheck};
 use crate::access::verdict::apply_to_response;
 use crate::body::Body;
 use crate::error::BoxError;
-use crate::identity::tls::PeerIdentity;
-use crate::inbound::forward::check_reply;
+use crate::inbound::facts::settle;
+use crate::inbound::forward::{check_reply, local_reply};
+use crate::inbound::peer_of;
+use crate::telemetry::record::is_grpc;
 use crate::time::{Clock, SystemClock};
 
-/// Asks a policy server, over any channel that speaks gRPC, and remembers its answers.
+/// Asks a policy server, over any channel that speaks gRPC, and remembers its answers. Outside of a router, as
+/// [`super::AccessLayer`].
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), mesh_core::error::BoxError> {
+/// # use http::{Request, Response};
+/// # use mesh_core::Body;
+/// # use mesh_core::error::BoxError;
+/// # use tower::{ServiceBuilder, ServiceExt, service_fn};
+/// use std::sync::Arc;
+///
+/// use mesh_core::access::{CheckConfig, RemoteCheck};
+/// use mesh_core::layer::CheckLayer;
+///
+/// // A policy server that is never there; a tonic channel goes here.
+/// let channel = service_fn(|_: Request<tonic::body::Body>| async {
+///     Err::<Response<tonic::body::Body>, _>(tonic::Status::unavailable("gone"))
+/// });
+/// let hello = service_fn(|_: Request<Body>| async { Ok::<_, BoxError>(Response::new(Body::empty())) });
+/// let check = Arc::new(RemoteCheck::new(CheckConfig::default()));
+/// let service = ServiceBuilder::new().layer(CheckLayer::new(check, channel, "inbound")).service(hello);
+/// // What is not clearly allowed is refused.
+/// assert_eq!(service.oneshot(Request::new(Body::empty())).await?.status(), 403);
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone)]
 pub struct CheckLayer<C> {
     check: Arc<RemoteCheck>,
@@ -49,34 +78,41 @@ pub struct Check<S, C> {
     terms: CheckLayer<C>,
 }
 
-impl<S, C> Service<Request<Body>> for Check<S, C>
+impl<S, C, In, Out> Service<Request<In>> for Check<S, C>
 where
-    S: Service<Request<Body>, Response = Response<Body>> + Clone + Send + 'static,
+    S: Service<Request<In>, Response = Response<Out>> + Clone + Send + 'static,
     S::Future: Send + 'static,
-    S::Error: Into<BoxError>,
+    S::Error: Send + 'static,
     C: PolicyService + Clone + Sync,
+    In: Send + 'static,
+    Out: HttpBody<Data = Bytes> + Send + 'static,
+    Out::Error: Into<BoxError>,
 {
     type Response = Response<Body>;
-    type Error = BoxError;
-    type Future = Pending<Response<Body>>;
+    type Error = S::Error;
+    type Future = Pending<Response<Body>, S::Error>;
 
-    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
         Poll::Ready(Ok(()))
     }
 
-    fn call(&mut self, mut request: Request<Body>) -> Self::Future {
+    fn call(&mut self, mut request: Request<In>) -> Self::Future {
         let (mut inner, terms) = (self.inner.clone(), self.terms.clone());
         Box::pin(async move {
-            let expiry = request.extensions().get::<PeerIdentity>().map(|peer| {
+            if let Err(error) = settle(&mut request) {
+                return Ok(local_reply(&error, is_grpc(request.headers())));
+            }
+            let peer = peer_of(request.extensions());
+            let expiry = peer.as_deref().map(|peer| {
                 crate::time::after(
                     terms.clock.now(),
                     peer.not_after.duration_since(terms.clock.wall()).unwrap_or_default(),
                 )
             });
             let (head, body) = request.into_parts();
-            let bare = Request::from_parts(head, Body::empty());
-            let outcome =
-                terms.check.check(terms.channel, &attributes(&bare, &terms.listener), &*terms.clock, expiry).await;
+            let bare = Request::from_parts(head, ());
+            let facts = attributes(&bare, &terms.listener, peer.as_deref());
+            let outcome = terms.check.check(terms.channel, &facts, &*terms.clock, expiry).await;
             let (head, _) = bare.into_parts();
             request = Request::from_parts(head, body);
             let verdict = Arc::clone(outcome.verdict());
@@ -84,7 +120,8 @@ where
                 return Ok(check_reply(&verdict));
             }
             terms.check.apply_to_request(&outcome, request.headers_mut());
-            let mut response = ready_call(&mut inner, request).await?;
+            std::future::poll_fn(|cx| inner.poll_ready(cx)).await?;
+            let mut response = inner.call(request).await?.map(Body::new);
             apply_to_response(&verdict, response.headers_mut());
             Ok(response)
         })

@@ -9,13 +9,35 @@ use tower_service::Service;
 
 use super::Pending;
 use super::retry::outcome;
-use crate::body::Body;
 use crate::error::{BoxError, Error, ErrorKind, Place};
 use crate::policy::circuit_breaker::{BreakerConfig, CircuitBreaker as Engine};
 use crate::policy::verdict::Verdict;
 use crate::time::{Clock, Randomness, SystemClock};
 
 /// Refuses requests while the service is broken. Each service it makes has a breaker of its own.
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), mesh_core::error::BoxError> {
+/// # use http::{Request, Response};
+/// # use mesh_core::Body;
+/// # use mesh_core::error::BoxError;
+/// # use tower::{ServiceBuilder, ServiceExt, service_fn};
+/// # use mesh_core::{Error, ErrorKind};
+/// use mesh_core::layer::CircuitBreakerLayer;
+///
+/// let down = service_fn(|_: Request<Body>| async {
+///     Ok::<_, BoxError>(Response::builder().status(503).body(Body::empty())?)
+/// });
+/// let client = ServiceBuilder::new().layer(CircuitBreakerLayer::default()).service(down);
+/// for _ in 0..5 {
+///     assert_eq!(client.clone().oneshot(Request::new(Body::empty())).await?.status(), 503);
+/// }
+/// let error = client.oneshot(Request::new(Body::empty())).await.unwrap_err();
+/// assert_eq!(error.downcast_ref().map(Error::kind), Some(ErrorKind::CircuitOpen));
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone)]
 pub struct CircuitBreakerLayer {
     config: BreakerConfig,
@@ -67,11 +89,12 @@ impl<S> CircuitBreaker<S> {
     }
 }
 
-impl<S, B> Service<Request<Body>> for CircuitBreaker<S>
+impl<S, In, B> Service<Request<In>> for CircuitBreaker<S>
 where
-    S: Service<Request<Body>, Response = Response<B>> + Clone + Send + 'static,
+    S: Service<Request<In>, Response = Response<B>> + Clone + Send + 'static,
     S::Future: Send + 'static,
     S::Error: Into<BoxError>,
+    In: Send + 'static,
     B: Send + 'static,
 {
     type Response = Response<B>;
@@ -82,7 +105,7 @@ where
         Poll::Ready(Ok(()))
     }
 
-    fn call(&mut self, request: Request<Body>) -> Self::Future {
+    fn call(&mut self, request: Request<In>) -> Self::Future {
         let permit = match self.breaker.admit(self.clock.now()) {
             Ok(permit) => permit,
             Err(refused) => {
@@ -103,9 +126,9 @@ where
 }
 
 /// Waits for `service` and calls it.
-pub(super) async fn ready_call<S, B>(service: &mut S, request: Request<Body>) -> Result<Response<B>, BoxError>
+pub(super) async fn ready_call<S, In, B>(service: &mut S, request: Request<In>) -> Result<Response<B>, BoxError>
 where
-    S: Service<Request<Body>, Response = Response<B>>,
+    S: Service<Request<In>, Response = Response<B>>,
     S::Error: Into<BoxError>,
 {
     std::future::poll_fn(|cx| service.poll_ready(cx)).await.map_err(Into::into)?;

@@ -35,6 +35,21 @@ use crate::telemetry::record::is_grpc;
 
 /// A client composed of stand-alone layers, by the routes of the mesh's configuration. It decides as
 /// [`crate::ServiceClient`] does; it keeps no metrics and no access log.
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), mesh_core::error::BoxError> {
+/// # use http::Request;
+/// # use mesh_core::{Body, Error, ErrorKind, Mesh};
+/// # use tower::ServiceExt;
+/// use mesh_core::layer::compose;
+///
+/// let mesh = Mesh::from_yaml("{version: 1}", "mesh.yaml")?;
+/// let error = compose(&mesh).oneshot(Request::get("http://books/7").body(Body::empty())?).await.unwrap_err();
+/// assert_eq!(error.downcast_ref().map(Error::kind), Some(ErrorKind::NoRoute));
+/// # Ok(())
+/// # }
+/// ```
 pub fn compose(mesh: &Mesh) -> Composed {
     Composed { core: Arc::clone(mesh.core()) }
 }

@@ -9,7 +9,6 @@ use tower_service::Service;
 
 use super::Pending;
 use super::retry::outcome;
-use crate::body::Body;
 use crate::context::CallContext;
 use crate::error::{BoxError, Error, ErrorKind};
 use crate::policy::adaptive::AdaptiveConfig;
@@ -19,6 +18,26 @@ use crate::telemetry::names::header::CRITICALITY;
 use crate::time::{Clock, SystemClock};
 
 /// Refuses what is above the ceiling, at once. All services it makes share one ceiling.
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), mesh_core::error::BoxError> {
+/// # use http::{Request, Response};
+/// # use mesh_core::Body;
+/// # use mesh_core::error::BoxError;
+/// # use tower::{ServiceBuilder, ServiceExt, service_fn};
+/// # use mesh_core::{Error, ErrorKind};
+/// use mesh_core::layer::ConcurrencyLayer;
+/// use tower::Service;
+///
+/// let busy = service_fn(|_: Request<Body>| std::future::pending::<Result<Response<Body>, BoxError>>());
+/// let mut client = ServiceBuilder::new().layer(ConcurrencyLayer::new(1)).service(busy);
+/// let _in_flight = client.call(Request::new(Body::empty()));
+/// let error = client.oneshot(Request::new(Body::empty())).await.unwrap_err();
+/// assert_eq!(error.downcast_ref().map(Error::kind), Some(ErrorKind::Overloaded));
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone)]
 pub struct ConcurrencyLayer {
     limit: Arc<ConcurrencyLimit>,
@@ -72,9 +91,9 @@ pub(super) fn class_of(headers: &HeaderMap) -> Criticality {
     Criticality::capped(said, cause, Criticality::CriticalPlus)
 }
 
-impl<S, B> Service<Request<Body>> for Concurrency<S>
+impl<S, In, B> Service<Request<In>> for Concurrency<S>
 where
-    S: Service<Request<Body>, Response = Response<B>>,
+    S: Service<Request<In>, Response = Response<B>>,
     S::Future: Send + 'static,
     S::Error: Into<BoxError>,
     B: Send + 'static,
@@ -87,7 +106,7 @@ where
         self.inner.poll_ready(cx).map_err(Into::into)
     }
 
-    fn call(&mut self, request: Request<Body>) -> Self::Future {
+    fn call(&mut self, request: Request<In>) -> Self::Future {
         match self.limit.admit_class(class_of(request.headers())) {
             Ok(permit) => {
                 let (started, clock) = (self.clock.now(), Arc::clone(&self.clock));

@@ -25,6 +25,22 @@ pub(super) struct Tried(pub(super) Arc<Mutex<Vec<Arc<Endpoint>>>>);
 
 /// Sends each request to one endpoint of a cluster: balancer, breakers, ejection, pool and mutual TLS,
 /// but no retry and no route.
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), mesh_core::error::BoxError> {
+/// # use http::Request;
+/// # use mesh_core::{Body, Error, ErrorKind, Mesh};
+/// # use tower::ServiceExt;
+/// use mesh_core::layer::EndpointService;
+///
+/// let mesh = Mesh::from_yaml("{version: 1, clusters: [{name: books, endpoints: []}]}", "mesh.yaml")?;
+/// let service = EndpointService::new(&mesh, "books", None)?;
+/// let error = service.oneshot(Request::get("http://books/7").body(Body::empty())?).await.unwrap_err();
+/// assert_eq!(error.downcast_ref().map(Error::kind), Some(ErrorKind::NoEndpoint));
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone)]
 pub struct EndpointService {
     core: Arc<Core>,

@@ -10,10 +10,9 @@ use http::{Request, Response};
 use tower_layer::Layer;
 use tower_service::Service;
 
-use super::Pending;
 use super::circuit_breaker::ready_call;
 use super::retry::{begin, outcome};
-use crate::body::Body;
+use super::{Pending, RequestBody};
 use crate::context::CallContext;
 use crate::error::{BoxError, Error, ErrorKind};
 use crate::outbound::replay::Replay;
@@ -25,6 +24,39 @@ use crate::time::{Clock, SystemClock};
 
 /// Sends a copy when an answer is late; the first answer counts. Put it above a balancer and below a
 /// [`super::RetryLayer`]. Only requests that may be sent twice, with a body in memory, get a copy.
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), mesh_core::error::BoxError> {
+/// # use http::{Request, Response};
+/// # use mesh_core::Body;
+/// # use mesh_core::error::BoxError;
+/// # use tower::{ServiceBuilder, ServiceExt, service_fn};
+/// use std::time::Duration;
+///
+/// use mesh_core::layer::HedgeLayer;
+/// use mesh_core::policy::budget::BudgetConfig;
+/// use mesh_core::policy::hedge::{HedgeDelay, HedgePolicy};
+///
+/// // Hangs, unless it is asked by a copy.
+/// let slow = service_fn(|request: Request<Body>| async move {
+///     if !request.headers().contains_key("x-envoy-attempt-count") {
+///         std::future::pending::<()>().await;
+///     }
+///     Ok::<_, BoxError>(Response::new(Body::empty()))
+/// });
+/// let policy = HedgePolicy {
+///     max_hedges: 1,
+///     delay: HedgeDelay::Fixed(Duration::from_millis(5)),
+///     min_samples: 1,
+///     budget: BudgetConfig::default(),
+///     hint_cap: Duration::from_secs(1),
+/// };
+/// let client = ServiceBuilder::new().layer(HedgeLayer::new(policy)).service(slow);
+/// assert_eq!(client.oneshot(Request::new(Body::empty())).await?.status(), 200);
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone)]
 pub struct HedgeLayer {
     hedging: Arc<Hedging>,
@@ -68,11 +100,12 @@ pub struct Hedge<S> {
     terms: HedgeLayer,
 }
 
-impl<S, B> Service<Request<Body>> for Hedge<S>
+impl<S, In, B> Service<Request<In>> for Hedge<S>
 where
-    S: Service<Request<Body>, Response = Response<B>> + Clone + Send + 'static,
+    S: Service<Request<In>, Response = Response<B>> + Clone + Send + 'static,
     S::Future: Send + 'static,
     S::Error: Into<BoxError>,
+    In: RequestBody,
     B: Send + 'static,
 {
     type Response = Response<B>;
@@ -83,7 +116,7 @@ where
         Poll::Ready(Ok(()))
     }
 
-    fn call(&mut self, request: Request<Body>) -> Self::Future {
+    fn call(&mut self, request: Request<In>) -> Self::Future {
         Box::pin(race(self.inner.clone(), self.terms.clone(), request))
     }
 }
@@ -100,10 +133,11 @@ struct Race {
     attempt: u32,
 }
 
-async fn race<S, B>(inner: S, terms: HedgeLayer, request: Request<Body>) -> Result<Response<B>, BoxError>
+async fn race<S, In, B>(inner: S, terms: HedgeLayer, request: Request<In>) -> Result<Response<B>, BoxError>
 where
-    S: Service<Request<Body>, Response = Response<B>> + Clone,
+    S: Service<Request<In>, Response = Response<B>> + Clone,
     S::Error: Into<BoxError>,
+    In: RequestBody,
 {
     let clock = &terms.clock;
     let start = clock.now();
@@ -159,7 +193,7 @@ where
 }
 
 impl Race {
-    fn of(terms: &HedgeLayer, request: Request<Body>) -> Self {
+    fn of<In: RequestBody>(terms: &HedgeLayer, request: Request<In>) -> Self {
         let (mut head, body) = request.into_parts();
         let options = head.extensions.get::<CallOptions>().copied().unwrap_or_default();
         let context = CallContext::current();
@@ -176,11 +210,12 @@ impl Race {
         let of = (Arc::clone(&terms.policy), Arc::clone(&terms.budget));
         let retry = begin(&mut head, reach, of, terms.clock.now());
         let may_copy = reach == Reach::Everything;
-        Self { head, body: Replay::new(body, crate::outbound::REPLAY_LIMIT), retry, facts, may_copy, attempt }
+        let body = Replay::new(body.into_mesh(), crate::outbound::REPLAY_LIMIT);
+        Self { head, body, retry, facts, may_copy, attempt }
     }
 
-    fn copy(&self, nth: u32) -> Request<Body> {
-        let mut request = Request::from_parts(self.head.clone(), self.body.attempt());
+    fn copy<In: RequestBody>(&self, nth: u32) -> Request<In> {
+        let mut request = Request::from_parts(self.head.clone(), In::from_mesh(self.body.attempt()));
         headers::tell_attempt(request.headers_mut(), nth, self.attempt);
         request
     }
@@ -201,6 +236,7 @@ mod tests {
     use tower::{ServiceBuilder, ServiceExt};
 
     use super::*;
+    use crate::body::Body;
     use crate::policy::hedge::HedgeDelay;
 
     fn policy(ms: u64) -> HedgePolicy {

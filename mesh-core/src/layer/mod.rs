@@ -20,8 +20,16 @@
 //! # }));
 //! ```
 //!
-//! Errors are boxed; one that a layer made is a [`crate::Error`] inside. An inner service's foreign error
-//! counts as "the peer may have acted", so nothing unsafe is repeated because of it.
+//! A request's body goes through as it is, so a layer stands above a tonic channel or an axum router as it
+//! stands above the mesh's own; [`RetryLayer`] and [`HedgeLayer`], which send it again, take a
+//! [`RequestBody`].
+//!
+//! Errors are boxed; one that a layer made is a [`crate::Error`] inside, which [`to_status`] makes a gRPC
+//! status. An inner service's foreign error counts as "the peer may have acted", so nothing unsafe is repeated
+//! because of it; except where tonic's channel says that it could not connect. [`AccessLayer`] and
+//! [`CheckLayer`] add no error of their own: what they refuse is answered.
+//!
+//! `examples/layers` has a program for each.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -36,6 +44,7 @@ mod compose;
 mod concurrency;
 mod endpoint;
 mod hedge;
+mod request_body;
 mod retry;
 mod shed;
 mod timeout;
@@ -49,18 +58,28 @@ pub use compose::{Composed, compose};
 pub use concurrency::{Concurrency, ConcurrencyLayer};
 pub use endpoint::EndpointService;
 pub use hedge::{Hedge, HedgeLayer};
+pub use request_body::RequestBody;
 pub use retry::{Retry, RetryLayer};
 pub use shed::{Shed, ShedLayer};
 pub use timeout::{Timeout, TimeoutLayer};
 pub use trace::{Trace, TraceLayer};
 
+pub use crate::outbound::to_status;
+
 /// What the layers' services return.
-pub type Pending<T> = Pin<Box<dyn Future<Output = Result<T, BoxError>> + Send>>;
+pub type Pending<T, E = BoxError> = Pin<Box<dyn Future<Output = Result<T, E>> + Send>>;
 
 /// How far a request got, read from any error.
 pub(crate) fn facts_of(error: &BoxError) -> (ErrorKind, Sent) {
     match error.downcast_ref::<Error>() {
         Some(error) => (error.kind(), error.sent()),
+        None if is_of_connecting(error) => (ErrorKind::Connect, Sent::Never),
         None => (ErrorKind::Reset, Sent::Maybe),
     }
+}
+
+/// Whether tonic's channel says that it has no connection.
+fn is_of_connecting(error: &BoxError) -> bool {
+    let first: &(dyn std::error::Error + 'static) = &**error;
+    std::iter::successors(Some(first), |error| error.source()).any(|error| error.is::<tonic::ConnectError>())
 }

@@ -9,8 +9,7 @@ use tower_layer::Layer;
 use tower_service::Service;
 
 use super::circuit_breaker::ready_call;
-use super::{Pending, facts_of};
-use crate::body::Body;
+use super::{Pending, RequestBody, facts_of};
 use crate::context::CallContext;
 use crate::error::BoxError;
 use crate::outbound::replay::Replay;
@@ -20,6 +19,27 @@ use crate::policy::retry::{Decision, Outcome, Reach, RequestFacts, RetryPolicy, 
 use crate::time::{Clock, Randomness, SystemClock};
 
 /// Tries again when that is worth it and safe. All services it makes share one budget.
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), mesh_core::error::BoxError> {
+/// # use http::{Request, Response};
+/// # use mesh_core::Body;
+/// # use mesh_core::error::BoxError;
+/// # use tower::{ServiceBuilder, ServiceExt, service_fn};
+/// use mesh_core::layer::RetryLayer;
+/// use mesh_core::policy::retry::RetryPolicy;
+///
+/// // Fails a first attempt; a further one says that it is.
+/// let flaky = service_fn(|request: Request<Body>| async move {
+///     let status = if request.headers().contains_key("x-envoy-attempt-count") { 200 } else { 503 };
+///     Ok::<_, BoxError>(Response::builder().status(status).body(Body::empty())?)
+/// });
+/// let client = ServiceBuilder::new().layer(RetryLayer::new(RetryPolicy::default())).service(flaky);
+/// assert_eq!(client.oneshot(Request::new(Body::empty())).await?.status(), 200);
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone)]
 pub struct RetryLayer {
     policy: Arc<RetryPolicy>,
@@ -62,11 +82,12 @@ pub struct Retry<S> {
     terms: RetryLayer,
 }
 
-impl<S, B> Service<Request<Body>> for Retry<S>
+impl<S, In, B> Service<Request<In>> for Retry<S>
 where
-    S: Service<Request<Body>, Response = Response<B>> + Clone + Send + 'static,
+    S: Service<Request<In>, Response = Response<B>> + Clone + Send + 'static,
     S::Future: Send + 'static,
     S::Error: Into<BoxError>,
+    In: RequestBody,
     B: Send + 'static,
 {
     type Response = Response<B>;
@@ -77,27 +98,28 @@ where
         Poll::Ready(Ok(()))
     }
 
-    fn call(&mut self, request: Request<Body>) -> Self::Future {
+    fn call(&mut self, request: Request<In>) -> Self::Future {
         Box::pin(run(self.inner.clone(), self.terms.clone(), request))
     }
 }
 
-async fn run<S, B>(mut inner: S, terms: RetryLayer, request: Request<Body>) -> Result<Response<B>, BoxError>
+async fn run<S, In, B>(mut inner: S, terms: RetryLayer, request: Request<In>) -> Result<Response<B>, BoxError>
 where
-    S: Service<Request<Body>, Response = Response<B>>,
+    S: Service<Request<In>, Response = Response<B>>,
     S::Error: Into<BoxError>,
+    In: RequestBody,
 {
     let (mut head, body) = request.into_parts();
     let options = head.extensions.get::<CallOptions>().copied().unwrap_or_default();
     let idempotent = options.idempotent.unwrap_or_else(|| terms.policy.is_idempotent(&head.method, &head.headers));
     let context = CallContext::current();
     let (deadline, before) = context.as_deref().map_or((None, 1), |context| (context.deadline, context.attempt));
-    let body = Replay::new(body, crate::outbound::REPLAY_LIMIT);
+    let body = Replay::new(body.into_mesh(), crate::outbound::REPLAY_LIMIT);
     let mut rng = terms.randomness.generator();
     let reach = terms.policy.reach(&head.headers, before);
     let mut state = begin(&mut head, reach, (terms.policy, terms.budget), terms.clock.now());
     loop {
-        let mut attempt = Request::from_parts(head.clone(), body.attempt());
+        let mut attempt = Request::from_parts(head.clone(), In::from_mesh(body.attempt()));
         headers::tell_attempt(attempt.headers_mut(), state.used() + 1, before);
         let answer = ready_call(&mut inner, attempt).await;
         let outcome = outcome(&answer);
@@ -161,6 +183,7 @@ mod tests {
     use tower::{ServiceBuilder, ServiceExt};
 
     use super::*;
+    use crate::body::Body;
 
     #[tokio::test]
     async fn o16_layers_that_share_a_budget_make_one_deposit_for_a_request() {

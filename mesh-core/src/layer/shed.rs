@@ -10,7 +10,6 @@ use tower_service::Service;
 
 use super::Pending;
 use super::concurrency::class_of;
-use crate::body::Body;
 use crate::context::CallContext;
 use crate::error::{BoxError, Error, ErrorKind, Side};
 use crate::inbound::gate::Gate;
@@ -21,6 +20,33 @@ use crate::time::{Clock, SystemClock};
 
 /// Lets in what there is room for; the rest waits for a place, by class, never beyond its deadline. All
 /// services it makes share one gate. Refusals are [`ErrorKind::Overloaded`] errors.
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), mesh_core::error::BoxError> {
+/// # use http::{Request, Response};
+/// # use mesh_core::Body;
+/// # use mesh_core::error::BoxError;
+/// # use tower::{ServiceBuilder, ServiceExt, service_fn};
+/// # use mesh_core::{Error, ErrorKind};
+/// use std::time::Duration;
+///
+/// use mesh_core::layer::ShedLayer;
+/// use mesh_core::policy::concurrency::Terms;
+/// use mesh_core::policy::criticality::Shares;
+///
+/// let hello = service_fn(|_: Request<Body>| async { Ok::<_, BoxError>(Response::new(Body::empty())) });
+/// let gate = |max| {
+///     let limit = Terms { max, adaptive: None, shares: Shares::default() };
+///     ServiceBuilder::new().layer(ShedLayer::new(limit, 10, Duration::from_millis(5))).service(hello)
+/// };
+/// assert_eq!(gate(1).oneshot(Request::new(Body::empty())).await?.status(), 200);
+/// // Waits for a place, in vain.
+/// let error = gate(0).oneshot(Request::new(Body::empty())).await.unwrap_err();
+/// assert_eq!(error.downcast_ref().map(Error::kind), Some(ErrorKind::Overloaded));
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone)]
 pub struct ShedLayer {
     gate: Arc<Gate>,
@@ -56,11 +82,12 @@ pub struct Shed<S> {
     layer: ShedLayer,
 }
 
-impl<S, B> Service<Request<Body>> for Shed<S>
+impl<S, In, B> Service<Request<In>> for Shed<S>
 where
-    S: Service<Request<Body>, Response = Response<B>> + Clone + Send + 'static,
+    S: Service<Request<In>, Response = Response<B>> + Clone + Send + 'static,
     S::Future: Send + 'static,
     S::Error: Into<BoxError>,
+    In: Send + 'static,
     B: Send + 'static,
 {
     type Response = Response<B>;
@@ -71,7 +98,7 @@ where
         self.inner.poll_ready(cx).map_err(Into::into)
     }
 
-    fn call(&mut self, request: Request<Body>) -> Self::Future {
+    fn call(&mut self, request: Request<In>) -> Self::Future {
         // The service that was polled ready is the one that must be called.
         let waiting = self.inner.clone();
         let mut ready = std::mem::replace(&mut self.inner, waiting);

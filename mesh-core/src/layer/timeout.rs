@@ -9,13 +9,30 @@ use tower_layer::Layer;
 use tower_service::Service;
 
 use super::Pending;
-use crate::body::Body;
 use crate::context::CallContext;
 use crate::error::{BoxError, Error, ErrorKind, Sent};
 use crate::policy::timeout::{Limits, earlier};
 use crate::time::{Clock, SystemClock};
 
 /// Bounds requests, up to the head of the response.
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), mesh_core::error::BoxError> {
+/// # use http::{Request, Response};
+/// # use mesh_core::Body;
+/// # use mesh_core::error::BoxError;
+/// # use tower::{ServiceBuilder, ServiceExt, service_fn};
+/// # use mesh_core::{Error, ErrorKind};
+/// use mesh_core::layer::TimeoutLayer;
+///
+/// let hangs = service_fn(|_: Request<Body>| std::future::pending::<Result<Response<Body>, BoxError>>());
+/// let client = ServiceBuilder::new().layer(TimeoutLayer::new(std::time::Duration::from_millis(5))).service(hangs);
+/// let error = client.oneshot(Request::new(Body::empty())).await.unwrap_err();
+/// assert_eq!(error.downcast_ref().map(Error::kind), Some(ErrorKind::Timeout));
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone)]
 pub struct TimeoutLayer {
     limit: Option<Duration>,
@@ -57,9 +74,9 @@ pub struct Timeout<S> {
     terms: TimeoutLayer,
 }
 
-impl<S, B> Service<Request<Body>> for Timeout<S>
+impl<S, In, B> Service<Request<In>> for Timeout<S>
 where
-    S: Service<Request<Body>, Response = Response<B>>,
+    S: Service<Request<In>, Response = Response<B>>,
     S::Future: Send + 'static,
     S::Error: Into<BoxError>,
 {
@@ -71,7 +88,7 @@ where
         self.inner.poll_ready(cx).map_err(Into::into)
     }
 
-    fn call(&mut self, request: Request<Body>) -> Self::Future {
+    fn call(&mut self, request: Request<In>) -> Self::Future {
         let (clock, kind) = (Arc::clone(&self.terms.clock), self.terms.kind);
         let own = Limits { route: self.terms.limit, ..Limits::default() }.deadline(clock.now());
         let inherited = CallContext::current().and_then(|context| context.deadline);

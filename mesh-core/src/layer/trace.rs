@@ -12,6 +12,29 @@ use crate::telemetry::TraceContext;
 use crate::time::Randomness;
 
 /// Continues the trace of the request being served, else that of the headers, else begins one.
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), mesh_core::error::BoxError> {
+/// # use http::{Request, Response};
+/// # use mesh_core::Body;
+/// # use mesh_core::error::BoxError;
+/// # use tower::{ServiceBuilder, ServiceExt, service_fn};
+/// use mesh_core::layer::TraceLayer;
+///
+/// let told = service_fn(|request: Request<Body>| async move {
+///     Ok::<_, BoxError>(request.headers().get("traceparent").cloned())
+/// });
+/// let client = ServiceBuilder::new().layer(TraceLayer::new(100.0)).service(told);
+/// let mut request = Request::new(Body::empty());
+/// let traceparent = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+/// request.headers_mut().insert("traceparent", traceparent.parse()?);
+/// let told = client.oneshot(request).await?.ok_or("a trace context")?;
+/// assert_eq!(told.to_str()?[..35], traceparent[..35], "the same trace");
+/// assert_ne!(told, traceparent, "another span");
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone)]
 pub struct TraceLayer {
     sample_percent: f64,

@@ -20,7 +20,7 @@ use crate::policy::criticality::Criticality;
 use crate::telemetry::explained::Explained;
 use crate::telemetry::record::is_grpc;
 
-pub(crate) use grpc::GrpcChannel;
+pub use grpc::{GrpcChannel, to_status};
 
 pub(crate) mod affinity;
 mod attempt;
@@ -43,6 +43,29 @@ pub mod upgrade;
 /// Sends requests to the services the configuration names. Cheap to clone; a tower service.
 ///
 /// A request's authority is a logical name (`http://reviews/reviews/7`); the routes decide where it goes.
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), mesh_core::error::BoxError> {
+/// use http::{Request, Response};
+/// use mesh_core::error::BoxError;
+/// use mesh_core::{Body, Mesh};
+/// use tower::{ServiceExt, service_fn};
+///
+/// let server = Mesh::from_yaml("{version: 1, listeners: [{name: in, address: '127.0.0.1:0'}]}", "server.yaml")?;
+/// let hello = service_fn(|_: Request<Body>| async { Ok::<_, BoxError>(Response::new(Body::from("hello"))) });
+/// let address = server.listen("in", hello).await?.local_addr();
+///
+/// let config = format!(
+///     "{{version: 1, clusters: [{{name: books, endpoints: [{{address: '{address}'}}]}}],
+///        routes: [{{hosts: [books], rules: [{{backends: [{{cluster: books}}]}}]}}]}}"
+/// );
+/// let client = Mesh::from_yaml(&config, "client.yaml")?.client();
+/// let response = client.oneshot(Request::get("http://books/7").body(Body::empty())?).await?;
+/// assert_eq!(response.into_body().collect_up_to(64).await?, "hello");
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone)]
 pub struct ServiceClient {
     core: Arc<Core>,
