@@ -25,6 +25,9 @@ pub struct AccessRecord {
     /// Which end writes.
     #[serde(serialize_with = "reporter")]
     pub reporter: Reporter,
+    /// `tcp` for a bare connection, whose method is CONNECT and which has no path and no status.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub protocol: Option<&'static str>,
     /// Request method.
     #[serde(serialize_with = "shown")]
     pub method: Method,
@@ -32,7 +35,7 @@ pub struct AccessRecord {
     #[serde(skip_serializing_if = "str::is_empty")]
     pub host: Arc<str>,
     /// Path; a query put here by mistake is cut off.
-    #[serde(serialize_with = "without_query")]
+    #[serde(skip_serializing_if = "String::is_empty", serialize_with = "without_query")]
     pub path: String,
     /// Name of the matched rule.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -98,6 +101,7 @@ impl AccessRecord {
         Self {
             time,
             reporter,
+            protocol: None,
             method: method.clone(),
             host: uri.authority().map_or_else(|| Arc::from(""), |authority| Arc::from(authority.as_str())),
             path: uri.path().to_owned(),
@@ -191,6 +195,7 @@ mod tests {
         let some = |text: &str| Some(Arc::from(text));
         let trace = TraceContext::root(&mut fastrand::Rng::with_seed(1), 100.0);
         AccessRecord {
+            protocol: Some("tcp"),
             route: some("details"),
             cluster: some("details-a"),
             endpoint: some("127.0.1.11:9080"),

@@ -14,12 +14,14 @@ use super::histogram::{Histogram, ISTIO_BOUNDS};
 use super::names::{Metric, label, metric, value};
 use super::request::{RequestFacts, RequestSeries};
 use super::request_table::RequestTable;
+use super::tcp::{TcpFacts, TcpSeries, TcpTable};
 
 /// Every metric of one mesh.
 #[derive(Debug)]
 pub struct Registry {
     limit: usize,
     requests: RequestTable,
+    connections: TcpTable,
     families: Mutex<BTreeMap<&'static str, Family>>,
 }
 
@@ -43,7 +45,12 @@ impl Default for Registry {
 impl Registry {
     /// A registry in which each metric has at most `limit` label sets.
     pub fn with_series_limit(limit: usize) -> Self {
-        let registry = Self { limit, requests: RequestTable::new(limit), families: Mutex::default() };
+        let registry = Self {
+            limit,
+            requests: RequestTable::new(limit),
+            connections: TcpTable::new(limit),
+            families: Mutex::default(),
+        };
         let build = [(label::COMPONENT, value::COMPONENT), (label::TAG, env!("CARGO_PKG_VERSION"))];
         registry.gauge(&metric::BUILD, &build).set(1.0);
         registry
@@ -57,6 +64,11 @@ impl Registry {
     /// The series `facts` belong to, for a caller that records many requests of the same labels.
     pub fn request_series(&self, facts: &RequestFacts) -> Arc<RequestSeries> {
         self.requests.series(facts)
+    }
+
+    /// The series of a bare connection's label set. Keep the handle while the connection lives.
+    pub fn tcp_series(&self, facts: &TcpFacts) -> Arc<TcpSeries> {
+        self.connections.series(facts)
     }
 
     /// The counter of a label set. Keep the handle: this looks it up under a lock.
@@ -112,7 +124,11 @@ impl Registry {
     pub fn render(&self) -> String {
         let mut page = Page::default();
         self.requests.write(&mut page);
-        let mut folded = BTreeMap::from([(metric::REQUESTS.name, self.requests.folded())]);
+        self.connections.write(&mut page);
+        let mut folded = BTreeMap::from([
+            (metric::REQUESTS.name, self.requests.folded()),
+            (metric::TCP_OPENED.name, self.connections.folded()),
+        ]);
         let mut gone = Vec::new();
         // Copied out: a question may take a lock, or ask the registry itself.
         let families: Vec<(&'static str, Family)> = self.families().iter().map(|(n, f)| (*n, f.clone())).collect();

@@ -8,13 +8,13 @@ use crate::telemetry::peer::trusted;
 use crate::telemetry::{DestinationService, Messages, Peer, Protocol, Reporter, Security};
 
 const VECTORS: &str = include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/vectors/istio_metrics.json"));
-/// TCP is not carried, and queries need a Prometheus.
-const OUT_OF_SCOPE: [&str; 3] = ["tcp", "tcp_timeline", "promql"];
+/// Queries need a Prometheus.
+const OUT_OF_SCOPE: [&str; 1] = ["promql"];
 
 fn cases(kind: &str, count: usize) -> Vec<Value> {
     let vectors: Value = serde_json::from_str(VECTORS).unwrap();
     let all = vectors["cases"].as_array().unwrap();
-    let known = ["request", "histogram", "label_set", "gauge", "cardinality", "rule"];
+    let known = ["request", "histogram", "label_set", "gauge", "cardinality", "rule", "tcp", "tcp_timeline"];
     for case in all {
         let kind = case["kind"].as_str().unwrap();
         assert!(known.contains(&kind) || OUT_OF_SCOPE.contains(&kind), "{kind} is neither tested nor left out");
@@ -152,13 +152,13 @@ fn a_request_reads_as_istio_would_write_it() {
 }
 
 #[test]
-fn requests_carry_exactly_istios_labels() {
+fn requests_and_connections_carry_exactly_istios_labels() {
     let [http, tcp] = &cases("label_set", 2)[..] else { unreachable!() };
     let mut ours = label::REQUEST.to_vec();
     ours.sort_unstable();
     assert_eq!(http["expected"]["labels"], serde_json::json!(ours));
-    // TCP metrics are not written; what sets them apart holds for our list all the same.
-    ours.retain(|name| !["response_code", "grpc_response_status"].contains(name));
+    let mut ours = label::CONNECTION.to_vec();
+    ours.sort_unstable();
     assert_eq!(tcp["expected"]["labels"], serde_json::json!(ours));
 }
 

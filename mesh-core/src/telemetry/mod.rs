@@ -10,6 +10,7 @@
 //! | [`names`] | every metric, label, header, span and log key |
 //! | [`metrics`] | [`Registry`]: counters, gauges, histograms, Istio's standard request metrics |
 //! | [`request`] | [`RequestFacts`]: what is recorded when a request ends |
+//! | [`tcp`] | [`TcpFacts`](tcp::TcpFacts): what is recorded of a bare connection |
 //! | [`peer`] | [`Peer`]: the two ends of a request, and how one tells the other who it is |
 //! | [`trace`] | [`TraceContext`]: W3C trace context; [`baggage`] beside it |
 //! | [`access_log`] | [`AccessLog`]: one JSON line a request and side |
@@ -29,6 +30,8 @@ pub mod record;
 pub mod reporting;
 pub mod request;
 mod request_table;
+pub mod tcp;
+pub mod tcp_record;
 pub mod trace;
 
 pub use access_log::{AccessLog, Memory, Target};
@@ -40,4 +43,5 @@ pub use metrics::{Counter, Gauge, Registry};
 pub use names::Metric;
 pub use peer::Peer;
 pub use request::{DestinationService, Messages, Protocol, Reporter, RequestFacts, RequestSeries, Security};
+pub use tcp_record::TcpRecord;
 pub use trace::TraceContext;

@@ -54,6 +54,18 @@ pub mod metric {
     /// gRPC messages towards the source.
     pub const RESPONSE_MESSAGES: Metric =
         Metric::new("istio_response_messages_total", "gRPC messages sent by the destination.");
+    /// Bare connections opened, by Istio's 23 labels.
+    pub const TCP_OPENED: Metric =
+        Metric::new("istio_tcp_connections_opened_total", "TCP connections that were opened.");
+    /// Bare connections closed.
+    pub const TCP_CLOSED: Metric =
+        Metric::new("istio_tcp_connections_closed_total", "TCP connections that were closed.");
+    /// Bytes of bare connections towards the source.
+    pub const TCP_SENT: Metric =
+        Metric::new("istio_tcp_sent_bytes_total", "Bytes of TCP connections that went to the source.");
+    /// Bytes of bare connections from the source.
+    pub const TCP_RECEIVED: Metric =
+        Metric::new("istio_tcp_received_bytes_total", "Bytes of TCP connections that came from the source.");
     /// Which build runs.
     pub const BUILD: Metric = Metric::new("istio_build", "Component and version; always 1.");
 
@@ -241,6 +253,32 @@ pub mod label {
         "response_flags",
         "connection_security_policy",
     ];
+    /// Istio's labels of every TCP metric, in the order they are written: a connection has no status.
+    pub const CONNECTION: [&str; 23] = [
+        REPORTER,
+        "source_workload",
+        "source_workload_namespace",
+        "source_principal",
+        "source_app",
+        "source_version",
+        "source_canonical_service",
+        "source_canonical_revision",
+        "source_cluster",
+        "destination_workload",
+        "destination_workload_namespace",
+        "destination_principal",
+        "destination_app",
+        "destination_version",
+        "destination_canonical_service",
+        "destination_canonical_revision",
+        "destination_cluster",
+        "destination_service",
+        "destination_service_name",
+        "destination_service_namespace",
+        "request_protocol",
+        "response_flags",
+        "connection_security_policy",
+    ];
     /// Upper bound of a histogram bucket.
     pub const LE: &str = "le";
     /// `istio_build`: the component.
@@ -289,6 +327,8 @@ pub mod value {
     pub const OVERFLOW: &str = "overflow";
     /// No response flag.
     pub const NO_FLAG: &str = "-";
+    /// What is spoken over a bare connection.
+    pub const TCP: &str = "tcp";
     /// This library, in `istio_build`.
     pub const COMPONENT: &str = "libmesh";
 }
@@ -357,9 +397,10 @@ pub mod span {
 /// Keys of an access-log line, in the order they are written. Absent facts are left out.
 pub mod log {
     /// Every key.
-    pub const ALL: [&str; 25] = [
+    pub const ALL: [&str; 26] = [
         "time",
         "reporter",
+        "protocol",
         "method",
         "host",
         "path",

@@ -175,14 +175,6 @@ impl RequestFacts {
         }
     }
 
-    fn security_label(&self) -> &'static str {
-        match (self.reporter, self.security) {
-            (Reporter::Source, _) => value::UNKNOWN,
-            (Reporter::Destination, Security::MutualTls) => "mutual_tls",
-            (Reporter::Destination, Security::None) => "none",
-        }
-    }
-
     /// The 25 labels, as they stand between the braces.
     fn labels(&self) -> String {
         let code = self.response_code.to_string();
@@ -198,9 +190,9 @@ impl RequestFacts {
             &code,
             &*grpc,
             flags,
-            self.security_label(),
+            security_label(self.reporter, self.security),
         ]);
-        label_text(values)
+        label_text(&label::REQUEST, values)
     }
 }
 
@@ -231,7 +223,7 @@ impl RequestSeries {
             "response_code" => code.as_str(),
             _ => value::OVERFLOW,
         });
-        Self::with(label_text(values), None)
+        Self::with(label_text(&label::REQUEST, values), None)
     }
 
     fn with(labels: String, key: Option<RequestFacts>) -> Self {
@@ -262,8 +254,17 @@ impl RequestSeries {
     }
 }
 
+/// Only the destination knows (Istio).
+pub(super) fn security_label(reporter: Reporter, security: Security) -> &'static str {
+    match (reporter, security) {
+        (Reporter::Source, _) => value::UNKNOWN,
+        (Reporter::Destination, Security::MutualTls) => "mutual_tls",
+        (Reporter::Destination, Security::None) => "none",
+    }
+}
+
 /// A peer's eight labels, in Istio's order.
-fn peer_labels(peer: &Peer, security: Security) -> [&str; 8] {
+pub(super) fn peer_labels(peer: &Peer, security: Security) -> [&str; 8] {
     let principal = if security == Security::MutualTls { or_unknown(&peer.principal) } else { value::UNKNOWN };
     let revision = if peer.canonical_revision.is_empty() { value::LATEST } else { &peer.canonical_revision };
     [
@@ -278,15 +279,15 @@ fn peer_labels(peer: &Peer, security: Security) -> [&str; 8] {
     ]
 }
 
-fn label_text<'a>(values: impl Iterator<Item = &'a str>) -> String {
+pub(super) fn label_text<'a>(names: &[&str], values: impl Iterator<Item = &'a str>) -> String {
     let mut text = String::with_capacity(1024);
-    for (name, value) in label::REQUEST.iter().zip(values) {
+    for (name, value) in names.iter().zip(values) {
         push_label(&mut text, name, value);
     }
     text
 }
 
-fn or_unknown(text: &str) -> &str {
+pub(super) fn or_unknown(text: &str) -> &str {
     if text.is_empty() { value::UNKNOWN } else { text }
 }
 
