@@ -53,6 +53,11 @@ impl LocalLimit {
         if !self.matches.is_empty() && first_match(&self.matches, head).is_none() {
             return Ok(());
         }
+        self.take_for(attributes, at)
+    }
+
+    /// Takes a token for what this limit counts without a condition.
+    pub fn take_for(&self, attributes: &Attributes<'_>, at: (Instant, &mut fastrand::Rng)) -> Result<(), OverLimit> {
         let (now, rng) = at;
         self.buckets.take(&self.key(attributes), now).map_err(|limited| OverLimit {
             name: Arc::clone(&self.name),

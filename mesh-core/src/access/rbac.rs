@@ -123,11 +123,22 @@ impl Rule {
     }
 
     fn matches(&self, attributes: &Attributes<'_>) -> bool {
+        if attributes.is_tcp {
+            return self.matches_connection(attributes);
+        }
         self.matches_caller(attributes.principal)
             && (self.methods.is_empty() || self.methods.iter().any(|method| method == attributes.method))
             && any(&self.paths, attributes.path)
             && (self.hosts.is_empty() || any(&self.hosts, &host_name(attributes.host)))
             && self.headers.iter().all(|condition| condition.matches(attributes.headers))
+    }
+
+    /// Of a bare connection only the caller is known. A rule that asks for more never allows, and denies as if it
+    /// had been answered: as Istio's policies do.
+    fn matches_connection(&self, attributes: &Attributes<'_>) -> bool {
+        let asks_for_more =
+            !self.methods.is_empty() || !self.paths.is_empty() || !self.hosts.is_empty() || !self.headers.is_empty();
+        (self.action == Effect::Deny || !asks_for_more) && self.matches_caller(attributes.principal)
     }
 
     fn matches_caller(&self, principal: Option<&str>) -> bool {
@@ -221,6 +232,34 @@ mod tests {
 
     fn rule(name: &str, action: Effect) -> Rule {
         Rule { name: name.into(), action, ..Rule::default() }
+    }
+
+    #[test]
+    fn a_rule_on_requests_never_allows_a_connection_and_denies_it_all_the_same() {
+        let attributes = AttributesBuf { is_tcp: true, ..AttributesBuf::default() };
+        let caller = attributes.principal.clone().unwrap();
+        let conditions: [fn(&mut Rule); 4] = [
+            |rule| rule.methods = vec![String::new()],
+            |rule| rule.paths = vec![Pattern::Any],
+            |rule| rule.hosts = vec![Pattern::Any],
+            |rule| rule.headers = vec![Box::new(|_: &HeaderMap| true)],
+        ];
+        let decides = |default, rule| match Rules::new(default, vec![rule]).decide(&attributes.borrow()) {
+            Decision::Allow { .. } => Effect::Allow,
+            Decision::Deny { .. } => Effect::Deny,
+        };
+        for condition in conditions {
+            let with = |action, principal: &str| {
+                let mut rule = Rule { principals: patterns(&[principal]), ..rule("r", action) };
+                condition(&mut rule);
+                rule
+            };
+            assert_eq!(decides(Effect::Allow, with(Effect::Allow, &caller)), Effect::Deny);
+            assert_eq!(decides(Effect::Allow, with(Effect::Deny, &caller)), Effect::Deny);
+            assert_eq!(decides(Effect::Allow, with(Effect::Deny, PRODUCTPAGE)), Effect::Allow);
+        }
+        let by_caller = Rule { principals: patterns(&[&caller]), ..rule("r", Effect::Allow) };
+        assert_eq!(decides(Effect::Deny, by_caller), Effect::Allow);
     }
 
     #[test]

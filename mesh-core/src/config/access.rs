@@ -31,7 +31,9 @@ pub enum Action {
     Deny,
 }
 
-/// One rule: every condition that is present has to hold; inside a condition one entry is enough.
+/// One rule: every condition that is present has to hold; inside a condition one entry is enough. A bare connection
+/// has a caller and nothing else: there a rule with methods, paths, hosts or headers never allows, and denies as if
+/// they matched (Istio).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct AccessRule {

@@ -356,7 +356,7 @@ pub struct Check {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1))]
     pub listeners: Option<Vec<Name>>,
-    /// The requests it guards. Default: all.
+    /// The requests it guards; bare connections it guards all. Default: all.
     #[serde(default, rename = "match", skip_serializing_if = "Matches::is_any")]
     pub matches: Matches,
     /// Whether it is asked only where an authorization policy of action CUSTOM names it. Default: false.

@@ -14,7 +14,7 @@ use super::route::Matches;
 use super::value::{HeaderName, Name, Percent};
 
 /// How many requests may come in, in a span of time. Counted in this process, before access rules. A request
-/// has to find a token in every limit that matches it.
+/// has to find a token in every limit that matches it. A bare connection counts where the limit has no `match`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct RateLimit {

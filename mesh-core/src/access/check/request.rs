@@ -32,7 +32,11 @@ pub fn check_request(attributes: &Attributes<'_>, context_extensions: &HashMap<S
         attributes: Some(AttributeContext {
             source: Some(source),
             destination: Some(destination),
-            request: Some(Request { time: Some(timestamp(attributes.time)), http: Some(http_request(attributes)) }),
+            request: Some(Request {
+                time: Some(timestamp(attributes.time)),
+                // As Envoy's filter for connections, which knows of no request.
+                http: (!attributes.is_tcp).then(|| http_request(attributes)),
+            }),
             context_extensions: context_extensions.clone(),
             ..AttributeContext::default()
         }),

@@ -244,3 +244,16 @@ async fn a_failure_is_logged_and_a_credential_never_is() {
     assert!(log.contains("check failed") && log.contains("debug forms"), "{log}");
     assert!(!log.contains("sesame"), "{log}");
 }
+
+#[test]
+fn a_question_about_a_connection_holds_no_request() {
+    let of = |is_tcp| {
+        let attributes = AttributesBuf { is_tcp, ..AttributesBuf::default() };
+        let request = super::request::check_request(&attributes.borrow(), &Default::default());
+        let context = request.attributes.unwrap();
+        (context.source.unwrap().principal, context.request.unwrap().http.is_some())
+    };
+    let principal = AttributesBuf::default().principal.unwrap();
+    assert_eq!(of(true), (principal.clone(), false));
+    assert_eq!(of(false), (principal, true));
+}
