@@ -122,6 +122,16 @@ impl Drain {
         let _ = tokio::time::timeout(Duration::from_secs(1), connections.wait_for(|count| *count == 0)).await;
     }
 
+    /// Completes when the drain begins.
+    pub async fn draining(&self) {
+        let _ = self.shared.phase.subscribe().wait_for(|phase| *phase >= Phase::Draining).await;
+    }
+
+    /// Completes when the grace is over.
+    pub async fn ended(&self) {
+        let _ = self.shared.phase.subscribe().wait_for(|phase| *phase == Phase::Ended).await;
+    }
+
     /// Completes when the drain has ended and every connection is gone.
     pub async fn closed(&self) {
         let _ = self.shared.phase.subscribe().wait_for(|phase| *phase == Phase::Ended).await;
@@ -138,12 +148,12 @@ impl Default for Drain {
 impl ConnectionGuard {
     /// Completes when the drain begins.
     pub async fn draining(&self) {
-        let _ = self.drain.shared.phase.subscribe().wait_for(|phase| *phase >= Phase::Draining).await;
+        self.drain.draining().await;
     }
 
     /// Completes when the grace is over.
     pub async fn ended(&self) {
-        let _ = self.drain.shared.phase.subscribe().wait_for(|phase| *phase == Phase::Ended).await;
+        self.drain.ended().await;
     }
 }
 

@@ -23,14 +23,18 @@ use crate::discovery::publish::{ConfigError, First, Publisher};
 use crate::discovery::resolver::{Resolver, StandardResolver};
 use crate::discovery::source::EndpointSource;
 use crate::endpoint::connect::{Connector, TcpConnector};
-use crate::error::{BoxError, Error, ErrorKind};
+use crate::error::{BoxError, Error};
 use crate::guard::Guard;
+use crate::inbound::accept::{self, TcpListening};
 use crate::inbound::forward::Forward;
 use crate::inbound::listener::{self, Listening};
 use crate::inbound::{Inbound, ServerLayer};
 use crate::outbound::ServiceClient;
+use crate::outbound::dial::{self, DialOptions};
 use crate::own_load::OwnLoad;
 use crate::runtime::{OnThreadStart, RuntimeOptions};
+use crate::snapshot::ListenerProtocol;
+use crate::stream::MeshStream;
 use crate::telemetry::Explained;
 use crate::time::{Clock, Randomness, SystemClock};
 
@@ -109,7 +113,9 @@ impl Mesh {
 
     /// The server side as a tower layer, for an application that keeps its own server.
     pub fn server_layer(&self, listener: &str) -> Result<ServerLayer, Error> {
-        Ok(ServerLayer::new(Inbound::new(&self.core, listener)?))
+        let inbound = Inbound::new(&self.core, listener)?;
+        inbound.demand(ListenerProtocol::Http)?;
+        Ok(ServerLayer::new(inbound))
     }
 
     /// Serves `service` on the mesh's own listener: mutual TLS, access rules, checks, telemetry, drain. An axum
@@ -120,14 +126,33 @@ impl Mesh {
         B: http_body::Body<Data = Bytes, Error: Into<BoxError>> + Send + 'static,
     {
         let inbound = Inbound::new(&self.core, listener)?;
-        let address = inbound.address().ok_or_else(|| {
-            Error::new(
-                ErrorKind::Config,
-                format!("listener {listener:?} has no address; give it one, or use the server layer"),
-            )
-        })?;
+        inbound.demand(ListenerProtocol::Http)?;
+        let address = inbound.address()?;
         let service = service.map_response(|response: Response<B>| response.map(Body::new)).map_err(Into::into);
         listener::listen(inbound, &address, service).await
+    }
+
+    /// Opens a bare connection to where the routes lead the host `to`, or else to the cluster of that name: any
+    /// protocol, under the mesh's balancing, retries, breakers, mutual TLS and telemetry.
+    ///
+    /// Nothing was sent before this returns, so an endpoint that does not take the connection is followed by another.
+    /// With TLS 1.3 a server that refuses us says so only later: the first read fails.
+    pub async fn dial(&self, to: &str) -> Result<MeshStream, Error> {
+        self.dial_with(to, DialOptions::default()).await
+    }
+
+    /// As [`dial`](Self::dial), with options.
+    pub async fn dial_with(&self, to: &str, options: DialOptions) -> Result<MeshStream, Error> {
+        dial::dial(&self.core, to, options).await
+    }
+
+    /// Listens for bare connections on a listener with `protocol: tcp`. Each is handed over once mutual TLS, access
+    /// rules and checks let it in: see [`TcpListening::accept`].
+    pub fn listen_tcp(&self, listener: &str) -> Result<TcpListening, Error> {
+        let inbound = Inbound::new(&self.core, listener)?;
+        inbound.demand(ListenerProtocol::Tcp)?;
+        let address = inbound.address()?;
+        accept::listen(inbound, &address)
     }
 
     /// Runs an ingress: requests that arrive on `listener` are routed onward by the `routes`.

@@ -135,6 +135,15 @@ pub enum TlsMode {
     Plaintext,
 }
 
+/// What is spoken to a listener.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ListenerProtocol {
+    /// Requests.
+    Http,
+    /// Bare connections.
+    Tcp,
+}
+
 /// When responses carry a load report.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LoadReports {
@@ -154,6 +163,8 @@ pub struct ListenerPolicy {
     pub name: Arc<str>,
     /// Where it listens; `None`: the application has its own server.
     pub address: Option<String>,
+    /// What is spoken to it.
+    pub protocol: ListenerProtocol,
     /// What it demands of a connection.
     pub tls: TlsMode,
     /// When its responses tell how loaded this process is.

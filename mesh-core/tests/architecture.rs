@@ -12,7 +12,7 @@ const LAYERS: &[&[&str]] = &[
     &["config", "telemetry", "body", "runtime", "drain", "own_load"],
     &["policy", "route", "identity"],
     &["context", "access", "endpoint"],
-    &["cluster"],
+    &["cluster", "stream"],
     &["snapshot"],
     &["compile"],
     &["discovery"],

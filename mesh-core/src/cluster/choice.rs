@@ -82,6 +82,14 @@ impl Cluster {
         refusal.map_or(Ok(()), |refused| Err(self.broken(refused)))
     }
 
+    /// Refuses a request where no HTTP is spoken.
+    pub fn refuse_unless_http(&self) -> Result<(), Error> {
+        if self.settings.speaks_http {
+            return Ok(());
+        }
+        Err(Error::new(ErrorKind::BadRequest, "the cluster speaks TCP: dial it, it takes no request"))
+    }
+
     fn broken(&self, refused: Refused) -> Error {
         let retry_after = refused.retry_after;
         let place = Place { cluster: Some(self.name.to_string()), retry_after, ..Place::default() };

@@ -69,6 +69,8 @@ pub struct Settings {
     pub name: Arc<str>,
     /// What metrics call it.
     pub service: Arc<DestinationService>,
+    /// Whether requests may be sent to it; else it is dialled only.
+    pub speaks_http: bool,
     /// What metrics call the workload behind an endpoint that says nothing of itself.
     pub workload: Arc<Peer>,
     /// Where its endpoints come from.

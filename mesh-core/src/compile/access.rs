@@ -14,11 +14,13 @@ use crate::access::fact::Fact;
 use crate::access::rbac::{Effect, HeaderCondition, Pattern, Rule, Rules};
 use crate::config::access::{AccessRule, Action};
 use crate::config::document::Document;
-use crate::config::listener::{Listener, ListenerTls, LoadReports as WrittenReports};
+use crate::config::listener::{
+    Listener, ListenerProtocol as WrittenProtocol, ListenerTls, LoadReports as WrittenReports,
+};
 use crate::config::policy::{Check, FailureMode as WrittenFailure};
 use crate::config::value::{Name, TextPattern};
 use crate::identity::spiffe_id::{SpiffeId, TrustDomain};
-use crate::snapshot::{CheckPolicy, ListenerPolicy, LoadReports, TlsMode};
+use crate::snapshot::{CheckPolicy, ListenerPolicy, ListenerProtocol, LoadReports, TlsMode};
 
 pub(super) fn compile(
     document: &Document,
@@ -44,6 +46,10 @@ pub(super) fn compile(
         let intake = problems.note(format!("listeners[{index}].concurrency"), intake);
         let policy = ListenerPolicy {
             address: listener.address.as_ref().map(|address| address.as_str().to_owned()),
+            protocol: match listener.protocol {
+                WrittenProtocol::Http => ListenerProtocol::Http,
+                WrittenProtocol::Tcp => ListenerProtocol::Tcp,
+            },
             tls: tls_mode(listener, document),
             load_reports: load_reports(listener, tls_mode(listener, document)),
             is_forwarding: listener.forward,

@@ -108,6 +108,7 @@ fn settings(
     };
     Ok(Settings {
         service,
+        speaks_http: cluster.protocol != written::Protocol::Tcp,
         workload: Arc::new(workload),
         is_mutual: is_mutual(cluster, document),
         mutual,
@@ -187,20 +188,23 @@ fn transports(
 ) -> Result<(Option<Transport>, Transport), String> {
     let connect_timeout = cluster.connect_timeout.unwrap_or(document.defaults.connect_timeout).0;
     let protocol = match cluster.protocol {
-        written::Protocol::Auto => Protocol::Auto,
+        // Nobody speaks HTTP there.
+        written::Protocol::Auto | written::Protocol::Tcp => Protocol::Auto,
         written::Protocol::Http1 => Protocol::Http1,
         written::Protocol::Http2 => Protocol::Http2,
     };
-    let plain = Transport { protocol, tls: None, key: format!("{protocol:?} plaintext").into(), connect_timeout };
+    let plain =
+        Transport { protocol, tls: None, key: format!("{:?} plaintext", cluster.protocol).into(), connect_timeout };
     let Some(identity) = context.identity else { return Ok((None, plain)) };
     let ids = cluster.tls.server_ids.iter().map(|id| SpiffeId::parse(id.as_str()).map_err(|error| error.to_string()));
     let ids = ids.collect::<Result<Vec<_>, _>>()?;
     let alpn: &[&[u8]] = match protocol {
+        _ if cluster.protocol == written::Protocol::Tcp => &[],
         Protocol::Auto => &[b"h2", b"http/1.1"],
         Protocol::Http1 => &[b"http/1.1"],
         Protocol::Http2 => &[b"h2"],
     };
-    let key = format!("{protocol:?} mutual {ids:?}").into();
+    let key = format!("{:?} mutual {ids:?}", cluster.protocol).into();
     let alpn = alpn.iter().map(|name| name.to_vec()).collect();
     let tls = crate::identity::tls::client_config(identity, ids, alpn, Arc::clone(context.clock))
         .map_err(|error| error.to_string())?;

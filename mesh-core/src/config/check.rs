@@ -13,6 +13,7 @@ mod names;
 mod retries;
 mod routes;
 mod shadow;
+mod tcp;
 mod trust;
 
 use super::cluster::{Cluster, Endpoint, TlsMode};
@@ -29,6 +30,7 @@ pub fn document(document: &Document, positions: &Positions) -> Vec<Diagnostic> {
     limits::check(document, &mut report);
     balancing::check(document, &mut report);
     hashing::check(document, &mut report);
+    tcp::check(document, &mut report);
     for (index, cluster) in document.clusters.iter().enumerate() {
         check_cluster(cluster, &Path::ROOT.field("clusters").index(index), &mut report);
         health::check(cluster, &Path::ROOT.field("clusters").index(index), &mut report);

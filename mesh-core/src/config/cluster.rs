@@ -40,7 +40,7 @@ pub struct Cluster {
     /// The endpoints come from a source that the application registered by this name.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub endpoint_source: Option<Name>,
-    /// The HTTP version. Default: auto (ALPN over TLS, HTTP/1.1 in plaintext).
+    /// What is spoken to the endpoints. Default: auto (ALPN over TLS, HTTP/1.1 in plaintext).
     #[serde(default)]
     pub protocol: Protocol,
     /// Whether and as whom the endpoints are authenticated.
@@ -244,7 +244,7 @@ pub enum TlsMode {
     Mutual,
 }
 
-/// The HTTP version spoken to endpoints.
+/// What is spoken to endpoints: the HTTP version, or no HTTP at all.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Protocol {
@@ -255,6 +255,8 @@ pub enum Protocol {
     Http1,
     /// HTTP/2, with prior knowledge in plaintext.
     Http2,
+    /// Bare connections (Istio's port protocol TCP): what the application says over what it dials. Requests are refused.
+    Tcp,
 }
 
 /// How an endpoint is picked.

@@ -11,7 +11,8 @@ use super::duration::TimeSpan;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct ConnectionPool {
-    /// Connections open at once to one endpoint. Default: 1024 (Envoy's max_connections, there for the cluster).
+    /// Connections open at once to one endpoint, those that the application dialled included; a dial finds another
+    /// endpoint or is refused at once. Default: 1024 (Envoy's max_connections, there for the cluster).
     #[schemars(range(min = 1))]
     pub max_connections: u32,
     /// Requests that may wait for a connection to one endpoint, each under its own deadline.

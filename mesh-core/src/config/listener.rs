@@ -18,6 +18,9 @@ pub struct Listener {
     /// Where to listen. Absent: the application has its own server and uses only the layer.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub address: Option<AddressText>,
+    /// What is spoken to it. Default: http (either version).
+    #[serde(default)]
+    pub protocol: ListenerProtocol,
     /// Who may connect. Default: strict with an identity, plaintext without.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tls: Option<ListenerTls>,
@@ -37,6 +40,20 @@ pub struct Listener {
     /// Which health checks are answered here, before rules and application. Default: none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub health: Option<ListenerHealth>,
+}
+
+/// What is spoken to a listener.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum ListenerProtocol {
+    /// HTTP/1.1 and HTTP/2: requests for the application, or for `routes`.
+    #[default]
+    Http,
+    /// Bare connections, which the application accepts. Access rules, Istio's policies and checks decide about the
+    /// connection. With `tls: permissive` a peer in plaintext has to speak first, or it is refused after 10s: until
+    /// then nobody knows whether TLS comes (Istio has the same limit; for a server that speaks first, as MySQL's, use
+    /// strict or plaintext).
+    Tcp,
 }
 
 /// When responses carry a load report: `endpoint-load-metrics`, for gRPC the trailer `endpoint-load-metrics-bin`.

@@ -17,6 +17,7 @@ use hyper::client::conn::{http1, http2};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
 
 use super::address::Address;
 use super::eyeballs::{Next, Race};
@@ -84,6 +85,16 @@ pub struct Transport {
     pub key: Arc<str>,
     /// Bounds TCP connect and TLS handshake together.
     pub connect_timeout: Duration,
+}
+
+impl Transport {
+    /// No connection in time: why, as far as addresses have failed until then.
+    pub(super) fn timed_out(&self, address: &Address, race: &Race) -> Error {
+        let timed_out = format!("no connection to {address} in {:?}", self.connect_timeout);
+        let failures = race.failures();
+        let message = if failures.is_empty() { timed_out } else { format!("{timed_out} ({failures})") };
+        Error::new(ErrorKind::ConnectTimeout, message)
+    }
 }
 
 impl PartialEq for Transport {
@@ -176,13 +187,11 @@ impl Dialer {
         let deadline = crate::time::after(self.clock.now(), transport.connect_timeout);
         let mut race = Race::new(sockets(address));
         let timeout = self.clock.sleep_until(deadline);
-        let timed_out = tokio::select! {
+        tokio::select! {
             opened = self.open(address, transport, (wiring, &mut race)) => return opened,
-            () = timeout => format!("no connection to {address} in {:?}", transport.connect_timeout),
-        };
-        let failures = race.failures();
-        let message = if failures.is_empty() { timed_out } else { format!("{timed_out} ({failures})") };
-        Err(Error::new(ErrorKind::ConnectTimeout, message))
+            () = timeout => {}
+        }
+        Err(transport.timed_out(address, &race))
     }
 
     async fn open(&self, address: &Address, transport: &Transport, with: (Wiring, &mut Race)) -> Result<Opened, Error> {
@@ -194,17 +203,11 @@ impl Dialer {
         };
         // Read before the handshake: if we are renewed meanwhile, the connection counts as the old one's.
         let generation = self.moment().generation;
-        let name = server_name();
-        let stream = TlsConnector::from(Arc::clone(tls))
-            .connect(name, stream)
-            .await
-            .map_err(|error| tls_error(address, error))?;
-        let session = stream.get_ref().1;
-        let peer = session.peer_certificates().and_then(peer_identity);
+        let (stream, peer) = secure(address, Arc::clone(tls), stream).await?;
         let is_http2 = match transport.protocol {
             Protocol::Http1 => false,
             Protocol::Http2 => true,
-            Protocol::Auto => session.alpn_protocol() == Some(b"h2"),
+            Protocol::Auto => stream.get_ref().1.alpn_protocol() == Some(b"h2"),
         };
         let retire_at = self.certificate_expiry(peer.as_ref());
         let facts = ConnectionFacts { peer, retire_at, generation };
@@ -216,7 +219,7 @@ impl Dialer {
         self.reach(address, &mut Race::new(sockets(address))).await
     }
 
-    async fn reach(&self, address: &Address, race: &mut Race) -> Result<Box<dyn Io>, Error> {
+    pub(super) async fn reach(&self, address: &Address, race: &mut Race) -> Result<Box<dyn Io>, Error> {
         match address {
             Address::Unix(path) => self.connector.connect_unix(path).await.map_err(|error| {
                 Error::new(ErrorKind::Connect, format!("cannot connect to {address}: {error}")).with_source(error)
@@ -307,12 +310,24 @@ impl Dialer {
 }
 
 /// The sockets an address may mean.
-fn sockets(address: &Address) -> &[SocketAddr] {
+pub(super) fn sockets(address: &Address) -> &[SocketAddr] {
     match address {
         Address::Socket(address) => std::slice::from_ref(address),
         Address::AnyOf(addresses) => addresses,
         Address::Unix(_) => &[],
     }
+}
+
+/// TLS over `stream`: the server has proven one of the identities that `tls` demands.
+pub(super) async fn secure(
+    address: &Address,
+    tls: Arc<rustls::ClientConfig>,
+    stream: Box<dyn Io>,
+) -> Result<(TlsStream<Box<dyn Io>>, Option<PeerIdentity>), Error> {
+    let connecting = TlsConnector::from(tls).connect(server_name(), stream);
+    let stream = connecting.await.map_err(|error| tls_error(address, error))?;
+    let peer = stream.get_ref().1.peer_certificates().and_then(peer_identity);
+    Ok((stream, peer))
 }
 
 /// A TLS failure, told apart by whether the peer's identity was the reason.

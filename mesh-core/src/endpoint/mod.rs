@@ -10,4 +10,5 @@ mod gate;
 pub mod load;
 pub mod pool;
 mod pulse;
+pub mod raw;
 mod stock;

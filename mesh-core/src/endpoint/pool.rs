@@ -171,6 +171,16 @@ impl Pool {
         self.0.stock().sweep(moment, limits);
     }
 
+    /// Counts a connection in that is not the pool's own, if there is room beside those being opened.
+    pub(super) fn room_for_one(&self, limits: &PoolLimits) -> Option<Arc<Gate>> {
+        let stock = self.0.stock();
+        if !stock.has_room(&self.0.gate, limits) {
+            return None;
+        }
+        self.0.gate.opened();
+        Some(Arc::clone(&self.0.gate))
+    }
+
     /// Open connections that wait or can take a request.
     pub fn size(&self) -> usize {
         self.0.stock().len()

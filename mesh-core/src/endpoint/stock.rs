@@ -145,10 +145,15 @@ impl Stock {
         if is_shared && let Some(end) = self.join(want.transport.protocol, per_dial) {
             return Step::Join(end);
         }
-        if !want.must_queue(gate) && gate.alive() + self.dials.len() < want.limits.max_connections {
+        if !want.must_queue(gate) && self.has_room(gate, want.limits) {
             return Step::Dial { is_shared };
         }
         if !want.standing.is_called && gate.waiting() >= want.limits.max_pending { Step::Full } else { Step::Wait }
+    }
+
+    /// Whether one more connection may be opened.
+    pub(super) fn has_room(&self, gate: &Gate, limits: &PoolLimits) -> bool {
+        gate.alive() + self.dials.len() < limits.max_connections
     }
 
     fn take(&mut self, want: &Want<'_>) -> Option<Lease> {

@@ -119,7 +119,7 @@ fn limit(inbound: &Inbound, policy: &ListenerPolicy, about: (&Facts<'_>, &Reques
 }
 
 /// Local rules and Istio's policies: both have to let the request pass.
-fn judge(policy: &ListenerPolicy, attributes: &Attributes<'_>) -> Result<(), Refused> {
+pub(super) fn judge(policy: &ListenerPolicy, attributes: &Attributes<'_>) -> Result<(), Refused> {
     if let Decision::Deny { rule, reason } = policy.rules.decide(attributes) {
         let why = format!("access rule {}: {}", rule.unwrap_or("default"), reason.as_str());
         return Err(refused(ErrorKind::Denied, why));
@@ -137,7 +137,7 @@ fn judge(policy: &ListenerPolicy, attributes: &Attributes<'_>) -> Result<(), Ref
 }
 
 /// The checks that CUSTOM policies hand the request to. One that this listener does not have cannot be asked.
-fn demanded<'a>(policy: &'a ListenerPolicy, attributes: &Attributes<'_>) -> Result<Vec<&'a str>, Refused> {
+pub(super) fn demanded<'a>(policy: &'a ListenerPolicy, attributes: &Attributes<'_>) -> Result<Vec<&'a str>, Refused> {
     let mut names = Vec::new();
     for (name, by) in policy.authorization.providers(attributes) {
         if !policy.checks.iter().any(|check| check.check.config().name == name) {
@@ -157,7 +157,7 @@ fn is_asked(check: &CheckPolicy, about: (&Facts<'_>, &Request<Body>)) -> bool {
 }
 
 /// The policy server is a cluster like any other: balanced, retried, with breakers and telemetry.
-async fn ask(
+pub(super) async fn ask(
     inbound: &Arc<Inbound>,
     policy: &CheckPolicy,
     attributes: &Attributes<'_>,
@@ -176,7 +176,7 @@ async fn ask(
     CallContext::scope(shared, policy.check.check(channel, attributes, &**clock, expiry)).await
 }
 
-fn check_refusal(name: &str, outcome: CheckOutcome) -> Refused {
+pub(super) fn check_refusal(name: &str, outcome: CheckOutcome) -> Refused {
     let (kind, why) = match &outcome {
         CheckOutcome::Failed { reason, .. } => (ErrorKind::CheckFailed, reason.as_str()),
         _ => (ErrorKind::CheckDenied, "denied"),

@@ -127,7 +127,10 @@ struct Connection {
     version: Arc<HttpVersion>,
 }
 
-async fn admit(accepted: Accepted, inbound: &Inbound) -> Result<(Box<dyn Io>, Option<PeerIdentity>), String> {
+pub(super) async fn admit(
+    accepted: Accepted,
+    inbound: &Inbound,
+) -> Result<(Box<dyn Io>, Option<PeerIdentity>), String> {
     let mode = inbound.tls_mode();
     match accepted {
         Accepted::Tcp(stream, _) => {
@@ -233,9 +236,9 @@ where
 }
 
 /// Time for TLS and the first byte. Origin: Envoy's transport_socket_connect_timeout guidance (10 s).
-const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+pub(super) const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 /// Pause after a failed accept.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+pub(super) const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// After the grace, what is still being written may finish.
 const LAST_RESPONSES: Duration = Duration::from_millis(500);
 /// A connection without a request for this long, HTTP/2 without its preface, is closed: five times our clients' own limit, so

@@ -19,10 +19,11 @@ use crate::body::Body;
 use crate::core::Core;
 use crate::error::{BoxError, Error, ErrorKind};
 use crate::identity::tls::PeerIdentity;
-use crate::snapshot::{ListenerPolicy, Snapshot, TlsMode};
+use crate::snapshot::{ListenerPolicy, ListenerProtocol, Snapshot, TlsMode};
 use crate::telemetry::metrics::Counter;
 use crate::telemetry::names::{label, metric};
 
+pub mod accept;
 mod admission;
 mod body;
 pub(crate) mod facts;
@@ -80,10 +81,11 @@ impl Inbound {
             Error::new(ErrorKind::Config, format!("no listener is called {name:?}; the configuration has {known:?}"))
         })?;
         let tls = match &core.identity {
-            Some(identity) => Some(
-                crate::identity::tls::server_config(identity, Arc::clone(&core.clock))
-                    .map_err(|error| Error::new(ErrorKind::Internal, format!("TLS cannot be set up: {error}")))?,
-            ),
+            Some(identity) => {
+                let config = crate::identity::tls::server_config(identity, Arc::clone(&core.clock))
+                    .map_err(|error| Error::new(ErrorKind::Internal, format!("TLS cannot be set up: {error}")))?;
+                Some(if policy.protocol == ListenerProtocol::Tcp { without_alpn(&config) } else { config })
+            }
             None => None,
         };
         let gate = gate::Gate::new(Arc::clone(&core.clock));
@@ -108,6 +110,20 @@ impl Inbound {
         });
         inbound.register_gauges();
         Ok(inbound)
+    }
+
+    /// Refuses to be used for what the configuration says it is not.
+    pub(crate) fn demand(&self, protocol: ListenerProtocol) -> Result<(), Error> {
+        let message = match (self.last.load().protocol, protocol) {
+            (ListenerProtocol::Http, ListenerProtocol::Tcp) => {
+                "speaks HTTP; give it `protocol: tcp` to accept connections"
+            }
+            (ListenerProtocol::Tcp, ListenerProtocol::Http) => {
+                "speaks TCP; it serves no request, accept its connections"
+            }
+            _ => return Ok(()),
+        };
+        Err(Error::new(ErrorKind::Config, format!("listener {:?} {message}", self.name)))
     }
 
     fn register_gauges(self: &Arc<Self>) {
@@ -143,8 +159,12 @@ impl Inbound {
         self.core.telemetry.registry.counter(&metric::RATE_LIMITED, &labels).inc();
     }
 
-    pub(crate) fn address(&self) -> Option<String> {
-        self.last.load().address.clone()
+    /// Where to listen.
+    pub(crate) fn address(&self) -> Result<String, Error> {
+        self.last.load().address.clone().ok_or_else(|| {
+            let message = format!("listener {:?} has no address; give it one, or use the server layer", self.name);
+            Error::new(ErrorKind::Config, message)
+        })
     }
 
     /// A connection was refused. The reason is for us; the peer learns nothing.
@@ -153,6 +173,13 @@ impl Inbound {
         tracing::warn!(listener = %self.name, peer = remote, reason, "connection refused");
         self.core.telemetry.connection_refused(&self.name, remote, reason, self.core.clock.wall());
     }
+}
+
+/// ALPN names versions of HTTP; a bare connection speaks neither.
+fn without_alpn(config: &rustls::ServerConfig) -> Arc<rustls::ServerConfig> {
+    let mut config = rustls::ServerConfig::clone(config);
+    config.alpn_protocols.clear();
+    Arc::new(config)
 }
 
 /// The server side as a tower layer: access rules, checks, telemetry, trace and deadline, lame duck.

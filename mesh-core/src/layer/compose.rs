@@ -116,6 +116,7 @@ async fn route(core: Arc<Core>, request: Request<Body>) -> Result<Response<Body>
         Some(context) => context.trace.clone(),
         None => TraceContext::join(&head.headers, &mut rng, snapshot.sample_percent),
     };
+    cluster.refuse_unless_http()?;
     let now = core.clock.now();
     let of_caller = inherited.as_deref().filter(|_| !options.detached).and_then(|context| context.remaining(now));
     let limits = Limits {

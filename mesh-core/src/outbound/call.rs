@@ -152,6 +152,7 @@ impl<'a> Call<'a> {
             Routed::Onward(terms) => terms,
             Routed::Answered(response) => return Ok(Done::Answered(response)),
         };
+        terms.cluster.refuse_unless_http()?;
         self.deadline = self.bound(&terms, core.clock.now());
         let cluster = &terms.cluster;
         if let Some(response) = self.meet_fault(&terms).await? {

@@ -27,6 +27,7 @@ mod attempt;
 mod body;
 mod call;
 pub(crate) mod choice;
+pub mod dial;
 mod expect;
 pub(crate) mod fault;
 mod grpc;

@@ -107,6 +107,13 @@ impl<T> RouteTable<T> {
         Err(Miss::NoRule)
     }
 
+    /// The rule for a bare connection: the first that takes every request. A connection has nothing that a
+    /// condition could hold for.
+    pub fn lookup_connection(&self, authority: &str) -> Result<&Rule<T>, Miss> {
+        let host = self.virtual_host(authority).ok_or(Miss::NoHost)?;
+        host.rules.iter().find(|rule| rule.covers(&RequestMatch::default())).ok_or(Miss::NoRule)
+    }
+
     /// The virtual host that answers for an authority.
     pub fn virtual_host(&self, authority: &str) -> Option<&VirtualHost<T>> {
         self.index.find(authority).and_then(|number| self.hosts.get(number))

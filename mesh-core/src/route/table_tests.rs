@@ -33,6 +33,20 @@ fn head<'a>(method: &'a Method, target: &'a str, headers: &'a HeaderMap) -> Requ
 }
 
 #[test]
+fn a_connection_takes_the_first_rule_that_asks_for_nothing() {
+    let of = |method: &str| RequestMatch { methods: MethodMatcher::new(&[method]).unwrap(), ..RequestMatch::default() };
+    let at = |path: &str| RequestMatch { path: Some(PathMatcher::prefix(path).unwrap()), ..RequestMatch::default() };
+    for (rules, expected) in [
+        (vec![rule("get", vec![of("GET")]), rule("all", vec![])], Ok("all")),
+        (vec![rule("either", vec![of("GET"), RequestMatch::default()]), rule("all", vec![])], Ok("either")),
+        (vec![rule("get", vec![of("GET")]), rule("a", vec![at("/a")])], Err(Miss::NoRule)),
+    ] {
+        assert_eq!(table(rules).lookup_connection("any:1").map(|rule| &*rule.name), expected);
+    }
+    assert_eq!(RouteTable::<()>::new(Vec::new()).unwrap().lookup_connection("any").err(), Some(Miss::NoHost));
+}
+
+#[test]
 fn rules_are_chosen_as_the_vectors_say() {
     let sets = vectors()["rule_sets"].take();
     let cases = cases("route");

@@ -153,10 +153,13 @@ fn check_checks(document: &Document, report: &mut Report<'_>) {
     let checks = policy.field("checks");
     for (index, check) in document.policy.checks.iter().enumerate() {
         let cluster = document.clusters.iter().find(|cluster| cluster.name == check.cluster);
-        if cluster.is_some_and(|cluster| cluster.protocol == Protocol::Http1) {
-            let message = format!("the cluster `{}` speaks HTTP/1.1 and a check needs gRPC", check.cluster);
-            report.error_with(&checks.index(index).field("cluster"), message, "write `protocol: http2` in the cluster");
-        }
+        let spoken = match cluster.map(|cluster| cluster.protocol) {
+            Some(Protocol::Http1) => "HTTP/1.1",
+            Some(Protocol::Tcp) => "TCP",
+            Some(Protocol::Auto | Protocol::Http2) | None => continue,
+        };
+        let message = format!("the cluster `{}` speaks {spoken} and a check needs gRPC", check.cluster);
+        report.error_with(&checks.index(index).field("cluster"), message, "write `protocol: http2` in the cluster");
     }
 }
 
