@@ -386,6 +386,28 @@ async fn a_permissive_listener_takes_both_on_one_port() {
 }
 
 #[tokio::test]
+async fn a_unix_socket_carries_connections_too_and_its_file_goes_with_the_drain() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("ledger.sock");
+    let address = format!("unix:{}", path.display());
+    let text = format!("listeners: [{{name: in, address: \"{address}\", protocol: tcp}}]");
+    let server = Mesh::from_yaml(&text, "server.yaml").unwrap();
+    let listening = server.listen_tcp("in").unwrap();
+    assert_eq!(listening.address(), address);
+    let text = format!("clusters: [{{name: ledger, protocol: tcp, endpoints: [{{address: \"{address}\"}}]}}]");
+    let client = Mesh::from_yaml(&text, "client.yaml").unwrap();
+    let mut ours = soon(client.dial("ledger")).await.unwrap();
+    let mut theirs = soon(listening.accept()).await.unwrap();
+    assert_eq!((ours.endpoint(), ours.remote_addr(), theirs.remote_addr()), (&*address, None, None));
+    theirs.write_all(b"hello").await.unwrap();
+    drop(theirs);
+    assert_eq!(rest(&mut ours).await.unwrap(), "hello");
+    soon(server.drain(Duration::ZERO)).await;
+    soon(listening.accept()).await.unwrap_err();
+    until(|| !path.exists()).await;
+}
+
+#[tokio::test]
 async fn a_dial_ends_by_its_deadline_and_a_given_up_one_is_counted() {
     let ca = tempfile::tempdir().unwrap();
     let silent = TcpListener::bind("127.0.0.1:0").unwrap();
