@@ -217,6 +217,19 @@ async fn a_connection_that_fails_is_opened_elsewhere_within_attempts_and_budget(
 }
 
 #[tokio::test]
+async fn a_further_attempt_never_goes_to_the_endpoint_that_just_failed() {
+    let (dead, good) = (free_port(), free_port());
+    let (_server, _listening) = server(good, "", "");
+    let text = format!(
+        "defaults: {{retry: {{attempts: 1}}, balancer: random}}\nclusters: [{{name: ledger, protocol: tcp, endpoints: [{{address: \"127.0.0.1:{dead}\", weight: 1000}}, {{address: \"127.0.0.1:{good}\"}}]}}]"
+    );
+    let client = Mesh::from_yaml(&text, "client.yaml").unwrap();
+    for _ in 0..3 {
+        assert_eq!(soon(client.dial("ledger")).await.unwrap().endpoint(), format!("127.0.0.1:{good}"));
+    }
+}
+
+#[tokio::test]
 async fn an_endpoint_that_takes_no_connection_is_left_alone() {
     let (dead, good) = (free_port(), free_port());
     let (_server, _listening) = server(good, "", "");
@@ -441,6 +454,9 @@ async fn connections_and_requests_do_not_pass_for_each_other() {
     let error = client.client().call(Request::get("http://ledger/").body(Body::empty()).unwrap()).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::BadRequest, "{error}");
     assert_eq!(client.dial("nobody").await.unwrap_err().kind(), ErrorKind::NoRoute);
+    let text = "routes: [{hosts: [a], rules: [{direct_response: {status: 200}}]}]\n";
+    let answering = Mesh::from_yaml(text, "c.yaml").unwrap();
+    assert_eq!(answering.dial("a").await.unwrap_err().kind(), ErrorKind::NoRoute, "an answer is no endpoint");
     let text = "clusters: [{name: a, endpoints: [{address: \"127.0.0.1:1\"}]}]\nroutes: [{hosts: [a], rules: [{match: {path: {prefix: /}}, backends: [{cluster: a}]}]}]\n";
     let conditional = Mesh::from_yaml(text, "c.yaml").unwrap();
     assert_eq!(conditional.dial("a").await.unwrap_err().kind(), ErrorKind::NoRoute, "a connection meets no condition");
