@@ -37,11 +37,11 @@ async fn count<R: Requester>(mut client: R) -> Result<PerRequest, Failure> {
     for _ in 0..WARM_UP {
         client.once().await?;
     }
-    counting::start();
+    let count = counting::start();
     for _ in 0..COUNTED {
         client.once().await?;
     }
-    let counts = counting::stop();
+    let counts = count.stop();
     let per_request = |total: u64| total as f64 / f64::from(COUNTED);
     Ok(PerRequest { allocations: per_request(counts.allocations), bytes: per_request(counts.bytes) })
 }

@@ -84,3 +84,20 @@ fn main() -> ExitCode {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    #[test]
+    fn instructions_can_be_left_out_and_the_help_says_so() {
+        let options = Options::try_parse_from(["mesh-bench", "micro", "--no-instructions"]);
+        assert!(matches!(options.map(|options| options.role), Ok(Some(Role::Micro(task))) if task.no_instructions));
+        let mut command = Options::command();
+        command.build();
+        let help = command.find_subcommand_mut("micro").map(|micro| micro.render_help().to_string());
+        assert!(help.is_some_and(|help| help.contains("--no-instructions")));
+    }
+}

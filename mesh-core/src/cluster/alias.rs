@@ -29,6 +29,7 @@ impl Alias {
     }
 
     /// The place that 64 random bits stand for: the upper half chooses the column, the lower the side.
+    #[inline]
     pub(super) fn at(&self, random: u64) -> usize {
         let column = (((random >> 32) * self.columns.len() as u64) >> 32) as usize;
         let (threshold, other) = self.columns[column];

@@ -10,7 +10,9 @@ use super::order::Order;
 /// Members, by index into the picker's endpoints.
 #[derive(Debug)]
 pub(super) struct Area {
-    pub(super) members: Box<[u32]>,
+    /// `None`: as many endpoints as `size`, from the first on; what a large list need not be looked up for.
+    members: Option<Box<[u32]>>,
+    size: u32,
     pub(super) order: Order,
     healthy: AtomicU32,
     degraded: AtomicU32,
@@ -18,28 +20,37 @@ pub(super) struct Area {
 
 impl Area {
     pub(super) fn new(members: Vec<u32>, order: Order) -> Self {
-        let all = members.len() as u32;
-        Self { members: members.into(), order, healthy: AtomicU32::new(all), degraded: AtomicU32::new(0) }
+        let size = members.len() as u32;
+        let members = if members.iter().copied().eq(0..size) { None } else { Some(members.into()) };
+        Self { members, size, order, healthy: AtomicU32::new(size), degraded: AtomicU32::new(0) }
     }
 
+    #[inline]
     pub(super) fn len(&self) -> u32 {
-        self.members.len() as u32
+        self.size
+    }
+
+    /// The member at a place.
+    #[inline]
+    pub(super) fn member(&self, place: usize) -> usize {
+        self.members.as_ref().map_or(place, |members| members[place] as usize)
     }
 
     /// The next member.
+    #[inline]
     pub(super) fn next(&self, rng: &mut fastrand::Rng) -> usize {
-        self.members[self.order.next(rng)] as usize
+        self.member(self.order.next(rng))
     }
 
     /// The members, one after the other.
     pub(super) fn iter(&self) -> impl Iterator<Item = usize> {
-        self.members.iter().map(|index| *index as usize)
+        (0..self.size as usize).map(|place| self.member(place))
     }
 
     /// Draws before the area is walked. Turns may pass every member twice, to stay fair when some are
     /// left out. Chance gives up when so few are accepted that a walk is cheaper.
     pub(super) fn quick_draws(&self) -> usize {
-        if self.order.is_turns() { self.members.len().saturating_mul(2).min(MOST_DRAWS) } else { CHANCE_DRAWS }
+        if self.order.is_turns() { (self.size as usize).saturating_mul(2).min(MOST_DRAWS) } else { CHANCE_DRAWS }
     }
 
     /// What the last census counted: healthy, degraded.

@@ -85,6 +85,7 @@ impl From<BalancerKind> for Balancing {
 
 impl Balancing {
     /// How many endpoints compete for a request, the first one drawn included.
+    #[inline]
     pub(super) fn choices(&self) -> u8 {
         match self.kind {
             BalancerKind::PeakEwma => 2,

@@ -21,6 +21,11 @@ pub trait Candidate {
     fn is_degraded(&self, _now: Instant) -> bool {
         false
     }
+    /// Whether it may be used now, and not only for want of a better one. The question of every draw: asked
+    /// in one where the answers to both of its parts begin alike.
+    fn is_fit(&self, now: Instant) -> bool {
+        self.is_available(now) && !self.is_degraded(now)
+    }
     /// Whether it still answers but wants nothing new: taken only when nothing available is left, also in panic.
     fn is_leaving(&self, _now: Instant) -> bool {
         false

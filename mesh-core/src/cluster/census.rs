@@ -31,6 +31,7 @@ impl Census {
     }
 
     /// Whether every member was healthy at the last count.
+    #[inline]
     pub(super) fn is_whole(&self) -> bool {
         self.is_whole.load(Ordering::Relaxed)
     }

@@ -40,7 +40,7 @@ impl Cluster {
                 }
             };
             match picked.endpoint.live.breaker.admit(now) {
-                Ok(permit) => return Ok(Taken::new(self, picked.endpoint, (permit, leave.take()), now)),
+                Ok(permit) => return Ok(Taken::new(self, Arc::clone(picked.endpoint), (permit, leave.take()), now)),
                 Err(refused) => soonest = soonest.into_iter().chain(refused.retry_after).min(),
             }
             if skip.contains(&picked.index) {

@@ -101,6 +101,15 @@ impl Hashing {
         Some(self.bound.as_ref().map_or(first, |bound| bound.choose(hash, first, busy, usable)))
     }
 
+    /// Whom a hash belongs to, whether it can be used or not.
+    #[inline]
+    pub fn home(&self, hash: u64) -> Option<usize> {
+        match &self.table {
+            Table::Ring(ring) => ring.pick(hash, 0),
+            Table::Maglev(maglev) => maglev.pick(hash, 0),
+        }
+    }
+
     /// How many endpoints there are.
     pub fn size(&self) -> usize {
         self.hosts

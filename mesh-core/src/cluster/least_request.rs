@@ -13,6 +13,7 @@
 use crate::endpoint::load::Load;
 
 /// Whether `challenger` has strictly fewer requests in flight per weight than `first`.
+#[inline]
 pub(super) fn is_cheaper(challenger: (&Load, f64), first: (&Load, f64), bias: f64) -> bool {
     if bias == 0.0 {
         return false;

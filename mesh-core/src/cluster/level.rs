@@ -55,6 +55,15 @@ impl Level {
         Self { all, parts, share: AtomicU32::new(0) }
     }
 
+    /// What takes everything while all are healthy; `None`: a locality that is drawn.
+    #[inline]
+    pub(super) fn nearest(&self) -> Option<&Area> {
+        match &self.parts {
+            Parts::Near(tiers) => Some(tiers.first().unwrap_or(&self.all)),
+            Parts::Weighted(_) => None,
+        }
+    }
+
     /// Every area of the level.
     pub(super) fn areas(&self) -> impl Iterator<Item = &Area> {
         let (near, weighted) = match &self.parts {

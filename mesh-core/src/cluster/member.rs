@@ -124,6 +124,10 @@ impl Candidate for Endpoint {
         self.health(now) == Health::Degraded
     }
 
+    fn is_fit(&self, now: Instant) -> bool {
+        self.health(now) == Health::Healthy && !self.live.outlier.is_ejected() && !self.live.breaker.is_open(now)
+    }
+
     fn is_leaving(&self, now: Instant) -> bool {
         self.health(now) == Health::Draining && !self.live.breaker.is_open(now)
     }

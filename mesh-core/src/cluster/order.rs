@@ -36,13 +36,21 @@ impl Order {
     }
 
     /// The next place.
+    #[inline]
     pub(super) fn next(&self, rng: &mut fastrand::Rng) -> usize {
         match self {
-            Self::Even(places) => rng.usize(0..*places),
+            Self::Even(places) => even(*places, rng),
+            _ => self.next_uneven(rng),
+        }
+    }
+
+    fn next_uneven(&self, rng: &mut fastrand::Rng) -> usize {
+        match self {
+            Self::Even(places) => even(*places, rng),
             Self::Weighted(table) => table.at(rng.u64(..)),
             Self::Turns(rotation) => rotation.next(),
             Self::Reported(turns) => turns.next(),
-            Self::Hashed(hashing) => rng.usize(0..hashing.size()),
+            Self::Hashed(hashing) => even(hashing.size(), rng),
         }
     }
 
@@ -50,4 +58,11 @@ impl Order {
     pub(super) fn is_turns(&self) -> bool {
         matches!(self, Self::Turns(_) | Self::Reported(_))
     }
+}
+
+/// A place of so many. Each is met as often as the others, to within 2^-64 of the places: no draw is repeated
+/// for less than that, and nothing is divided.
+#[inline]
+fn even(places: usize, rng: &mut fastrand::Rng) -> usize {
+    ((u128::from(rng.u64(..)) * places as u128) >> 64) as usize
 }

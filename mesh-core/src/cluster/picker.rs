@@ -25,8 +25,11 @@
 //!    asked; then an available one is taken again, then one that is leaving, and in panic any.
 //!
 //! # Cost
-//! Two draws and two comparisons when the drawn ones are available, whatever the number of endpoints.
-//! Counts are kept by [`super::census`]; only many draws in vain cost a walk.
+//! Two draws and one comparison when the drawn ones are available, whatever the number of endpoints; while
+//! everything is healthy, without a question about levels and shares. Counts are kept by [`super::census`];
+//! only many draws in vain cost a walk.
+
+mod draw;
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -38,6 +41,7 @@ pub use super::candidate::Candidate;
 use super::census::Census;
 use super::hashing::Hashing;
 use super::level::{Level, Parts, Place, effective_weight};
+use super::load_weight::ReportedTurns;
 use super::locality::Proximity;
 use super::order::Order;
 use super::{least_request, peak_ewma, priority};
@@ -69,6 +73,7 @@ impl Asked<'_> {
         Self { now, tried: &[], hash: None }
     }
 
+    #[inline]
     fn is_untried(&self, index: usize) -> bool {
         !self.tried.contains(&index)
     }
@@ -76,11 +81,11 @@ impl Asked<'_> {
 
 /// A picked endpoint.
 #[derive(Debug)]
-pub struct Pick<C> {
+pub struct Pick<'p, C> {
     /// Its place in the list the picker was built from; goes into `tried` for a retry.
     pub index: usize,
-    /// The endpoint.
-    pub endpoint: Arc<C>,
+    /// The endpoint. Whoever keeps it counts it: a look at it is no write to a line that others read.
+    pub endpoint: &'p Arc<C>,
     /// Whether availability was ignored, because too little was available.
     pub panic: bool,
 }
@@ -145,7 +150,7 @@ impl<C: Candidate> Picker<C> {
         };
         let parted_by = localities.filter(|_| !balancing.kind.follows_hash());
         let levels: Box<[Level]> = by_priority.values().map(|places| Level::new(places, parted_by, area)).collect();
-        let census = Census::new(levels.iter().map(|level| level.all.members.len()).sum());
+        let census = Census::new(levels.iter().map(|level| level.all.len() as usize).sum());
         let picker = Self { levels, census, balancing, endpoints: Arc::clone(&endpoints) };
         picker.spread();
         picker
@@ -166,13 +171,48 @@ impl<C: Candidate> Picker<C> {
     /// The members of each level, the levels in order, each from a member drawn by chance on.
     pub(super) fn members_from_anywhere(&self, rng: &mut fastrand::Rng) -> impl Iterator<Item = usize> {
         self.levels.iter().flat_map(move |level| {
-            let (before, after) = level.all.members.split_at(rng.usize(..level.all.members.len()));
-            after.iter().chain(before).map(|index| *index as usize)
+            let (area, size) = (&level.all, level.all.len() as usize);
+            let first = rng.usize(..size);
+            (first..size).chain(0..first).map(|place| area.member(place))
         })
     }
 
     /// Picks an endpoint for an attempt.
-    pub fn pick(&self, ask: Asked<'_>, rng: &mut fastrand::Rng) -> Result<Pick<C>, NoEndpoint> {
+    pub fn pick(&self, ask: Asked<'_>, rng: &mut fastrand::Rng) -> Result<Pick<'_, C>, NoEndpoint> {
+        match self.pick_unhindered(&ask, rng) {
+            Ok(Some(index)) => Ok(self.picked(index, false)),
+            Ok(None) => self.pick_by_rules(ask, rng),
+            Err(Disproved) => {
+                self.count(ask.now);
+                self.pick_by_rules(ask, rng)
+            }
+        }
+    }
+
+    /// What the rules come to where nothing is in their way: a first attempt, no slow start, and everything was
+    /// healthy when last counted, so that the nearest area of level 0 takes all. `None`: something is.
+    #[inline]
+    fn pick_unhindered(&self, ask: &Asked<'_>, rng: &mut fastrand::Rng) -> Result<Option<usize>, Disproved> {
+        let is_hindered = !self.census.is_whole() || !ask.tried.is_empty() || self.balancing.slow_start.is_some();
+        let area = self.levels.first().filter(|_| !is_hindered).and_then(Level::nearest);
+        let Some(area) = area else { return Ok(None) };
+        let Some(mut best) = self.draw_first(area, ask, rng) else { return Ok(None) };
+        if !self.is_fit(best, ask.now) {
+            return Err(Disproved);
+        }
+        let choices = if area.len() > 1 { self.balancing.choices() } else { 1 };
+        for _ in 1..choices {
+            let drawn = area.next(rng);
+            let is_other = drawn != best && self.is_fit(drawn, ask.now);
+            let other = if is_other { Some(drawn) } else { self.draw_another(best, area, ask, rng) };
+            best = other.filter(|other| self.is_cheaper(*other, best, ask.now)).unwrap_or(best);
+        }
+        Ok(Some(best))
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn pick_by_rules(&self, ask: Asked<'_>, rng: &mut fastrand::Rng) -> Result<Pick<'_, C>, NoEndpoint> {
         if self.levels.is_empty() {
             return Err(NoEndpoint::Empty);
         }
@@ -303,7 +343,7 @@ impl<C: Candidate> Picker<C> {
     }
 
     /// Rule 5, when the level drawn gave no endpoint: another level, then a tried one, then any in panic.
-    fn last_resort(&self, source: Source, ask: Asked<'_>, rng: &mut fastrand::Rng) -> Result<Pick<C>, NoEndpoint> {
+    fn last_resort(&self, source: Source, ask: Asked<'_>, rng: &mut fastrand::Rng) -> Result<Pick<'_, C>, NoEndpoint> {
         let fit = |index: usize| ask.is_untried(index) && self.is_fit(index, ask.now);
         let usable = |index: usize| ask.is_untried(index) && self.is_usable(index, ask.now);
         let again = |index: usize| self.is_usable(index, ask.now);
@@ -354,53 +394,7 @@ impl<C: Candidate> Picker<C> {
         best
     }
 
-    /// One accepted member, by hash, by turn or by chance in proportion to weight.
-    fn draw(&self, area: &Area, ask: Asked<'_>, rng: &mut fastrand::Rng, accept: Accept<'_>) -> Option<usize> {
-        let now = ask.now;
-        if let Order::Hashed(hashing) = &area.order {
-            let hash = ask.hash.unwrap_or_else(|| rng.u64(..));
-            return self.draw_by_hash((area, hashing), hash, accept);
-        }
-        if let Order::Reported(turns) = &area.order {
-            let rule = &self.balancing.reports;
-            let weight = |place: usize| self.endpoints[area.members[place] as usize].reported_weight(rule, now);
-            turns.refresh(rule, now, weight);
-        }
-        let draws = if self.balancing.slow_start.is_some() { SLOW_DRAWS } else { 0 }.max(area.quick_draws());
-        for _ in 0..draws {
-            let index = area.next(rng);
-            if accept(index) && self.is_warm_enough(index, now, rng) {
-                return Some(index);
-            }
-        }
-        self.walk(area, now, rng, accept)
-    }
-
-    fn draw_by_hash(&self, (area, hashing): (&Area, &Hashing), hash: u64, accept: Accept<'_>) -> Option<usize> {
-        let member = |place: usize| area.members[place] as usize;
-        let in_flight = |place: usize| self.endpoints[member(place)].load().in_flight();
-        let total = || {
-            let group = self.endpoints[member(0)].load().in_flight_of_group();
-            group.unwrap_or_else(|| (0..area.members.len()).map(in_flight).sum())
-        };
-        let busy = InFlight { total: if hashing.is_bounded() { total() } else { 0 }, at: &in_flight };
-        hashing.pick(hash, busy, &|place| accept(member(place))).map(member)
-    }
-
-    /// Exact where `draw` was unlucky: one pass that keeps each member with its share of the weight
-    /// seen so far (reservoir sampling).
-    fn walk(&self, area: &Area, now: Instant, rng: &mut fastrand::Rng, accept: Accept<'_>) -> Option<usize> {
-        let (mut seen, mut kept) = (0.0, None);
-        for index in area.iter().filter(|index| accept(*index)) {
-            let weight = self.weight(index, now);
-            seen += weight;
-            if rng.f64() * seen < weight {
-                kept = Some(index);
-            }
-        }
-        kept
-    }
-
+    #[inline]
     fn is_cheaper(&self, challenger: usize, first: usize, now: Instant) -> bool {
         let [one, two] = [challenger, first].map(|index| self.endpoints[index].load());
         match self.balancing.kind {
@@ -420,8 +414,7 @@ impl<C: Candidate> Picker<C> {
 
     /// Healthy: available, and not only for want of a better one.
     fn is_fit(&self, index: usize, now: Instant) -> bool {
-        let endpoint = &self.endpoints[index];
-        endpoint.is_available(now) && !endpoint.is_degraded(now)
+        self.endpoints[index].is_fit(now)
     }
 
     fn is_usable(&self, index: usize, now: Instant) -> bool {
@@ -470,8 +463,8 @@ impl<C: Candidate> Picker<C> {
         }
     }
 
-    fn picked(&self, index: usize, panic: bool) -> Pick<C> {
-        Pick { index, endpoint: Arc::clone(&self.endpoints[index]), panic }
+    fn picked(&self, index: usize, panic: bool) -> Pick<'_, C> {
+        Pick { index, endpoint: &self.endpoints[index], panic }
     }
 }
 
@@ -479,9 +472,6 @@ type Accept<'a> = &'a dyn Fn(usize) -> bool;
 
 /// Share of a tier below which the next one is asked: 50 %, as with panic and for the same reason.
 const SPILL_PERCENT: u32 = 50;
-/// Draws before a walk where new endpoints refuse some: if all are new and refuse nine of ten, 64 draws
-/// in vain happen once in a thousand picks.
-const SLOW_DRAWS: usize = 64;
 
 #[cfg(test)]
 #[path = "picker_tests.rs"]

@@ -4,8 +4,12 @@ use std::time::Duration;
 use proptest::prelude::*;
 
 use super::*;
+use crate::cluster::bounded_load::BalanceFactor;
+use crate::cluster::hashing::{HashConfig, TableConfig};
 use crate::cluster::load_weight::{LoadWeight, ReportRule};
 use crate::cluster::locality::Locality;
+use crate::cluster::maglev::TableSize;
+use crate::cluster::ring_hash::{HashFunction, RingConfig};
 use crate::cluster::slow_start::SlowStart;
 use crate::endpoint::load::{InFlight, Load, Outcome};
 use crate::load_report::LoadReport;
@@ -78,6 +82,15 @@ const KINDS: [BalancerKind; 5] = [
     BalancerKind::Random,
     BalancerKind::WeightedRoundRobin,
 ];
+
+/// The balancers by hash; the last one is bounded.
+fn hashes() -> [BalancerKind; 3] {
+    let ring = TableConfig::Ring(RingConfig::new(32, 64, HashFunction::XxHash).unwrap());
+    let maglev = TableConfig::Maglev(TableSize::new(101).unwrap());
+    let bound = Some(BalanceFactor::new(120).unwrap());
+    [(ring, None), (maglev, None), (maglev, bound)]
+        .map(|(table, bound)| BalancerKind::Hash(HashConfig { table, bound }))
+}
 
 fn endpoint(weight: u32, available: bool, proximity: Proximity, now: Instant) -> Arc<Fake> {
     fake(weight, available, (proximity, More::default()), now)
@@ -565,5 +578,31 @@ proptest! {
         prop_assert!(!pick.panic || panics);
         let alternatives = weighted.iter().any(|(index, (_, up, _))| !tried.contains(index) && (panics || *up));
         prop_assert!(!tried.contains(&pick.index) || !alternatives);
+    }
+
+    #[test]
+    fn a_pick_takes_the_draws_and_the_endpoint_that_the_rules_alone_would_take(
+        endpoints in proptest::collection::vec((1..3_u32, 0..10_u8, 0..3_u8, 0..4_usize), 1..9),
+        kind in 0..KINDS.len() + 3,
+        hash in any::<Option<u64>>(),
+        seed in any::<u64>(),
+    ) {
+        let now = Instant::now();
+        let near = [Proximity::Zone, Proximity::Region, Proximity::Elsewhere];
+        let build = |(weight, up, place, _): &(u32, u8, u8, usize)| endpoint(*weight, *up > 0, near[usize::from(*place)], now);
+        let built: Vec<_> = endpoints.iter().map(build).collect();
+        let busy = built.iter().zip(&endpoints);
+        let _slots: Vec<_> =
+            busy.flat_map(|(fake, (.., busy))| (0..*busy).map(|_| fake.load.start(now)).collect::<Vec<_>>()).collect();
+        let kind = KINDS.into_iter().chain(hashes()).nth(kind).unwrap_or_default();
+        let [quick, slow] = [(); 2].map(|()| Picker::new(kind, built.clone(), seed));
+        let [mut drawn, mut by_rules] = [(); 2].map(|()| fastrand::Rng::with_seed(seed));
+        for _ in 0..20 {
+            let ask = Asked { hash, ..Asked::at(now) };
+            let [quick, slow] = [quick.pick(ask, &mut drawn), slow.pick_by_rules(ask, &mut by_rules)];
+            let [quick, slow] = [quick, slow].map(|pick| pick.map(|pick| (pick.index, pick.panic)));
+            prop_assert_eq!(quick, slow);
+            prop_assert_eq!(drawn.get_seed(), by_rules.get_seed());
+        }
     }
 }

@@ -34,6 +34,7 @@ impl Rotation {
     }
 
     /// The place whose turn it is. At most one walk over the places: the largest is always taken.
+    #[inline]
     pub(super) fn next(&self) -> usize {
         let places = self.strides.len() as u64;
         loop {

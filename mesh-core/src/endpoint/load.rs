@@ -9,22 +9,26 @@
 //! The estimate `e` decays as `e * exp(-dt / tau)`. Its *level* `ln(e) + t / tau` therefore stays
 //! constant while nothing is measured, and one atomic word holds estimate and age together; a value
 //! and a time stamp in two words could be read torn.
+//!
+//! All levels of a process count from one moment. So of two endpoints with one tau the higher level is
+//! the slower one, by the same factor at any time: a balancer compares them without clock or exponential.
 
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
-/// The load of one endpoint. Survives a configuration reload: share it by `Arc`.
+/// The load of one endpoint. Survives a configuration reload: share it by `Arc`. On a line of its own, so that
+/// requests to one endpoint do not slow down those to another, and looking at one costs one miss.
 #[derive(Debug)]
+#[repr(align(64))]
 pub struct Load {
     in_flight: AtomicU32,
     /// Requests of all endpoints of a group, if somebody needs to know.
     group: OnceLock<Arc<AtomicU32>>,
-    /// `ln(estimate in ns) + (time of the estimate - base) / tau`, as the bits of an `f64`.
+    /// `ln(estimate in ns) + moment of the estimate / tau`, as the bits of an `f64`.
     level: AtomicU64,
-    /// Nanoseconds from `base` to the last sample.
-    sampled_at: AtomicU64,
-    base: Instant,
+    /// The moment of the last sample.
+    sampled_at: AtomicI64,
     tau_nanos: f64,
 }
 
@@ -36,13 +40,13 @@ impl Load {
 
     /// The same with other numbers: `decay` is the time constant tau, `seed` the first estimate.
     pub fn with(decay: Duration, seed: Duration, now: Instant) -> Self {
+        let (moment, tau_nanos) = (moment(now), nanos(decay));
         Self {
             in_flight: AtomicU32::new(0),
             group: OnceLock::new(),
-            level: AtomicU64::new(nanos(seed).ln().to_bits()),
-            sampled_at: AtomicU64::new(0),
-            base: now,
-            tau_nanos: nanos(decay),
+            level: AtomicU64::new((nanos(seed).ln() + moment as f64 / tau_nanos).to_bits()),
+            sampled_at: AtomicI64::new(moment),
+            tau_nanos,
         }
     }
 
@@ -67,6 +71,7 @@ impl Load {
     }
 
     /// Requests counted in now.
+    #[inline]
     pub fn in_flight(&self) -> u32 {
         self.in_flight.load(Ordering::Relaxed)
     }
@@ -74,8 +79,18 @@ impl Load {
     /// The response time to expect, in nanoseconds. It fades while nothing is measured, so that an
     /// endpoint that was slow once is tried again.
     pub fn estimate_nanos(&self, now: Instant) -> f64 {
-        let level = f64::from_bits(self.level.load(Ordering::Relaxed));
-        (level - self.age(now) / self.tau_nanos).exp()
+        self.faded(now).exp()
+    }
+
+    /// How much slower it is than `other`, as a logarithm: 0 if equally slow, below 0 if faster.
+    #[inline]
+    pub fn slowness_to(&self, other: &Self, now: Instant) -> f64 {
+        // What fades at one pace keeps its distance.
+        if self.tau_nanos == other.tau_nanos {
+            self.level() - other.level()
+        } else {
+            self.faded(now) - other.faded(now)
+        }
     }
 
     /// What one more request costs here: `estimate * (requests in flight + 1)`, in nanoseconds.
@@ -89,25 +104,34 @@ impl Load {
     /// in proportion to the time since the last sample. Finagle and tower compare with the estimate
     /// of the last *read*; both read so often that it is the present one.
     pub fn observe(&self, rtt: Duration, now: Instant) {
-        let age = self.age(now);
-        let before = self.sampled_at.fetch_max(age as u64, Ordering::Relaxed);
-        let keep = (-(age - before as f64).max(0.0) / self.tau_nanos).exp();
-        let (rtt, aged) = (nanos(rtt), age / self.tau_nanos);
+        let moment = self.moment(now);
+        let before = self.sampled_at.fetch_max(moment, Ordering::Relaxed);
+        let since_last = (moment - before).max(0) as f64 / self.tau_nanos;
+        let (rtt, aged) = (nanos(rtt), moment as f64 / self.tau_nanos);
         let update = |bits: u64| {
             let estimate = (f64::from_bits(bits) - aged).exp();
-            // `estimate` has decayed by `keep` since the last sample already.
-            let next = if rtt > estimate { rtt } else { estimate + rtt * (1.0 - keep) };
+            // `estimate` has decayed since the last sample already; the new one takes what that left free.
+            let next = if rtt > estimate { rtt } else { estimate - rtt * (-since_last).exp_m1() };
             Some((next.ln() + aged).to_bits())
         };
         // The closure never gives up, so neither does the update.
         let _ = self.level.fetch_update(Ordering::Relaxed, Ordering::Relaxed, update);
     }
 
-    /// Nanoseconds from `base` to `now`, never before the last sample: clocks of two threads may
-    /// disagree by a little, and an injected one may step back.
-    fn age(&self, now: Instant) -> f64 {
-        let since_base = now.saturating_duration_since(self.base).as_nanos() as u64;
-        since_base.max(self.sampled_at.load(Ordering::Relaxed)) as f64
+    #[inline]
+    fn level(&self) -> f64 {
+        f64::from_bits(self.level.load(Ordering::Relaxed))
+    }
+
+    /// The logarithm of the estimate.
+    fn faded(&self, now: Instant) -> f64 {
+        self.level() - self.moment(now) as f64 / self.tau_nanos
+    }
+
+    /// `now`, but never before the last sample: clocks of two threads may disagree by a little, and an
+    /// injected one may step back.
+    fn moment(&self, now: Instant) -> i64 {
+        moment(now).max(self.sampled_at.load(Ordering::Relaxed))
     }
 }
 
@@ -178,9 +202,19 @@ pub fn penalty(retry_after: Option<Duration>) -> Duration {
     retry_after.filter(|wait| !wait.is_zero()).unwrap_or(BASE_PENALTY).min(MAX_PENALTY)
 }
 
+/// Nanoseconds from the first moment that was ever asked about; less than none for an earlier one.
+fn moment(at: Instant) -> i64 {
+    static FIRST: OnceLock<Instant> = OnceLock::new();
+    let first = *FIRST.get_or_init(|| at);
+    match at.checked_duration_since(first) {
+        Some(since) => since.as_nanos() as i64,
+        None => -(first.saturating_duration_since(at).as_nanos() as i64),
+    }
+}
+
 /// In nanoseconds, at least one: the logarithm of zero is no level.
 fn nanos(duration: Duration) -> f64 {
-    (duration.as_nanos() as f64).max(1.0)
+    (duration.as_secs() as f64 * 1e9 + f64::from(duration.subsec_nanos())).max(1.0)
 }
 
 /// Time constant of the decay: 10 s (Finagle, tower, linkerd).

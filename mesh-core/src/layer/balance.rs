@@ -121,9 +121,10 @@ where
     fn call(&mut self, request: Request<In>) -> Self::Future {
         let now = self.clock.now();
         let picked = self.picker.pick(Asked::at(now), &mut self.randomness.generator());
+        let picked = picked.map(|pick| Arc::clone(pick.endpoint));
         let clock = Arc::clone(&self.clock);
         Box::pin(async move {
-            let member = picked.map_err(|_| Error::new(ErrorKind::NoEndpoint, "no member is available"))?.endpoint;
+            let member = picked.map_err(|_| Error::new(ErrorKind::NoEndpoint, "no member is available"))?;
             let in_flight = member.load.start(now);
             let answer = ready_call(&mut member.service.clone(), request).await;
             in_flight.finish(

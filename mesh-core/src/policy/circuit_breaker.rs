@@ -154,7 +154,11 @@ impl CircuitBreaker {
         match self.mode() {
             Mode::ForcedOpen => true,
             Mode::ForcedClosed | Mode::Observe => false,
-            Mode::Automatic => self.nanos(now) < self.shut_until.load(Ordering::Acquire),
+            Mode::Automatic => {
+                // 0 while closed, which is nearly always: then the time need not be worked out.
+                let until = self.shut_until.load(Ordering::Acquire);
+                until != 0 && self.nanos(now) < until
+            }
         }
     }
 
