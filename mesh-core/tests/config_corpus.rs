@@ -130,6 +130,16 @@ fn a_file_of_endpoints_is_read_like_the_list_inside_a_cluster() {
 }
 
 #[test]
+fn a_text_may_be_too_long() {
+    let rule = |length: usize| {
+        format!("routes: [{{hosts: [a], rules: [{{direct_response: {{status: 404, body: {}}}}}]}}]", "x".repeat(length))
+    };
+    config::parse(&rule(4096), "mesh.yaml").unwrap_or_else(|found| panic!("{}", shown(&found)));
+    let found = shown(&config::parse(&rule(4097), "mesh.yaml").unwrap_err());
+    assert!(found.contains("direct_response.body") && found.contains("at most 4096"), "{found}");
+}
+
+#[test]
 fn a_finding_says_what_to_write_instead() {
     let text = "clusters:\n  - name: details\n    endpoints: []\nroutes:\n  - hosts: [a]\n    rules:\n      - backends: [{ cluster: detials }]\n";
     let found = config::parse(text, "mesh.yaml").unwrap_err();

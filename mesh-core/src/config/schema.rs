@@ -206,10 +206,14 @@ impl<'s> Walker<'s> {
     fn walk_text(&mut self, node: &Node, text: &str, (schema, path): (&'s Json, &Path<'_>)) {
         let refuse = |message: String| Diagnostic::error(self.origin, path, message).at(node.place());
         let least = schema.get("minLength").and_then(Json::as_u64).unwrap_or(0);
+        let most = schema.get("maxLength").and_then(Json::as_u64).unwrap_or(u64::MAX);
+        let length = text.chars().count() as u64;
         let rooted = schema.get("pattern").and_then(Json::as_str) == Some("^/");
         let format = schema.get("format").and_then(Json::as_str).and_then(format_of);
-        let found = if (text.chars().count() as u64) < least {
+        let found = if length < least {
             Some(refuse("the text is empty".into()))
+        } else if length > most {
+            Some(refuse(format!("the text has {length} characters; at most {most} are allowed")))
         } else if rooted && !text.starts_with('/') {
             Some(refuse(format!("`{text}` does not start with `/`")).expecting("a path like /a/b"))
         } else {
@@ -339,7 +343,7 @@ mod tests {
                     }
                     "$schema" | "$ref" | "title" | "description" | "default" | "type" | "required" | "enum"
                     | "const" => {}
-                    "minimum" | "maximum" | "minItems" | "minLength" => {}
+                    "minimum" | "maximum" | "minItems" | "minLength" | "maxLength" => {}
                     other => panic!("the walker does not know `{other}`"),
                 }
             }
