@@ -116,8 +116,17 @@ async fn o06_at_the_stream_limit_a_further_connection_is_opened() {
 async fn o06_a_burst_meets_the_stream_limit_and_nothing_is_refused() {
     let (script, _leaving) = Script::new(2, 10_000);
     let served = Arc::clone(&script.served);
-    let peer = Peer::start(move |_, stream| script.clone().serve(stream)).await;
-    let mesh = client(&[peer.address], "protocol: http2, connection_pool: { max_connections: 3 }");
+    let (open, opening) = watch::channel(false);
+    let peer = Peer::start(move |_, stream| {
+        let (script, mut opening) = (script.clone(), opening.clone());
+        async move {
+            opening.wait_for(|open| *open).await.unwrap();
+            script.serve(stream).await;
+        }
+    })
+    .await;
+    let cluster = "protocol: http2, connect_timeout: 20s, connection_pool: { max_connections: 3 }";
+    let mesh = client(&[peer.address], cluster);
     let one = || {
         let client = mesh.client();
         // Reads its answer, so that its stream ends.
@@ -128,6 +137,12 @@ async fn o06_a_burst_meets_the_stream_limit_and_nothing_is_refused() {
         })
     };
     let calls: Vec<_> = (0..60).map(|_| one()).collect();
+    // All are here before the limit is known: whoever does not wait for it has had turns enough to send.
+    eventually("all to begin", || mesh.status()["clusters"]["a"]["in_flight"] == 60 && peer.accepted() == 1).await;
+    for _ in 0..1_000 {
+        tokio::task::yield_now().await;
+    }
+    open.send(true).unwrap();
     for call in calls {
         assert_eq!(soon(call).await.unwrap().unwrap(), (1, "ok".to_owned()));
     }
