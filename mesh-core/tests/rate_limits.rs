@@ -65,6 +65,8 @@ async fn o43_a_request_needs_a_token_of_every_limit_that_matches_it() {
     for (limits, clients, expected) in [
         (format!("{special}, {all}"), "aaaa", vec![200, 200, 429, 429]),
         (format!("{special}, {all}"), "aabbb", vec![200, 200, 200, 429, 429]),
+        // The third is refused by its own limit, and takes the last token of the other all the same.
+        (format!("{special}, {all}"), "aaabb", vec![200, 200, 429, 429, 429]),
         (format!("{special}, {all}"), "bbbb", vec![200, 200, 200, 429]),
         (format!("{special}, {others}"), "aabbbb", vec![200, 200, 200, 200, 200, 429]),
     ] {
