@@ -105,6 +105,29 @@ fn o42_no_window_admits_more_than_its_tokens_however_many_wait() {
     }
 }
 
+/// Threads that take at once, until nothing is left: a token that two of them took would be one too many.
+#[test]
+fn o42_no_window_admits_more_than_its_tokens_however_many_ask_at_once() {
+    const TOKENS: u32 = 200_000;
+    let (now, interval) = (Instant::now(), Duration::from_secs(10));
+    let bucket = TokenBucket::new(RateLimit::new(TOKENS, TOKENS, interval).unwrap(), now);
+    for window in 0..3 {
+        let begin = now + interval * window;
+        let (barrier, passed) = (Barrier::new(30), AtomicU32::new(0));
+        std::thread::scope(|scope| {
+            for _ in 0..30 {
+                scope.spawn(|| {
+                    barrier.wait();
+                    while bucket.take(begin).is_ok() {
+                        passed.fetch_add(1, Ordering::Relaxed);
+                    }
+                });
+            }
+        });
+        assert_eq!(passed.into_inner(), TOKENS, "window {window}");
+    }
+}
+
 #[test]
 fn each_key_has_its_own_bucket_and_a_full_one_is_forgotten_first() {
     let now = Instant::now();
