@@ -45,6 +45,8 @@ static inline mesh_config *world_config(int port, int dead) {
            "clusters:\n"
            "  - name: echo\n"
            "    connect_timeout: 10s\n"
+           // Answers are broken off on purpose; that must not keep the next test out.
+           "    circuit_breaker: { consecutive_failures: 0, min_requests: 0 }\n"
            "    endpoints: [ { address: \"127.0.0.1:%d\" } ]\n"
            "  - name: dead\n"
            "    endpoints: [ { address: \"127.0.0.1:%d\" } ]\n"
