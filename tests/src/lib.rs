@@ -6,6 +6,7 @@
 //! Invariant: a driver decides nothing and asserts nothing; all judging is in [`judge`].
 
 pub mod driver;
+pub mod heap;
 pub mod judge;
 pub mod load;
 pub mod metrics;
