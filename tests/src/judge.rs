@@ -48,7 +48,7 @@ pub fn comparable(report: &Report, upstreams: &Upstreams) -> Vec<(String, String
         let how = format!(
             "attempts={:?} cluster={} endpoint={}",
             outcome.attempts,
-            outcome.cluster.as_deref().unwrap_or("-"),
+            cluster(outcome),
             end.and_then(|end| upstreams.name_of(end)).unwrap_or("-"),
         );
         (got, how)
@@ -99,7 +99,7 @@ fn outcome_differences(expect: &Expect, outcome: &Outcome, witness: (bool, &Upst
     if !is_bare {
         let attempts = outcome.attempts.map_or_else(|| "not told".to_owned(), |attempts| attempts.to_string());
         check.same("attempts", expect.attempts.map(|n| n.to_string()).as_ref(), &attempts);
-        check.same("cluster", expect.cluster.as_ref(), outcome.cluster.as_deref().unwrap_or("-"));
+        check.same("cluster", expect.cluster.as_ref(), cluster(outcome));
         let endpoint = outcome.endpoint.as_deref().unwrap_or("-");
         check.same("endpoint", expect.endpoint.as_ref(), upstreams.name_of(endpoint).unwrap_or(endpoint));
     }
@@ -227,3 +227,7 @@ fn matches(pattern: &str, value: &str) -> bool {
 
 /// Bytes of a body that a message shows.
 const SHOWN: usize = 200;
+/// The cluster, or `-`: where a rule answers by itself there is none, which some languages say by an empty text.
+fn cluster(outcome: &Outcome) -> &str {
+    outcome.cluster.as_deref().filter(|name| !name.is_empty()).unwrap_or("-")
+}
