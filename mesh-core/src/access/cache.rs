@@ -7,8 +7,12 @@
 //! Invariant: a hit is found only through the entry's own reference set, by comparing all key bytes; two
 //! answers that disagree are both dropped.
 
+mod entry;
+mod eviction;
 mod flight;
 mod key;
+#[cfg(test)]
+mod properties;
 mod references;
 mod stats;
 mod table;
@@ -17,12 +21,16 @@ mod tests;
 #[cfg(test)]
 mod workload;
 
-use std::collections::hash_map::RandomState;
+use std::cell::RefCell;
 use std::hash::BuildHasher;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use foldhash::quality::RandomState;
+
+use self::entry::{Age, Entry};
+use self::eviction::Bounds;
 use self::flight::Flights;
 pub use self::flight::{Flight, FlightLeader, Landing, Shared};
 use self::key::Keys;
@@ -30,7 +38,7 @@ use self::references::ReferenceSets;
 pub use self::references::References;
 pub use self::stats::CacheStats;
 pub(super) use self::stats::Counters;
-use self::table::{Age, Entry, Table};
+use self::table::Table;
 use super::attributes::Attributes;
 use super::fact::Fact;
 use super::verdict::Verdict;
@@ -51,12 +59,16 @@ pub struct CacheConfig {
     pub max_negative_ttl: Duration,
     /// Most entries.
     pub max_entries: usize,
+    /// Most bytes, keys and answers together.
+    pub max_bytes: usize,
     /// Most reference sets. A lookup walks them all.
     pub max_reference_sets: usize,
     /// Share of an answer's life after which a hit asks for a new one in the background.
     pub refresh_ahead: Option<f64>,
     /// Whether an expired answer within its grace stands in while the server fails.
     pub stale_if_error: bool,
+    /// The grace of an answer that names none.
+    pub grace: Duration,
     /// Whether an answer without hints that changes headers is kept.
     pub cache_header_changes: bool,
 }
@@ -85,9 +97,11 @@ impl Default for CacheConfig {
             max_ttl: Duration::from_secs(300),
             max_negative_ttl: Duration::from_secs(60),
             max_entries: 10_000, // Mixer's client default
+            max_bytes: 16 << 20,
             max_reference_sets: 64,
             refresh_ahead: None,
             stale_if_error: false,
+            grace: Duration::ZERO,
             cache_header_changes: false,
         }
     }
@@ -147,8 +161,8 @@ pub struct Hints {
     pub valid_for: Option<Duration>,
     /// How many further requests it may answer; `None`: any number. The one that fetched it is not counted.
     pub uses: Option<u64>,
-    /// How long after its end it may stand in while the server fails.
-    pub grace: Duration,
+    /// How long after its end it may stand in while the server fails; `None`: the configuration says.
+    pub grace: Option<Duration>,
 }
 
 /// Why an answer is not kept.
@@ -186,7 +200,7 @@ struct Asked {
 impl CheckCache {
     /// An empty cache.
     pub fn new(config: CacheConfig) -> Self {
-        Self::with_hasher(config, RandomState::new())
+        Self::with_hasher(config, RandomState::default())
     }
 }
 
@@ -194,7 +208,7 @@ impl<S: BuildHasher + Clone> CheckCache<S> {
     /// An empty cache whose table hashes by `hasher`. A poor hash makes it slow, never wrong.
     pub fn with_hasher(config: CacheConfig, hasher: S) -> Self {
         Self {
-            table: Table::new(config.max_entries, hasher),
+            table: Table::new(Bounds { entries: config.max_entries, bytes: config.max_bytes }, hasher),
             sets: ReferenceSets::new(config.max_reference_sets),
             flights: Flights::default(),
             keys: Keys::default(),
@@ -208,7 +222,7 @@ impl<S: BuildHasher + Clone> CheckCache<S> {
     /// Answers from the cache, joins a call in flight, or asks the caller to make one.
     pub fn lookup(self: &Arc<Self>, attributes: &Attributes<'_>, now: Instant) -> Lookup<S> {
         match self.find(attributes, now, Age::Valid) {
-            Found::Hit(entry) => self.hit(&entry, attributes, now),
+            Found::Hit(hit) => self.hit(hit, attributes, now),
             Found::Miss { expired } => {
                 self.counters.expired.add(u64::from(expired));
                 self.join_or_lead(attributes, now)
@@ -219,9 +233,9 @@ impl<S: BuildHasher + Clone> CheckCache<S> {
     /// An expired answer within its grace, for when the server fails.
     pub fn stale(&self, attributes: &Attributes<'_>, now: Instant) -> Option<Arc<Verdict>> {
         match self.find(attributes, now, Age::InGrace) {
-            Found::Hit(entry) if self.config.stale_if_error => {
+            Found::Hit(hit) if self.config.stale_if_error => {
                 self.counters.stale_served.add(1);
-                Some(entry.verdict.clone())
+                Some(hit.verdict)
             }
             _ => None,
         }
@@ -249,6 +263,7 @@ impl<S: BuildHasher + Clone> CheckCache<S> {
     pub fn stats(&self) -> CacheStats {
         CacheStats {
             entries: self.table.len() as u64,
+            bytes: self.table.bytes() as u64,
             reference_sets: self.sets.load().len() as u64,
             ..self.counters.snapshot()
         }
@@ -260,17 +275,24 @@ impl<S: BuildHasher + Clone> CheckCache<S> {
 
     /// Walks the known sets, most specific first. The first valid entry wins unless a later one disagrees.
     fn find(&self, attributes: &Attributes<'_>, now: Instant, age: Age) -> Found {
-        let epoch = self.epoch();
-        let mut best: Option<Arc<Entry>> = None;
+        KEY.with_borrow_mut(|key| self.find_by(key, attributes, (now, age)))
+    }
+
+    fn find_by(&self, key: &mut Vec<u8>, attributes: &Attributes<'_>, when: (Instant, Age)) -> Found {
+        let ((now, age), epoch, view) = (when, self.epoch(), self.table.view());
+        let mut best: Option<&Entry> = None;
         let mut expired = false;
         for set in self.sets.load().iter() {
-            let Some(entry) = self.keys.of(set, attributes).and_then(|key| self.table.find(&key)) else { continue };
+            if !self.keys.write(key, set, attributes) {
+                continue;
+            }
+            let Some(entry) = view.find(key) else { continue };
             expired |= entry.is_expired(now, epoch);
             if !entry.is_usable(now, epoch, age) {
                 continue;
             }
-            match &best {
-                Some(first) if !first.agrees_with(&entry) => {
+            match best {
+                Some(first) if !first.agrees_with(entry) => {
                     first.void();
                     entry.void();
                     return Found::Miss { expired };
@@ -283,24 +305,26 @@ impl<S: BuildHasher + Clone> CheckCache<S> {
             }
         }
         match best {
-            Some(entry) if entry.take_use() => Found::Hit(entry),
+            Some(entry) if entry.take_use() => Found::Hit(Hit {
+                verdict: entry.verdict().clone(),
+                is_due_for_refresh: age == Age::Valid && entry.is_due_for_refresh(now),
+            }),
             _ => Found::Miss { expired },
         }
     }
 
-    fn hit(self: &Arc<Self>, entry: &Entry, attributes: &Attributes<'_>, now: Instant) -> Lookup<S> {
+    fn hit(self: &Arc<Self>, hit: Hit, attributes: &Attributes<'_>, now: Instant) -> Lookup<S> {
         self.counters.hits.add(1);
-        self.counters.negative_hits.add(u64::from(!entry.verdict.allow));
-        let verdict = entry.verdict.clone();
-        if entry.is_due_for_refresh(now) {
+        self.counters.negative_hits.add(u64::from(!hit.verdict.allow));
+        if hit.is_due_for_refresh {
             let asked = Asked { epoch: self.epoch(), at: now };
             let key = self.flight_key(attributes, asked.epoch);
             if let Ok(leader) = FlightLeader::register(self, key, asked) {
                 self.counters.refreshes.add(1);
-                return Lookup::Refresh(verdict, leader);
+                return Lookup::Refresh(hit.verdict, leader);
             }
         }
-        Lookup::Hit(verdict)
+        Lookup::Hit(hit.verdict)
     }
 
     fn join_or_lead(self: &Arc<Self>, attributes: &Attributes<'_>, now: Instant) -> Lookup<S> {
@@ -318,9 +342,9 @@ impl<S: BuildHasher + Clone> CheckCache<S> {
         };
         // A leader stores before it leaves the list of flights. Whoever became the next leader looks again,
         // or a burst that straddles the landing would make two calls.
-        if let Found::Hit(entry) = self.find(attributes, now, Age::Valid) {
+        if let Found::Hit(hit) = self.find(attributes, now, Age::Valid) {
             drop(leader);
-            return self.hit(&entry, attributes, now);
+            return self.hit(hit, attributes, now);
         }
         self.counters.misses.add(1);
         Lookup::Lead(leader)
@@ -354,8 +378,8 @@ impl<S: BuildHasher + Clone> CheckCache<S> {
         }
         let set = self.sets.intern(references);
         let key: Arc<[u8]> = self.keys.of(&set, attributes).ok_or(Refusal::TooLarge)?.into();
-        let evicted = self.table.insert(key.clone(), entry, asked.at);
-        self.counters.evicted.add(u64::from(evicted));
+        let evicted = self.table.insert(&key, entry, asked.at).ok_or(Refusal::TooLarge)?;
+        self.counters.evicted.add(evicted);
         Ok(Shared { verdict, set, key })
     }
 
@@ -399,10 +423,11 @@ impl<S: BuildHasher + Clone> CheckCache<S> {
         if expires <= asked.at || hints.uses == Some(0) {
             return Err(Refusal::NotUsable);
         }
-        let grace_ends = bounded(after(expires, hints.grace.min(self.config.max_ttl)));
+        let grace_ends = bounded(after(expires, hints.grace.unwrap_or(self.config.grace).min(self.config.max_ttl)));
         let life = expires.saturating_duration_since(asked.at);
         let refresh_at = self.config.refresh_ahead.map(|share| after(asked.at, life.mul_f64(share.clamp(0.0, 1.0))));
-        let mut entry = Entry::new(verdict.clone(), asked.epoch, expires).with_uses(hints.uses);
+        let mut entry = Entry::new(verdict.clone(), asked.epoch, expires);
+        entry.uses = hints.uses.map(AtomicU64::new);
         entry.grace_ends = grace_ends;
         entry.refresh_at = refresh_at;
         Ok(entry)
@@ -423,9 +448,19 @@ impl<S: BuildHasher + Clone> CheckCache<S> {
 }
 
 enum Found {
-    Hit(Arc<Entry>),
+    Hit(Hit),
     Miss { expired: bool },
 }
 
-/// Larger denial bodies are not kept: with 10 000 entries this bounds them at 160 MiB.
+struct Hit {
+    verdict: Arc<Verdict>,
+    is_due_for_refresh: bool,
+}
+
+thread_local! {
+    /// Where a lookup writes its keys: a hit allocates nothing.
+    static KEY: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Larger denial bodies are not kept.
 const MAX_BODY_BYTES: usize = 16 * 1024;

@@ -45,6 +45,16 @@ impl Verdict {
         }
     }
 
+    /// What its parts take in memory, in bytes.
+    pub(super) fn bytes(&self) -> usize {
+        let changes = self.request_headers.iter().chain(&self.response_headers);
+        let headers = changes.map(|change| change.name.as_str().len() + change.value.len() + PART_BYTES);
+        let removed = self.request_headers_to_remove.iter().map(|name| name.as_str().len() + PART_BYTES);
+        let set = self.query_to_set.iter().map(|(name, value)| name.len() + value.len() + PART_BYTES);
+        let query = self.query_to_remove.iter().map(|name| name.len() + PART_BYTES);
+        headers.chain(removed).chain(set).chain(query).sum::<usize>() + self.body.len()
+    }
+
     /// A refusal with an HTTP status.
     pub fn deny(status: u16) -> Self {
         Self { allow: false, status, ..Self::allow() }
@@ -202,6 +212,8 @@ impl HeaderChange {
     }
 }
 
+/// A header change or a pair of strings, without what they point to.
+const PART_BYTES: usize = 64;
 /// What may not stand bare in a query key or value (WHATWG URL: the form-urlencoded set, less what is
 /// harmless in a query).
 const QUERY: &AsciiSet =

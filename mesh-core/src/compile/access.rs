@@ -13,11 +13,12 @@ use crate::access::check::{CheckConfig, FailureMode, RemoteCheck};
 use crate::access::fact::Fact;
 use crate::access::rbac::{Effect, HeaderCondition, Pattern, Rule, Rules};
 use crate::config::access::{AccessRule, Action};
+use crate::config::check_cache::CheckCache;
 use crate::config::document::Document;
 use crate::config::listener::{
     Listener, ListenerProtocol as WrittenProtocol, ListenerTls, LoadReports as WrittenReports,
 };
-use crate::config::policy::{Check, FailureMode as WrittenFailure};
+use crate::config::policy::{CacheAttribute, Check, FailureMode as WrittenFailure};
 use crate::config::value::{Name, TextPattern};
 use crate::identity::spiffe_id::{SpiffeId, TrustDomain};
 use crate::snapshot::{CheckPolicy, ListenerPolicy, ListenerProtocol, LoadReports, TlsMode};
@@ -198,15 +199,8 @@ fn compile_check(written: &Check, document: &Document, context: &Context<'_>) ->
 }
 
 fn check_config(written: &Check) -> Result<CheckConfig, String> {
-    let cache = match &written.cache {
-        Some(cache) => {
-            let key = cache.key.iter().map(|fact| Fact::parse(&fact.to_string()).map_err(|unknown| unknown.0));
-            let keyed = CacheConfig::keyed(key.collect::<Result<_, _>>()?, cache.ttl.0, cache.negative_ttl.0);
-            CacheConfig { max_entries: cache.max_entries as usize, ..keyed }
-        }
-        // Without a key of ours, only the server's own hints make an answer reusable.
-        None => CacheConfig::default(),
-    };
+    // Without a key of ours, only the server's own hints make an answer reusable.
+    let cache = written.cache.as_ref().map_or_else(|| Ok(CacheConfig::default()), cache_config)?;
     let origin = format!("http://{}", written.cluster.as_str())
         .parse()
         .map_err(|error| format!("the cluster's name is no host: {error}"))?;
@@ -221,5 +215,26 @@ fn check_config(written: &Check) -> Result<CheckConfig, String> {
         status_on_error: written.status_on_error,
         cache,
         ..CheckConfig::default()
+    })
+}
+
+/// What the operator wrote is not capped by a default.
+fn cache_config(written: &CheckCache) -> Result<CacheConfig, String> {
+    let fact = |attribute: &CacheAttribute| Fact::parse(&attribute.to_string()).map_err(|unknown| unknown.to_string());
+    let key = written.key.as_ref().map(|key| key.iter().map(fact).collect::<Result<_, _>>()).transpose()?;
+    let (ttl, negative_ttl, defaults) = (written.ttl.0, written.negative_ttl.0, CacheConfig::default());
+    Ok(CacheConfig {
+        key,
+        ttl,
+        negative_ttl,
+        max_ttl: written.max_ttl.map_or(defaults.max_ttl.max(ttl), |cap| cap.0),
+        max_negative_ttl: written.max_negative_ttl.map_or(defaults.max_negative_ttl.max(negative_ttl), |cap| cap.0),
+        max_entries: written.max_entries as usize,
+        max_bytes: written.max_bytes as usize,
+        refresh_ahead: written.refresh_ahead.map(|share| share.fraction()),
+        stale_if_error: !written.grace.0.is_zero(),
+        grace: written.grace.0,
+        cache_header_changes: written.header_changes,
+        ..defaults
     })
 }

@@ -9,6 +9,7 @@ pub mod admission;
 pub mod authorization;
 pub mod balancing;
 pub mod check;
+pub mod check_cache;
 pub mod cluster;
 pub mod connection;
 pub mod diagnostic;
@@ -33,6 +34,7 @@ pub mod value;
 
 pub use access::{Access, AccessRule, Action};
 pub use authorization::{Authorization, AuthorizationPolicy};
+pub use check_cache::CheckCache;
 pub use cluster::{
     Balancer, Cluster, ClusterTls, Declared, Endpoint, Locality, Protocol, ServiceNames, TlsMode, Workload,
 };
@@ -48,9 +50,9 @@ pub use identity::{DevCa, Identity, IdentityFiles, TrustBundle};
 pub use listener::{Listener, ListenerTls};
 pub use parse::{Parsed, Positions, parse, parse_endpoints};
 pub use policy::{
-    CacheAttribute, Check, CheckCache, CircuitBreaker, CircuitBreakerOverride, ConcurrencyLimit,
-    ConcurrencyLimitOverride, FailureMode, ForcedBreaker, Hedge, HedgeOverride, Outlier, OutlierOverride, Policy,
-    Retry, RetryBudget, RetryBudgetOverride, RetryCondition, RetryJitter, RetryOverride,
+    CacheAttribute, Check, CircuitBreaker, CircuitBreakerOverride, ConcurrencyLimit, ConcurrencyLimitOverride,
+    FailureMode, ForcedBreaker, Hedge, HedgeOverride, Outlier, OutlierOverride, Policy, Retry, RetryBudget,
+    RetryBudgetOverride, RetryCondition, RetryJitter, RetryOverride,
 };
 pub use rate_limit::RateLimit;
 pub use route::{Backend, HeaderMatch, Matches, PathMatch, QueryMatch, RequestMatch, Rewrite, Route, Rule, Test};

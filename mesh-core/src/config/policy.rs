@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use super::access::Access;
 use super::admission::{AdaptiveLimit, ClassShares};
 use super::authorization::Authorization;
+use super::check_cache::CheckCache;
 use super::duration::TimeSpan;
 use super::hedge::HedgeDelay;
 use super::rate_limit::RateLimit;
@@ -388,25 +389,6 @@ pub enum FailureMode {
     Open,
 }
 
-/// How the answers of a check are kept.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct CheckCache {
-    /// The attributes that the answer depends on. The principal and the listener are always part of the key.
-    #[schemars(length(min = 1))]
-    pub key: Vec<CacheAttribute>,
-    /// How long an "allow" is kept. Default: 60s.
-    #[serde(default = "default_ttl")]
-    pub ttl: TimeSpan,
-    /// How long a "deny" is kept. Default: 5s.
-    #[serde(default = "default_negative_ttl")]
-    pub negative_ttl: TimeSpan,
-    /// Answers kept at most; the least recently used goes first. Default: 10000.
-    #[serde(default = "default_max_entries")]
-    #[schemars(range(min = 1, max = 10000000))]
-    pub max_entries: u32,
-}
-
 /// A fact of a request that a cached answer depends on.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum CacheAttribute {
@@ -426,11 +408,36 @@ pub enum CacheAttribute {
     Listener,
     /// The value of one header.
     Header(HeaderName),
+    /// Something made of another: `lower(header:x)`, `prefix(path, 2)`, `path_template(path, /users/{id})`,
+    /// `cidr(source.ip, 24)`.
+    Derived(String),
+}
+
+impl CacheAttribute {
+    /// A function of one of the others.
+    fn derived(text: &str) -> Result<Self, ValueError> {
+        let call = text.strip_suffix(')').and_then(|rest| rest.split_once('('));
+        let (function, arguments) = call.ok_or_else(|| ValueError::new(format!("unknown attribute `{text}`")))?;
+        let parts = || arguments.split_once(',').map(|(of, parameter)| (of.trim(), parameter.trim()));
+        let is_right = match function {
+            "lower" => Self::parse(arguments).is_ok(),
+            "prefix" => parts().is_some_and(|(of, n)| of == "path" && n.parse::<u8>().is_ok_and(|n| n > 0)),
+            "cidr" => parts().is_some_and(|(of, n)| of == "source.ip" && n.parse::<u8>().is_ok_and(|n| n <= 128)),
+            "path_template" => parts().is_some_and(|(of, template)| of == "path" && template.starts_with('/')),
+            _ => return Err(ValueError::new(format!("unknown function `{function}`"))),
+        };
+        if is_right {
+            Ok(Self::Derived(text.to_owned()))
+        } else {
+            Err(ValueError::new(format!("`{text}` is malformed")))
+        }
+    }
 }
 
 impl TextValue for CacheAttribute {
     const FORMAT: &'static str = "cache-attribute";
-    const EXPECTED: &'static str = "one of method, path, host, query, principal, source.ip, listener, header:NAME";
+    const EXPECTED: &'static str = "one of method, path, host, query, principal, source.ip, listener, header:NAME, \
+         or lower(ATTRIBUTE), prefix(path, SEGMENTS), path_template(path, /TEMPLATE), cidr(source.ip, BITS)";
 
     fn parse(text: &str) -> Result<Self, ValueError> {
         Ok(match text {
@@ -443,7 +450,7 @@ impl TextValue for CacheAttribute {
             "listener" => Self::Listener,
             other => match other.strip_prefix("header:") {
                 Some(name) => Self::Header(HeaderName::parse(name)?),
-                None => return Err(ValueError::new(format!("unknown attribute `{other}`"))),
+                None => Self::derived(other)?,
             },
         })
     }
@@ -460,6 +467,7 @@ impl fmt::Display for CacheAttribute {
             Self::SourceIp => f.write_str("source.ip"),
             Self::Listener => f.write_str("listener"),
             Self::Header(name) => write!(f, "header:{name}"),
+            Self::Derived(call) => f.write_str(call),
         }
     }
 }
@@ -472,16 +480,4 @@ fn default_check_timeout() -> TimeSpan {
 
 fn default_check_status() -> u16 {
     403
-}
-
-fn default_ttl() -> TimeSpan {
-    TimeSpan::secs(60)
-}
-
-fn default_negative_ttl() -> TimeSpan {
-    TimeSpan::secs(5)
-}
-
-fn default_max_entries() -> u32 {
-    10_000
 }

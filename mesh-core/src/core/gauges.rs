@@ -6,11 +6,12 @@ use std::sync::{Arc, Weak};
 use std::time::Instant;
 
 use super::Core;
+use crate::access::cache::CacheStats;
 use crate::access::check::RemoteCheck;
 use crate::cluster::group::Cluster;
 use crate::policy::circuit_breaker::State;
 use crate::policy::guard::{Counts, End, Guarded, RETRY_REFUSALS};
-use crate::telemetry::names::{label, metric};
+use crate::telemetry::names::{Metric, label, metric};
 
 impl Core {
     /// Registers what lasts as long as the process.
@@ -128,16 +129,49 @@ impl Core {
 
     fn register_check(&self, check: &Arc<RemoteCheck>) {
         let registry = &self.telemetry.registry;
-        let labels = [(label::CHECK, check.config().name.as_str())];
-        let of = |ask: fn(&RemoteCheck) -> u64| {
+        let name = check.config().name.as_str();
+        let of = |ask: fn(&CacheStats) -> u64| {
             let check = Arc::downgrade(check);
-            move || check.upgrade().map(|check| ask(&check))
+            move || check.upgrade().map(|check| ask(&check.stats()))
         };
-        registry.counter_fn(&metric::CHECK_CACHE_HITS, &labels, of(|check| check.stats().hits));
-        registry.counter_fn(&metric::CHECK_CACHE_MISSES, &labels, of(|check| check.stats().misses));
-        registry.counter_fn(&metric::CHECK_CALLS, &labels, of(|check| check.stats().calls));
+        for (metric, ask) in CHECK_COUNTERS {
+            registry.counter_fn(metric, &[(label::CHECK, name)], of(*ask));
+        }
+        for (metric, ask) in CHECK_GAUGES {
+            let value = of(*ask);
+            registry.gauge_fn(metric, &[(label::CHECK, name)], move || value().map(|value| value as f64));
+        }
+        for (outcome, ask) in CHECK_FAILURES {
+            let labels = [(label::CHECK, name), (label::OUTCOME, *outcome)];
+            registry.counter_fn(&metric::CHECK_FAILURES, &labels, of(*ask));
+        }
     }
 }
+
+type Ask = fn(&CacheStats) -> u64;
+
+const CHECK_COUNTERS: &[(&Metric, Ask)] = &[
+    (&metric::CHECK_CACHE_HITS, |stats| stats.hits),
+    (&metric::CHECK_CACHE_MISSES, |stats| stats.misses),
+    (&metric::CHECK_CACHE_NEGATIVE_HITS, |stats| stats.negative_hits),
+    (&metric::CHECK_CACHE_EXPIRED, |stats| stats.expired),
+    (&metric::CHECK_CACHE_EVICTED, |stats| stats.evicted),
+    (&metric::CHECK_CACHE_COALESCED, |stats| stats.coalesced),
+    (&metric::CHECK_CACHE_REFRESHES, |stats| stats.refreshes),
+    (&metric::CHECK_CACHE_STALE, |stats| stats.stale_served),
+    (&metric::CHECK_CACHE_UNCACHEABLE, |stats| stats.uncacheable),
+    (&metric::CHECK_CACHE_MALFORMED_HINTS, |stats| stats.malformed_hints),
+    (&metric::CHECK_CALLS, |stats| stats.calls),
+];
+
+const CHECK_GAUGES: &[(&Metric, Ask)] = &[
+    (&metric::CHECK_CACHE_ENTRIES, |stats| stats.entries),
+    (&metric::CHECK_CACHE_BYTES, |stats| stats.bytes),
+    (&metric::CHECK_CACHE_REFERENCE_SETS, |stats| stats.reference_sets),
+];
+
+const CHECK_FAILURES: &[(&str, Ask)] =
+    &[("fail_open", |stats| stats.fail_open), ("fail_closed", |stats| stats.fail_closed)];
 
 /// As the metric's help says.
 const fn breaker_number(state: State) -> f64 {

@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 
 /// A row of numbers, one copy a stripe.
 #[derive(Debug)]
-pub(super) struct Cells {
+pub(crate) struct Cells {
     lines: Box<[Line]>,
     lines_per_stripe: usize,
     stripe_mask: usize,
@@ -18,7 +18,7 @@ pub(super) struct Cells {
 
 impl Cells {
     /// `count` numbers, all zero.
-    pub(super) fn new(count: usize) -> Self {
+    pub(crate) fn new(count: usize) -> Self {
         let lines_per_stripe = count.div_ceil(CELLS_PER_LINE).max(1);
         let stripes = *STRIPES;
         let lines = (0..stripes * lines_per_stripe).map(|_| Line::default()).collect();
@@ -26,7 +26,7 @@ impl Cells {
     }
 
     /// Adds to number `cell`.
-    pub(super) fn add(&self, cell: usize, amount: u64) {
+    pub(crate) fn add(&self, cell: usize, amount: u64) {
         self.slot(stripe_of_thread() & self.stripe_mask, cell).fetch_add(amount, Relaxed);
     }
 
@@ -36,7 +36,7 @@ impl Cells {
     }
 
     /// The total of number `cell`.
-    pub(super) fn total(&self, cell: usize) -> u64 {
+    pub(crate) fn total(&self, cell: usize) -> u64 {
         self.stripes(cell).fold(0, u64::wrapping_add)
     }
 
@@ -60,6 +60,16 @@ pub(super) fn add_float(bits: &AtomicU64, amount: f64) {
     while let Err(now) = bits.compare_exchange_weak(old, (f64::from_bits(old) + amount).to_bits(), Relaxed, Relaxed) {
         old = now;
     }
+}
+
+/// Which of `stripes`, a power of two, this thread uses.
+pub(crate) fn stripe(stripes: usize) -> usize {
+    stripe_of_thread() & (stripes - 1)
+}
+
+/// How many stripes keep the cores of this machine apart.
+pub(crate) fn stripes() -> usize {
+    *STRIPES
 }
 
 fn stripe_of_thread() -> usize {

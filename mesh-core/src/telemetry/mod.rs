@@ -18,7 +18,7 @@
 pub mod access_log;
 pub mod access_record;
 pub mod baggage;
-mod cells;
+pub(crate) mod cells;
 pub mod explained;
 pub mod exposition;
 pub mod histogram;

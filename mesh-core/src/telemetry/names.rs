@@ -209,6 +209,47 @@ pub mod metric {
     /// Check lookups that asked the policy server.
     pub const CHECK_CACHE_MISSES: Metric =
         Metric::new("libmesh_check_cache_misses_total", "Checks that were not in the cache.");
+    /// Hits that refused.
+    pub const CHECK_CACHE_NEGATIVE_HITS: Metric =
+        Metric::new("libmesh_check_cache_negative_hits_total", "Checks refused by an answer from the cache.");
+    /// Misses that found an answer past its end.
+    pub const CHECK_CACHE_EXPIRED: Metric =
+        Metric::new("libmesh_check_cache_expired_total", "Checks whose kept answer was past its end.");
+    /// Live answers that made room.
+    pub const CHECK_CACHE_EVICTED: Metric =
+        Metric::new("libmesh_check_cache_evicted_total", "Answers that had to make room while they still held.");
+    /// Misses answered by another request's call.
+    pub const CHECK_CACHE_COALESCED: Metric =
+        Metric::new("libmesh_check_cache_coalesced_total", "Checks that waited for another request's call.");
+    /// Background calls.
+    pub const CHECK_CACHE_REFRESHES: Metric =
+        Metric::new("libmesh_check_cache_refreshes_total", "Answers asked for again before their end.");
+    /// Expired answers that stood in.
+    pub const CHECK_CACHE_STALE: Metric = Metric::new(
+        "libmesh_check_cache_stale_total",
+        "Checks answered by an answer past its end while the policy server failed.",
+    );
+    /// Answers that were not kept.
+    pub const CHECK_CACHE_UNCACHEABLE: Metric =
+        Metric::new("libmesh_check_cache_uncacheable_total", "Answers that may not be kept.");
+    /// Answers whose hints could not be read.
+    pub const CHECK_CACHE_MALFORMED_HINTS: Metric =
+        Metric::new("libmesh_check_cache_malformed_hints_total", "Answers whose cache hints could not be read.");
+    /// Answers held.
+    pub const CHECK_CACHE_ENTRIES: Metric = Metric::new("libmesh_check_cache_entries", "Answers held now.");
+    /// What they take.
+    pub const CHECK_CACHE_BYTES: Metric =
+        Metric::new("libmesh_check_cache_bytes", "Bytes that held answers take with their keys.");
+    /// Reference sets.
+    pub const CHECK_CACHE_REFERENCE_SETS: Metric = Metric::new(
+        "libmesh_check_cache_reference_sets",
+        "Different sets of attributes that answers depend on; each lookup tries all.",
+    );
+    /// Checks that failed, by what that meant.
+    pub const CHECK_FAILURES: Metric = Metric::new(
+        "libmesh_check_failures_total",
+        "Checks without an answer, by what was done with the request: outcome is fail_open or fail_closed.",
+    );
     /// Calls to the policy server.
     pub const CHECK_CALLS: Metric = Metric::new("libmesh_check_calls_total", "Calls to a policy server, by outcome.");
     /// Log lines lost.

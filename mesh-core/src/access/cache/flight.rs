@@ -5,11 +5,12 @@
 //! Invariant: a flight always ends. A leader that is dropped frees its waiters to try for themselves.
 
 use std::collections::HashMap;
-use std::collections::hash_map::{Entry, RandomState};
+use std::collections::hash_map::Entry;
 use std::hash::BuildHasher;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
+use foldhash::quality::RandomState;
 use tokio::sync::watch;
 
 use super::references::ReferenceSet;

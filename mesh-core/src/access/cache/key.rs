@@ -31,17 +31,23 @@ impl Default for Keys {
 impl Keys {
     /// The key of a request under a set; `None` if the set does not describe it or the key is too long.
     pub(super) fn of(&self, set: &ReferenceSet, attributes: &Attributes<'_>) -> Option<Vec<u8>> {
-        if !set.references.absent.iter().all(|fact| fact.value(attributes).is_none()) {
-            return None;
-        }
         let mut key = Vec::with_capacity(TYPICAL_KEY_BYTES);
-        key.extend_from_slice(&set.id.to_le_bytes());
-        self.identity(&mut key, attributes);
-        for fact in &set.references.exact {
-            let value = fact.value(attributes)?;
-            self.part(&mut key, fact, Some(&value));
+        self.write(&mut key, set, attributes).then_some(key)
+    }
+
+    /// The same into a buffer that was used before; false instead of `None`.
+    pub(super) fn write(&self, key: &mut Vec<u8>, set: &ReferenceSet, attributes: &Attributes<'_>) -> bool {
+        key.clear();
+        if !set.references.absent.iter().all(|fact| fact.value(attributes).is_none()) {
+            return false;
         }
-        (key.len() <= MAX_KEY_BYTES).then_some(key)
+        key.extend_from_slice(&set.id.to_le_bytes());
+        self.identity(key, attributes);
+        for fact in &set.references.exact {
+            let Some(value) = fact.value(attributes) else { return false };
+            self.part(key, fact, Some(&value));
+        }
+        key.len() <= MAX_KEY_BYTES
     }
 
     /// The key of a call in flight: absent facts are part of it.
@@ -80,7 +86,7 @@ impl Keys {
 
 /// Room for an identity, a path and a header or two without growing.
 const TYPICAL_KEY_BYTES: usize = 256;
-/// Longer keys are not kept: with 10 000 entries this bounds them at 40 MiB.
+/// Longer keys are not kept: no request should fill the cache alone.
 const MAX_KEY_BYTES: usize = 4 * 1024;
 
 #[cfg(test)]

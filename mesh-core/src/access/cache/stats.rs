@@ -2,7 +2,7 @@
 //!
 //! Decides: nothing. Never: resets. Invariant: every lookup is exactly one hit or one miss.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use crate::telemetry::cells::Cells;
 
 /// A snapshot of the counters of one check.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -35,6 +35,8 @@ pub struct CacheStats {
     pub calls: u64,
     /// Entries held now, expired ones included.
     pub entries: u64,
+    /// What they take, in bytes.
+    pub bytes: u64,
     /// Reference sets in use now.
     pub reference_sets: u64,
 }
@@ -74,24 +76,30 @@ impl Counters {
             fail_closed: self.fail_closed.value(),
             calls: self.calls.value(),
             entries: 0,
+            bytes: 0,
             reference_sets: 0,
         }
     }
 }
 
-/// One counter.
-#[derive(Debug, Default)]
-pub(in crate::access) struct Counter(AtomicU64);
+/// One counter. Every hit adds to one, so each thread has its own cache line.
+#[derive(Debug)]
+pub(in crate::access) struct Counter(Cells);
+
+impl Default for Counter {
+    fn default() -> Self {
+        Self(Cells::new(1))
+    }
+}
 
 impl Counter {
     pub(in crate::access) fn add(&self, amount: u64) {
-        // Adding nothing would still take the cache line from the other cores.
         if amount > 0 {
-            self.0.fetch_add(amount, Ordering::Relaxed);
+            self.0.add(0, amount);
         }
     }
 
     fn value(&self) -> u64 {
-        self.0.load(Ordering::Relaxed)
+        self.0.total(0)
     }
 }

@@ -1,187 +1,80 @@
 //! Bounded storage of entries.
 //!
-//! Decides: which entry makes room for a new one (CLOCK: second chance for what was used since the hand
-//! last passed).
-//! Never: takes a write lock to read; never holds more than its capacity.
-//! Invariant: an entry is found by its full key only; the hash chooses the shard and the bucket.
+//! Decides: nothing; [`Queues`] says who makes room.
+//! Never: takes a lock to read; never holds more than its bounds.
+//! Invariant: an entry is found by its full key only; the hash only says where to look.
 
-use std::collections::HashMap;
 use std::hash::BuildHasher;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
-use crate::access::verdict::Verdict;
+use super::entry::Entry;
+use super::eviction::{Bounds, Queues};
 
-/// Keys to entries, in shards with a lock each.
+/// Keys to entries.
 pub(super) struct Table<S> {
+    entries: papaya::HashMap<Arc<[u8]>, Arc<Entry>, S>,
     hasher: S,
-    shards: Box<[RwLock<Shard<S>>]>,
+    /// Held while something is inserted. Lookups do not take it.
+    queues: Mutex<Queues>,
 }
 
-struct Shard<S> {
-    index: HashMap<Arc<[u8]>, usize, S>,
-    slots: Vec<(Arc<[u8]>, Arc<Entry>)>,
-    hand: usize,
-    capacity: usize,
+/// A view that keeps what it found from being freed.
+pub(super) struct View<'a, S>(papaya::HashMapRef<'a, Arc<[u8]>, Arc<Entry>, S, papaya::LocalGuard<'a>>);
+
+impl<S: BuildHasher> View<'_, S> {
+    pub(super) fn find(&self, key: &[u8]) -> Option<&Entry> {
+        self.0.get(key).map(|entry| &**entry)
+    }
 }
 
 impl<S: BuildHasher + Clone> Table<S> {
-    pub(super) fn new(capacity: usize, hasher: S) -> Self {
-        let shards = (capacity / MIN_SHARD_ENTRIES).clamp(1, MAX_SHARDS);
-        let shard = |at: usize| {
-            let capacity = capacity / shards + usize::from(at < capacity % shards);
-            RwLock::new(Shard { index: HashMap::with_hasher(hasher.clone()), slots: Vec::new(), hand: 0, capacity })
-        };
-        Self { shards: (0..shards).map(shard).collect(), hasher }
+    pub(super) fn new(bounds: Bounds, hasher: S) -> Self {
+        let entries = papaya::HashMap::builder().hasher(hasher.clone()).build();
+        Self { entries, hasher, queues: Mutex::new(Queues::new(bounds)) }
     }
 
-    pub(super) fn find(&self, key: &[u8]) -> Option<Arc<Entry>> {
-        let shard = self.shard(key).read().unwrap_or_else(PoisonError::into_inner);
-        let (_, entry) = &shard.slots[*shard.index.get(key)?];
-        Some(entry.clone())
+    pub(super) fn view(&self) -> View<'_, S> {
+        View(self.entries.pin())
     }
 
-    /// Says whether a live entry had to go.
-    pub(super) fn insert(&self, key: Arc<[u8]>, entry: Entry, now: Instant) -> bool {
-        self.shard(&key).write().unwrap_or_else(PoisonError::into_inner).insert(key, Arc::new(entry), now)
+    /// Says how many live entries had to go. `None`: there can never be room for this one.
+    pub(super) fn insert(&self, key: &Arc<[u8]>, mut entry: Entry, now: Instant) -> Option<u64> {
+        entry.weigh(key.len());
+        let mut queues = self.queues.lock().unwrap_or_else(PoisonError::into_inner);
+        if !queues.can_hold(&entry) {
+            return None;
+        }
+        let held = (Arc::clone(key), Arc::new(entry));
+        let entries = self.entries.pin();
+        match entries.insert(held.0.clone(), held.1.clone()) {
+            Some(before) => queues.replace(before, &held.1),
+            None => queues.push(&held, self.hasher.hash_one(&**key)),
+        }
+        let mut evicted = 0;
+        let find = |key: &[u8]| entries.get(key).cloned();
+        let hash = |key: &[u8]| self.hasher.hash_one(key);
+        while let Some(gone) = queues.evict(now, find, hash) {
+            entries.remove(&gone.key);
+            evicted += u64::from(gone.was_live);
+        }
+        Some(evicted)
     }
 
     pub(super) fn clear(&self) {
-        for shard in &self.shards {
-            let mut shard = shard.write().unwrap_or_else(PoisonError::into_inner);
-            shard.index.clear();
-            shard.slots.clear();
-            shard.hand = 0;
-        }
+        let mut queues = self.queues.lock().unwrap_or_else(PoisonError::into_inner);
+        self.entries.pin().clear();
+        queues.clear();
     }
 
     pub(super) fn len(&self) -> usize {
-        self.shards.iter().map(|shard| shard.read().unwrap_or_else(PoisonError::into_inner).slots.len()).sum()
+        self.entries.len()
     }
 
-    fn shard(&self, key: &[u8]) -> &RwLock<Shard<S>> {
-        // The upper half: the map inside the shard uses the lower bits.
-        &self.shards[(self.hasher.hash_one(key) >> 32) as usize % self.shards.len()]
-    }
-}
-
-impl<S: BuildHasher> Shard<S> {
-    fn insert(&mut self, key: Arc<[u8]>, entry: Arc<Entry>, now: Instant) -> bool {
-        if let Some(slot) = self.index.get(&key) {
-            self.slots[*slot].1 = entry;
-            return false;
-        }
-        if self.slots.len() < self.capacity {
-            self.index.insert(key.clone(), self.slots.len());
-            self.slots.push((key, entry));
-            return false;
-        }
-        if self.slots.is_empty() {
-            return false;
-        }
-        let (slot, was_live) = self.victim(now);
-        self.index.remove(&self.slots[slot].0);
-        self.index.insert(key.clone(), slot);
-        self.slots[slot] = (key, entry);
-        was_live
-    }
-
-    /// At most one full turn clears all marks, so the second ends.
-    fn victim(&mut self, now: Instant) -> (usize, bool) {
-        loop {
-            let slot = self.hand;
-            self.hand = (self.hand + 1) % self.slots.len();
-            let entry = &self.slots[slot].1;
-            let is_live = now < entry.grace_ends && !entry.is_void.load(Ordering::Relaxed);
-            if !is_live || !entry.was_used.swap(false, Ordering::Relaxed) {
-                return (slot, is_live);
-            }
-        }
+    pub(super) fn bytes(&self) -> usize {
+        self.queues.lock().unwrap_or_else(PoisonError::into_inner).bytes()
     }
 }
-
-/// One kept answer.
-pub(super) struct Entry {
-    pub(super) verdict: Arc<Verdict>,
-    pub(super) grace_ends: Instant,
-    pub(super) refresh_at: Option<Instant>,
-    expires: Instant,
-    epoch: u64,
-    uses: Option<AtomicU64>,
-    was_used: AtomicBool,
-    is_void: AtomicBool,
-    is_refreshing: AtomicBool,
-}
-
-/// Which entries a lookup may use.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Age {
-    /// Not expired.
-    Valid,
-    /// Expired, or not, but within its grace.
-    InGrace,
-}
-
-impl Entry {
-    pub(super) fn new(verdict: Arc<Verdict>, epoch: u64, expires: Instant) -> Self {
-        Self {
-            verdict,
-            grace_ends: expires,
-            refresh_at: None,
-            expires,
-            epoch,
-            uses: None,
-            was_used: AtomicBool::new(false),
-            is_void: AtomicBool::new(false),
-            is_refreshing: AtomicBool::new(false),
-        }
-    }
-
-    pub(super) fn with_uses(mut self, uses: Option<u64>) -> Self {
-        self.uses = uses.map(AtomicU64::new);
-        self
-    }
-
-    pub(super) fn is_usable(&self, now: Instant, epoch: u64, age: Age) -> bool {
-        let end = if age == Age::Valid { self.expires } else { self.grace_ends };
-        self.is_current(epoch) && now < end
-    }
-
-    pub(super) fn is_expired(&self, now: Instant, epoch: u64) -> bool {
-        self.is_current(epoch) && now >= self.expires
-    }
-
-    fn is_current(&self, epoch: u64) -> bool {
-        self.epoch == epoch && !self.is_void.load(Ordering::Acquire)
-    }
-
-    /// The header changes may differ: the more specific answer wins.
-    pub(super) fn agrees_with(&self, other: &Self) -> bool {
-        (self.verdict.allow, self.verdict.status) == (other.verdict.allow, other.verdict.status)
-    }
-
-    pub(super) fn void(&self) {
-        self.is_void.store(true, Ordering::Release);
-    }
-
-    /// Takes one use; exactly as many succeed as were granted.
-    pub(super) fn take_use(&self) -> bool {
-        self.was_used.store(true, Ordering::Relaxed);
-        let Some(uses) = &self.uses else { return true };
-        uses.fetch_update(Ordering::AcqRel, Ordering::Acquire, |left| left.checked_sub(1)).is_ok()
-    }
-
-    /// True once, for the first hit after the time has come.
-    pub(super) fn is_due_for_refresh(&self, now: Instant) -> bool {
-        self.refresh_at.is_some_and(|at| now >= at) && !self.is_refreshing.swap(true, Ordering::AcqRel)
-    }
-}
-
-/// More shards than cores that could meet in one, on most machines.
-const MAX_SHARDS: usize = 32;
-/// Below this a shard is too small to evict by use.
-const MIN_SHARD_ENTRIES: usize = 64;
 
 #[cfg(test)]
 mod tests {
@@ -189,51 +82,115 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+    use crate::access::verdict::Verdict;
+
+    const PLENTY: usize = 1 << 30;
+
+    fn table(entries: usize, bytes: usize) -> Table<RandomState> {
+        Table::new(Bounds { entries, bytes }, RandomState::new())
+    }
 
     fn entry(now: Instant) -> Entry {
         Entry::new(Arc::new(Verdict::allow()), 0, now + Duration::from_secs(60))
     }
 
-    #[test]
-    fn a_locked_shard_does_not_stop_the_others() {
-        let now = Instant::now();
-        let table = Table::new(10_000, RandomState::new());
-        let keys: Vec<Arc<[u8]>> = (0..1000_u32).map(|key| Arc::from(key.to_le_bytes())).collect();
-        for key in &keys {
-            table.insert(key.clone(), entry(now), now);
-        }
-        let _held = table.shards[0].write().unwrap();
-        let free: Vec<_> = keys.iter().filter(|key| !std::ptr::eq(table.shard(key), &table.shards[0])).collect();
-        assert!(free.len() > 900);
-        assert!(free.iter().all(|key| table.find(key).is_some()));
+    fn key(number: u32) -> Arc<[u8]> {
+        Arc::from(number.to_le_bytes())
+    }
+
+    fn is_held(table: &Table<RandomState>, number: u32) -> bool {
+        table.view().find(&key(number)).is_some_and(Entry::take_use)
     }
 
     #[test]
-    fn the_table_never_holds_more_than_its_capacity() {
-        let now = Instant::now();
-        for capacity in [1, 2, 63, 64, 1000] {
-            let table = Table::new(capacity, RandomState::new());
-            let evicted =
-                (0..5000_u32).filter(|key| table.insert(Arc::from(key.to_le_bytes()), entry(now), now)).count();
-            assert!(table.len() <= capacity, "{capacity}");
-            assert_eq!(evicted, 5000 - table.len(), "{capacity}");
+    fn who_inserts_does_not_stop_who_looks_up() {
+        let (now, table) = (Instant::now(), table(10_000, PLENTY));
+        for number in 0..1000 {
+            table.insert(&key(number), entry(now), now);
         }
-        let none = Table::new(0, RandomState::new());
-        none.insert(Arc::from([1]), entry(now), now);
+        let _held = table.queues.lock().unwrap();
+        assert!((0..1000).all(|number| is_held(&table, number)));
+    }
+
+    #[test]
+    fn the_table_never_holds_more_than_its_bounds() {
+        let now = Instant::now();
+        for entries in [1, 2, 9, 64, 1000] {
+            let table = table(entries, PLENTY);
+            let mut evicted = 0;
+            for number in 0..5000 {
+                evicted += table.insert(&key(number), entry(now), now).unwrap();
+                assert!(table.len() <= entries, "{entries}");
+            }
+            assert_eq!(evicted, 5000 - table.len() as u64, "{entries}");
+        }
+        let none = table(0, PLENTY);
+        assert_eq!(none.insert(&key(1), entry(now), now), None);
         assert_eq!(none.len(), 0);
     }
 
     #[test]
-    fn what_is_dead_goes_before_what_is_used() {
+    fn what_is_large_takes_the_place_of_many() {
         let now = Instant::now();
-        let table = Table::new(2, RandomState::new());
-        table.insert(Arc::from([1]), entry(now), now);
-        table.insert(Arc::from([2]), entry(now), now);
-        for key in [[1], [2]] {
-            assert!(table.find(&key).unwrap().take_use());
+        let table = table(1000, 100_000);
+        let large = |bytes: usize| {
+            let verdict = Verdict { body: vec![0; bytes].into(), ..Verdict::deny(403) };
+            Entry::new(Arc::new(verdict), 0, now + Duration::from_secs(60))
+        };
+        for number in 0..150 {
+            table.insert(&key(number), entry(now), now);
         }
-        table.find(&[2]).unwrap().void();
-        assert!(!table.insert(Arc::from([3]), entry(now), now), "nothing alive had to go");
-        assert!(table.find(&[1]).is_some() && table.find(&[2]).is_none());
+        assert_eq!(table.len(), 150);
+        assert!(table.insert(&key(1000), large(50_000), now).unwrap() > 50);
+        assert!(table.bytes() <= 100_000);
+        assert_eq!(table.insert(&key(1001), large(100_001), now), None, "no room for it even alone");
+        assert!(table.len() > 50);
+    }
+
+    #[test]
+    fn an_answer_that_changes_is_counted_once() {
+        let (now, table) = (Instant::now(), table(2, PLENTY));
+        for _ in 0..100 {
+            table.insert(&key(1), entry(now), now);
+        }
+        assert_eq!(table.len(), 1);
+        let one = table.bytes();
+        table.insert(&key(2), entry(now), now);
+        assert_eq!(table.bytes(), 2 * one);
+        table.clear();
+        assert_eq!((table.len(), table.bytes()), (0, 0));
+    }
+
+    #[test]
+    fn what_is_dead_goes_before_what_is_used() {
+        let (now, table) = (Instant::now(), table(2, PLENTY));
+        table.insert(&key(1), entry(now), now);
+        table.insert(&key(2), entry(now), now);
+        assert!(is_held(&table, 1) && is_held(&table, 2));
+        table.view().find(&key(2)).unwrap().void();
+        assert_eq!(table.insert(&key(3), entry(now), now), Some(0), "nothing alive had to go");
+        assert!(is_held(&table, 1) && !is_held(&table, 2));
+    }
+
+    /// 100 questions asked again and again, and between two rounds 300 that are never asked again.
+    #[test]
+    fn a_scan_does_not_push_out_what_is_in_use() {
+        let (now, table) = (Instant::now(), table(200, PLENTY));
+        let (mut hits, mut next) = (0, 1_000_000);
+        for round in 0..50 {
+            for number in 0..100 {
+                let hit = is_held(&table, number);
+                hits += u32::from(hit && round >= 2);
+                if !hit {
+                    table.insert(&key(number), entry(now), now);
+                }
+            }
+            for _ in 0..300 {
+                next += 1;
+                table.insert(&key(next), entry(now), now);
+            }
+        }
+        // Least recently used would hit none: 400 come between two uses, and 200 have room.
+        assert!(hits > 4700, "{hits} of 4800");
     }
 }

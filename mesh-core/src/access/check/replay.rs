@@ -25,7 +25,7 @@ const ELSEWHERE: [(&str, &str); 11] = [
         "defect-03-reference-sets-bounded",
         "cache::tests::a_server_that_varies_its_references_costs_a_bounded_number_of_sets",
     ),
-    ("defect-05-no-single-lock", "cache::table::tests::a_locked_shard_does_not_stop_the_others (8 cores not assumed)"),
+    ("defect-05-no-single-lock", "cache::table::tests::who_inserts_does_not_stop_who_looks_up (8 cores not assumed)"),
     ("defect-06-single-flight", "check::tests::a_burst_on_a_cold_key_makes_one_call"),
     ("defect-06-waiter-deadline", "check::tests::each_waiter_keeps_its_own_deadline"),
     ("defect-06-leader-cancelled", "check::tests::a_call_outlives_the_request_that_began_it"),

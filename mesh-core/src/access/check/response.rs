@@ -138,7 +138,7 @@ pub fn reuse_hints(value: &Value) -> Option<Hints> {
     for (name, value) in fields {
         match (name.as_str(), value.kind.as_ref()?) {
             ("valid_duration", kind) => hints.valid_for = Some(duration(kind)?),
-            ("grace", kind) => hints.grace = duration(kind)?,
+            ("grace", kind) => hints.grace = Some(duration(kind)?),
             ("valid_use_count", Kind::NumberValue(uses)) => hints.uses = use_count(*uses)?,
             ("exact" | "derived", Kind::ListValue(names)) => exact.extend(facts(&names.values)?),
             ("absent", Kind::ListValue(names)) => absent.extend(facts(&names.values)?),

@@ -111,6 +111,13 @@ fn check_check(check: &Check, path: &Path<'_>, report: &mut Report<'_>) {
     if cache.ttl.is_zero() && cache.negative_ttl.is_zero() {
         report.error_with(&path.field("cache"), "the cache keeps nothing", "drop `cache` or give it a ttl");
     }
+    let caps = [("ttl", cache.ttl, "max_ttl", cache.max_ttl)];
+    let negative = ("negative_ttl", cache.negative_ttl, "max_negative_ttl", cache.max_negative_ttl);
+    for (name, ttl, cap_name, cap) in caps.into_iter().chain([negative]) {
+        let Some(cap) = cap.filter(|cap| *cap < ttl) else { continue };
+        let message = format!("`{cap_name}` ({cap}) is shorter than `{name}` ({ttl})");
+        report.error(&path.field("cache").field(cap_name), message);
+    }
 }
 
 fn check_attempt(timeout: TimeSpan, attempt: TimeSpan, path: &Path<'_>, report: &mut Report<'_>) {

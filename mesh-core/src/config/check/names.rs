@@ -83,8 +83,9 @@ fn check_cache_key(check: &Check, entry: &Path<'_>, report: &mut Report<'_>) {
     let Some(cache) = &check.cache else { return };
     let cache_path = entry.field("cache");
     let key = cache_path.field("key");
-    for (index, attribute) in cache.key.iter().enumerate() {
-        if cache.key[..index].contains(attribute) {
+    let written = cache.key.as_deref().unwrap_or_default();
+    for (index, attribute) in written.iter().enumerate() {
+        if written[..index].contains(attribute) {
             report.error(&key.index(index), format!("the attribute `{attribute}` is written twice"));
         }
         if matches!(attribute, CacheAttribute::Principal | CacheAttribute::Listener) {

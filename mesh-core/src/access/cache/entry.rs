@@ -1,0 +1,159 @@
+//! One kept answer.
+//!
+//! Decides: whether it may still be used, and whether it is time to ask again.
+//! Never: lives longer because it is used. Invariant: of a limited number of uses exactly that many are given.
+
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::time::Instant;
+
+use crate::access::verdict::Verdict;
+use crate::telemetry::cells::{stripe, stripes};
+
+/// An answer and its life.
+pub(super) struct Entry {
+    pub(super) grace_ends: Instant,
+    pub(super) refresh_at: Option<Instant>,
+    pub(super) uses: Option<AtomicU64>,
+    /// What it takes with its key.
+    pub(super) bytes: usize,
+    pub(super) standing: Standing,
+    verdicts: Verdicts,
+    expires: Instant,
+    epoch: u64,
+    is_void: AtomicBool,
+    is_refreshing: AtomicBool,
+}
+
+/// Which entries a lookup may use.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Age {
+    /// Not expired.
+    Valid,
+    /// Expired, or not, but within its grace.
+    InGrace,
+}
+
+/// What a cache that is full looks at.
+#[derive(Default)]
+pub(super) struct Standing {
+    /// Hits since it was last looked at, up to [`Standing::MOST_HITS`].
+    hits: AtomicU8,
+    /// Whether it has proven to be of use.
+    pub(super) is_proven: AtomicBool,
+}
+
+impl Standing {
+    /// More would let an entry that was used once outlive those in use (S3-FIFO counts to three).
+    const MOST_HITS: u8 = 3;
+
+    fn hit(&self) {
+        let hits = self.hits.load(Ordering::Relaxed);
+        // A lost count does no harm; a store that changes nothing would take the cache line from other cores.
+        if hits < Self::MOST_HITS {
+            self.hits.store(hits + 1, Ordering::Relaxed);
+        }
+    }
+
+    /// Takes all hits, says how many there were.
+    pub(super) fn take_hits(&self) -> u8 {
+        self.hits.swap(0, Ordering::Relaxed)
+    }
+
+    /// Takes one hit, if there is one.
+    pub(super) fn spend_hit(&self) -> bool {
+        self.hits.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |hits| hits.checked_sub(1)).is_ok()
+    }
+
+    /// A new answer to the same question stands where the old one stood.
+    pub(super) fn inherit(&self, before: &Self) {
+        self.hits.store(before.hits.load(Ordering::Relaxed), Ordering::Relaxed);
+        self.is_proven.store(before.is_proven.load(Ordering::Relaxed), Ordering::Relaxed);
+    }
+}
+
+impl Entry {
+    pub(super) fn new(verdict: Arc<Verdict>, epoch: u64, expires: Instant) -> Self {
+        Self {
+            grace_ends: expires,
+            refresh_at: None,
+            uses: None,
+            bytes: 0,
+            standing: Standing::default(),
+            verdicts: Verdicts::new(verdict),
+            expires,
+            epoch,
+            is_void: AtomicBool::new(false),
+            is_refreshing: AtomicBool::new(false),
+        }
+    }
+
+    pub(super) fn verdict(&self) -> &Arc<Verdict> {
+        self.verdicts.mine()
+    }
+
+    /// What it takes in memory under a key of so many bytes, give or take the allocator's own.
+    pub(super) fn weigh(&mut self, key_bytes: usize) {
+        self.bytes = OVERHEAD_BYTES + key_bytes + self.verdicts.first.bytes();
+    }
+
+    pub(super) fn is_usable(&self, now: Instant, epoch: u64, age: Age) -> bool {
+        let end = if age == Age::Valid { self.expires } else { self.grace_ends };
+        self.is_current(epoch) && now < end
+    }
+
+    pub(super) fn is_expired(&self, now: Instant, epoch: u64) -> bool {
+        self.is_current(epoch) && now >= self.expires
+    }
+
+    /// Whether it can be of no more use to anybody.
+    pub(super) fn is_dead(&self, now: Instant) -> bool {
+        now >= self.grace_ends || self.is_void.load(Ordering::Relaxed)
+    }
+
+    fn is_current(&self, epoch: u64) -> bool {
+        self.epoch == epoch && !self.is_void.load(Ordering::Acquire)
+    }
+
+    /// The header changes may differ: the more specific answer wins.
+    pub(super) fn agrees_with(&self, other: &Self) -> bool {
+        let said = |entry: &Self| (entry.verdicts.first.allow, entry.verdicts.first.status);
+        said(self) == said(other)
+    }
+
+    pub(super) fn void(&self) {
+        self.is_void.store(true, Ordering::Release);
+    }
+
+    /// Takes one use; exactly as many succeed as were granted.
+    pub(super) fn take_use(&self) -> bool {
+        self.standing.hit();
+        let Some(uses) = &self.uses else { return true };
+        uses.fetch_update(Ordering::AcqRel, Ordering::Acquire, |left| left.checked_sub(1)).is_ok()
+    }
+
+    /// True once, for the first hit after the time has come.
+    pub(super) fn is_due_for_refresh(&self, now: Instant) -> bool {
+        self.refresh_at.is_some_and(|at| now >= at) && !self.is_refreshing.swap(true, Ordering::AcqRel)
+    }
+}
+
+/// One verdict, with a copy for each stripe of threads that asks: all hits on one entry would else count the same
+/// reference up and down, and two cores would be slower than one.
+struct Verdicts {
+    first: Arc<Verdict>,
+    copies: Box<[OnceLock<Arc<Verdict>>]>,
+}
+
+impl Verdicts {
+    fn new(first: Arc<Verdict>) -> Self {
+        Self { first, copies: (0..stripes()).map(|_| OnceLock::new()).collect() }
+    }
+
+    fn mine(&self) -> &Arc<Verdict> {
+        self.copies[stripe(self.copies.len())].get_or_init(|| Arc::new(Verdict::clone(&self.first)))
+    }
+}
+
+/// The entry, its places in table and queue, and its copies of an empty verdict.
+const OVERHEAD_BYTES: usize = 512;
