@@ -163,6 +163,11 @@ impl RemoteCheck {
         self.cache.stats()
     }
 
+    /// How many checks failed for a reason ([`FailureReason::NAMES`]), and were let through or not.
+    pub fn failures(&self, is_let_through: bool, reason: &str) -> u64 {
+        self.cache.counters.failures(is_let_through, reason)
+    }
+
     /// Voids all kept answers: the policy, or who may ask, has changed.
     pub fn void_all(&self) {
         self.cache.void_all();
@@ -266,8 +271,7 @@ impl RemoteCheck {
 
     fn fail(&self, failure: &Failure) -> CheckOutcome {
         let is_open = self.config.failure == FailureMode::Open;
-        let counter = if is_open { &self.cache.counters.fail_open } else { &self.cache.counters.fail_closed };
-        counter.add(1);
+        self.cache.counters.failed(is_open, failure.reason);
         let code = match failure.reason {
             FailureReason::Rpc(code) => Some(code as i32),
             _ => None,

@@ -154,6 +154,9 @@ pub enum FailureReason {
 }
 
 impl FailureReason {
+    /// All names, as [`Self::as_str`] gives them.
+    pub const NAMES: [&str; 4] = ["timeout", "rpc", "server_error", "malformed"];
+
     /// Stable name for logs and metrics.
     pub const fn as_str(self) -> &'static str {
         match self {

@@ -8,6 +8,7 @@ use std::time::Instant;
 use super::Core;
 use crate::access::cache::CacheStats;
 use crate::access::check::RemoteCheck;
+use crate::access::verdict::FailureReason;
 use crate::cluster::group::Cluster;
 use crate::policy::circuit_breaker::State;
 use crate::policy::guard::{Counts, End, Guarded, RETRY_REFUSALS};
@@ -141,9 +142,14 @@ impl Core {
             let value = of(*ask);
             registry.gauge_fn(metric, &[(label::CHECK, name)], move || value().map(|value| value as f64));
         }
-        for (outcome, ask) in CHECK_FAILURES {
-            let labels = [(label::CHECK, name), (label::OUTCOME, *outcome)];
-            registry.counter_fn(&metric::CHECK_FAILURES, &labels, of(*ask));
+        let fates = [("fail_open", true), ("fail_closed", false)];
+        for ((outcome, is_let_through), reason) in
+            fates.into_iter().flat_map(|fate| FailureReason::NAMES.map(|reason| (fate, reason)))
+        {
+            let labels = [(label::CHECK, name), (label::OUTCOME, outcome), (label::REASON, reason)];
+            let check = Arc::downgrade(check);
+            let count = move || check.upgrade().map(|check| check.failures(is_let_through, reason));
+            registry.counter_fn(&metric::CHECK_FAILURES, &labels, count);
         }
     }
 }
@@ -169,9 +175,6 @@ const CHECK_GAUGES: &[(&Metric, Ask)] = &[
     (&metric::CHECK_CACHE_BYTES, |stats| stats.bytes),
     (&metric::CHECK_CACHE_REFERENCE_SETS, |stats| stats.reference_sets),
 ];
-
-const CHECK_FAILURES: &[(&str, Ask)] =
-    &[("fail_open", |stats| stats.fail_open), ("fail_closed", |stats| stats.fail_closed)];
 
 /// As the metric's help says.
 const fn breaker_number(state: State) -> f64 {

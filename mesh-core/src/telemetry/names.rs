@@ -248,7 +248,7 @@ pub mod metric {
     /// Checks that failed, by what that meant.
     pub const CHECK_FAILURES: Metric = Metric::new(
         "libmesh_check_failures_total",
-        "Checks without an answer, by what was done with the request: outcome is fail_open or fail_closed.",
+        "Checks without an answer, by reason and by what was done with the request: fail_open or fail_closed.",
     );
     /// Calls to the policy server.
     pub const CHECK_CALLS: Metric = Metric::new("libmesh_check_calls_total", "Calls to a policy server, by outcome.");

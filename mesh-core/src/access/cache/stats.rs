@@ -2,6 +2,7 @@
 //!
 //! Decides: nothing. Never: resets. Invariant: every lookup is exactly one hit or one miss.
 
+use crate::access::verdict::FailureReason;
 use crate::telemetry::cells::Cells;
 
 /// A snapshot of the counters of one check.
@@ -54,12 +55,32 @@ pub(in crate::access) struct Counters {
     pub(in crate::access) stale_served: Counter,
     pub(in crate::access) uncacheable: Counter,
     pub(in crate::access) malformed_hints: Counter,
-    pub(in crate::access) fail_open: Counter,
-    pub(in crate::access) fail_closed: Counter,
+    /// Failed checks by reason, in the order of [`FailureReason::NAMES`]: let through, refused.
+    failed: [[Counter; FailureReason::NAMES.len()]; 2],
     pub(in crate::access) calls: Counter,
 }
 
 impl Counters {
+    /// A check failed, and its request was let through or not.
+    pub(in crate::access) fn failed(&self, is_let_through: bool, reason: FailureReason) {
+        let at = FailureReason::NAMES.iter().position(|name| *name == reason.as_str());
+        self.of_fate(is_let_through)[at.unwrap_or_default()].add(1);
+    }
+
+    /// How many checks failed for a reason.
+    pub(in crate::access) fn failures(&self, is_let_through: bool, reason: &str) -> u64 {
+        let at = FailureReason::NAMES.iter().position(|name| *name == reason);
+        at.map_or(0, |at| self.of_fate(is_let_through)[at].value())
+    }
+
+    fn of_fate(&self, is_let_through: bool) -> &[Counter; FailureReason::NAMES.len()] {
+        &self.failed[usize::from(!is_let_through)]
+    }
+
+    fn all_failed(&self, is_let_through: bool) -> u64 {
+        self.of_fate(is_let_through).iter().map(Counter::value).sum()
+    }
+
     pub(super) fn snapshot(&self) -> CacheStats {
         CacheStats {
             hits: self.hits.value(),
@@ -72,8 +93,8 @@ impl Counters {
             stale_served: self.stale_served.value(),
             uncacheable: self.uncacheable.value(),
             malformed_hints: self.malformed_hints.value(),
-            fail_open: self.fail_open.value(),
-            fail_closed: self.fail_closed.value(),
+            fail_open: self.all_failed(true),
+            fail_closed: self.all_failed(false),
             calls: self.calls.value(),
             entries: 0,
             bytes: 0,
