@@ -66,11 +66,13 @@ test-corpus: build python-module
 bench: build
 	$(RELEASE)/mesh-bench
 	$(RELEASE)/mesh-bench micro
+	$(RELEASE)/mesh-bench trace
 
 # Only that it runs: no timing decides a test.
 bench-short: build
 	$(RELEASE)/mesh-bench --rounds 1 --seconds 1 --in-flight 1 --envoy $(VENV)/bin/envoy
 	$(RELEASE)/mesh-bench micro --rounds 1
+	$(RELEASE)/mesh-bench trace
 
 clean:
 	rm -rf target .venv

@@ -18,6 +18,7 @@ mod load;
 mod micro;
 mod sidecar;
 mod table;
+mod trace;
 mod upstream;
 mod usage;
 mod worker;
@@ -56,6 +57,8 @@ pub struct Options {
 enum Role {
     /// What single decisions cost, without a network.
     Micro(micro::Task),
+    /// How often a policy server is asked: an hour of the reference workload, in compressed time.
+    Trace(trace::Task),
     /// The upstream: prints its address, serves until its input ends.
     #[command(hide = true)]
     Upstream,
@@ -72,6 +75,7 @@ fn main() -> ExitCode {
     let result = match options.role.clone() {
         None => sidecar::run(&options),
         Some(Role::Micro(task)) => micro::run(&task),
+        Some(Role::Trace(task)) => trace::run(&task),
         Some(Role::Upstream) => upstream::run(),
         Some(Role::Worker(task)) => worker::run(&task),
         Some(Role::Allocations(task)) => allocations::run(&task),
