@@ -8,7 +8,9 @@
 //! A rule needs one of its sources, one of its operations and all of its conditions; an empty list asks
 //! for nothing; a policy without rules matches nothing. On a TCP connection a rule with fields that only
 //! HTTP has never allows, and denies as if those fields matched: a deny may grow there, never shrink. For the same
-//! reason a host that DENY or CUSTOM names without a port is met with any port, which in Istio takes a second value.
+//! reason a host that DENY or CUSTOM names without a port is met with any port, which in Istio takes a second value; and
+//! a header that came several times is met there by each value alone as well as by all joined, while ALLOW reads them
+//! joined (Envoy 1.40 reads each alone in both).
 
 mod cidr;
 mod condition;
@@ -157,7 +159,7 @@ impl Policy {
         let widens = match self.action {
             Action::Deny => Widens::Everywhere,
             // Asked about more, a provider can only refuse more.
-            Action::Custom(_) => Widens::Hosts,
+            Action::Custom(_) => Widens::Values,
             Action::Allow | Action::Audit => Widens::Never,
         };
         self.rules.iter().any(|rule| rule.matches(attributes, widens))
@@ -168,8 +170,8 @@ impl Policy {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Widens {
     Never,
-    /// A host without a port stands for all its ports.
-    Hosts,
+    /// A host without a port stands for all its ports, and each line of a header for itself.
+    Values,
     /// That, and on a TCP connection what only HTTP has counts as met.
     Everywhere,
 }

@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use http::{HeaderMap, HeaderName, HeaderValue};
+
 use super::Context;
 use super::limit;
 use super::problems::Problems;
@@ -149,9 +151,14 @@ fn provider_is_everywhere(name: &str, document: &Document) -> Result<(), String>
 }
 
 fn compile_rule(written: &AccessRule) -> Result<Rule, String> {
+    let is_deny = written.action == Action::Deny;
     let headers = written.headers.iter().map(|header| {
         let matcher = compile_header(header)?;
-        Ok(Box::new(move |headers: &http::HeaderMap| matcher.matches(headers)) as Box<dyn HeaderCondition>)
+        let name = HeaderName::from_bytes(header.name.as_str().as_bytes()).map_err(|error| error.to_string())?;
+        let meets = move |headers: &HeaderMap| {
+            matcher.matches(headers) || (is_deny && any_line(&name, headers, |one| matcher.matches(one)))
+        };
+        Ok(Box::new(meets) as Box<dyn HeaderCondition>)
     });
     let names =
         |listeners: &Option<Vec<Name>>| listeners.iter().flatten().map(|name| name.as_str().to_owned()).collect();
@@ -166,6 +173,13 @@ fn compile_rule(written: &AccessRule) -> Result<Rule, String> {
         hosts: written.hosts.iter().map(|host| Pattern::host(host.as_str())).collect(),
         headers: headers.collect::<Result<_, String>>()?,
     })
+}
+
+/// Whether one of several values of a header, alone, does: a deny is not dodged by a value beside the one it names.
+fn any_line(name: &HeaderName, headers: &HeaderMap, does: impl Fn(&HeaderMap) -> bool) -> bool {
+    let lines = headers.get_all(name);
+    let alone = |line: &HeaderValue| HeaderMap::from_iter([(name.clone(), line.clone())]);
+    lines.iter().nth(1).is_some() && lines.iter().any(|line| does(&alone(line)))
 }
 
 fn effect(action: Action) -> Effect {

@@ -35,6 +35,8 @@ pub struct PeerIdentity {
     pub serial: String,
     /// End of validity.
     pub not_after: SystemTime,
+    /// The server name it asked for by TLS, if it did (SNI). Our own clients name none.
+    pub server_name: Option<String>,
 }
 
 /// Settings of a server that demands a client certificate. One serves for ever: the identity is
@@ -83,7 +85,7 @@ pub fn server_name() -> ServerName<'static> {
 /// the settings of this module, which verified that chain.
 pub fn peer_identity(chain: &[CertificateDer<'_>]) -> Option<PeerIdentity> {
     let leaf = Leaf::from_der(chain.first()?).ok()?;
-    Some(PeerIdentity { id: leaf.id, serial: leaf.serial, not_after: leaf.not_after })
+    Some(PeerIdentity { id: leaf.id, serial: leaf.serial, not_after: leaf.not_after, server_name: None })
 }
 
 /// The one crypto provider of this crate. Applications keep their own process default.

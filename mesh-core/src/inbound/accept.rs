@@ -219,7 +219,7 @@ impl Arrival<'_> {
             destination_address: self.address.map(|address| address.local),
             request_id: "",
             remote_address: None,
-            sni: None,
+            sni: self.peer.as_ref().and_then(|peer| peer.server_name.as_deref()),
             claims: None,
             is_tcp: true,
             time: core.clock.wall(),

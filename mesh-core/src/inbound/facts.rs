@@ -72,7 +72,7 @@ impl<'a> Facts<'a> {
             destination_address: address.map(|address| address.local),
             request_id: &self.request_id,
             remote_address: None,
-            sni: None,
+            sni: peer.as_ref().and_then(|peer| peer.server_name.as_deref()),
             claims: None,
             is_tcp: false,
             time: self.time,

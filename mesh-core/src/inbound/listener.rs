@@ -155,8 +155,9 @@ async fn handshake<I: Io>(stream: I, inbound: &Inbound) -> Result<(Box<dyn Io>, 
             Some(reason) => reason.to_string(),
             None => format!("TLS handshake failed: {error}"),
         })?;
-    let peer = stream.get_ref().1.peer_certificates().and_then(peer_identity);
-    let peer = peer.ok_or("the peer showed no SPIFFE ID")?;
+    let session = stream.get_ref().1;
+    let mut peer = session.peer_certificates().and_then(peer_identity).ok_or("the peer showed no SPIFFE ID")?;
+    peer.server_name = session.server_name().map(str::to_owned);
     Ok((Box::new(stream), Some(peer)))
 }
 

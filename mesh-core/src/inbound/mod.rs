@@ -305,7 +305,7 @@ mod tests {
     #[test]
     fn a_server_may_say_who_the_peer_is_in_either_form() {
         let id = SpiffeId::parse("spiffe://test/ns/default/sa/page").unwrap();
-        let peer = PeerIdentity { id, serial: "7".to_owned(), not_after: SystemTime::now() };
+        let peer = PeerIdentity { id, serial: "7".to_owned(), not_after: SystemTime::now(), server_name: None };
         let mut extensions = Extensions::new();
         assert!(peer_of(&extensions).is_none());
         extensions.insert(peer.clone());

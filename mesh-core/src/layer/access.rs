@@ -140,7 +140,7 @@ pub(super) fn attributes<'a, In>(
         source_address: address.map(|address| address.remote),
         destination_address: address.map(|address| address.local),
         remote_address: None,
-        sni: None,
+        sni: peer.and_then(|peer| peer.server_name.as_deref()),
         claims: None,
         is_tcp: false,
         request_id: request.headers().get("x-request-id").and_then(|id| id.to_str().ok()).unwrap_or_default(),

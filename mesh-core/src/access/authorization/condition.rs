@@ -31,17 +31,28 @@ impl Condition {
         self.field.is_http_only()
     }
 
-    /// `widens`: a host that is named without a port is met on every port, too.
+    /// `widens`: a host that is named without a port is met on every port, too, and a header that came several times
+    /// is met by each of its values, too.
     pub(super) fn holds(&self, attributes: &Attributes<'_>, widens: bool) -> bool {
-        let fits = |tests: &[Test], value: &Value<'_>| tests.iter().any(|test| test.fits(value));
         let one_fits = |tests: &[Test]| self.field.any(attributes, &|value| fits(tests, &value));
         let fits_bare = || {
             let host = (widens && self.field == Field::Host).then(|| host::split_port(attributes.host).0);
             host.is_some_and(|host| fits(&self.values, &Value::Text(host)))
         };
-        (self.values.is_empty() || one_fits(&self.values) || fits_bare())
-            && (self.not_values.is_empty() || !one_fits(&self.not_values))
+        // Alone, a value may fit which is hidden by those beside it.
+        let alone = |test: &dyn Fn(&Value<'_>) -> bool| self.field.any_line(attributes, test);
+        let value_fits =
+            || one_fits(&self.values) || fits_bare() || widens && alone(&|value| fits(&self.values, value));
+        let excluded = || match widens {
+            true => one_fits(&self.not_values) && !alone(&|value| !fits(&self.not_values, value)),
+            false => one_fits(&self.not_values) || alone(&|value| fits(&self.not_values, value)),
+        };
+        (self.values.is_empty() || value_fits()) && (self.not_values.is_empty() || !excluded())
     }
+}
+
+fn fits(tests: &[Test], value: &Value<'_>) -> bool {
+    tests.iter().any(|test| test.fits(value))
 }
 
 impl Test {

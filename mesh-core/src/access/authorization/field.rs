@@ -88,6 +88,16 @@ impl Field {
     }
 }
 
+impl Field {
+    /// Whether one of several lines of a header does; a single line is the whole value, which [`Field::any`] sees.
+    pub(super) fn any_line(&self, of: &Attributes<'_>, does: &dyn Fn(&Value<'_>) -> bool) -> bool {
+        let Self::Header(name) = self else { return false };
+        let lines = of.headers.get_all(name.as_str());
+        lines.iter().nth(1).is_some()
+            && lines.iter().any(|line| does(&Value::Text(&String::from_utf8_lossy(line.as_bytes()))))
+    }
+}
+
 /// Policies name a principal without its scheme.
 fn principal<'a>(of: &Attributes<'a>) -> Option<&'a str> {
     of.principal.map(|principal| principal.strip_prefix("spiffe://").unwrap_or(principal))

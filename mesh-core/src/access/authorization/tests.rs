@@ -62,3 +62,35 @@ fn a_host_without_a_port_is_denied_on_every_port_and_allowed_on_none_it_does_not
         assert_eq!(host(action, list, authority), is_allowed, "{action} {list} {authority}");
     }
 }
+
+#[test]
+fn a_second_value_of_a_header_dodges_no_deny_and_opens_no_allow() {
+    let verdict = |action: &str, list: &str, values: &[&str]| {
+        let spec = serde_json::json!({
+            "action": action,
+            "rules": [{ "when": [{ "key": "request.headers[x-role]", list: ["admin", "*root", "op*"] }] }],
+        });
+        let mut attributes = AttributesBuf::default();
+        for value in values {
+            attributes.headers.append("x-role", value.parse().unwrap());
+        }
+        matches!(policies(spec).rule(&attributes.borrow()), Ruling::Allow(_))
+    };
+    for (action, list, values, is_allowed) in [
+        ("DENY", "values", &["admin", "user"][..], false),
+        ("DENY", "values", &["user", "admin"], false),
+        ("DENY", "values", &["the-root", "user"], false),
+        ("DENY", "values", &["user", "ops"], false),
+        ("DENY", "values", &["user", "guest"], true),
+        ("DENY", "notValues", &["ops", "user"], false),
+        ("DENY", "notValues", &["user", "the-root"], false),
+        ("DENY", "notValues", &["ops", "the-root"], true),
+        ("ALLOW", "values", &["admin", "user"], false),
+        ("ALLOW", "values", &["user", "admin"], false),
+        ("ALLOW", "notValues", &["user", "ops"], false),
+        ("ALLOW", "notValues", &["admin", "user"], false),
+        ("ALLOW", "notValues", &["user", "guest"], true),
+    ] {
+        assert_eq!(verdict(action, list, values), is_allowed, "{action} {list} {values:?}");
+    }
+}
