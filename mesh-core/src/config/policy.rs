@@ -12,15 +12,19 @@ use super::access::Access;
 use super::admission::{AdaptiveLimit, ClassShares};
 use super::authorization::Authorization;
 use super::duration::TimeSpan;
+use super::end_user::{ClaimPath, EndUserIssuer};
 use super::hedge::HedgeDelay;
 use super::rate_limit::RateLimit;
 use super::route::{HeaderMatch, Matches};
 use super::value::{HeaderName, Name, Percent, TextValue, ValueError, text_serde};
 
-/// Who may call: local rules, then remote checks.
+/// Who may call: end users are told by their tokens, then local rules are asked, then remote checks.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Policy {
+    /// Whose tokens say who the end user of a request is.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub end_users: Vec<EndUserIssuer>,
     /// Local access rules.
     pub access: Access,
     /// Istio's authorization policies.
@@ -426,11 +430,15 @@ pub enum CacheAttribute {
     Listener,
     /// The value of one header.
     Header(HeaderName),
+    /// The end user: issuer and subject of a verified token.
+    RequestPrincipal,
+    /// One of its claims.
+    Claim(ClaimPath),
 }
 
 impl TextValue for CacheAttribute {
     const FORMAT: &'static str = "cache-attribute";
-    const EXPECTED: &'static str = "one of method, path, host, query, principal, source.ip, listener, header:NAME";
+    const EXPECTED: &'static str = "one of method, path, host, query, principal, source.ip, listener, request.auth.principal, header:NAME, claim:NAME";
 
     fn parse(text: &str) -> Result<Self, ValueError> {
         Ok(match text {
@@ -441,9 +449,11 @@ impl TextValue for CacheAttribute {
             "principal" => Self::Principal,
             "source.ip" => Self::SourceIp,
             "listener" => Self::Listener,
-            other => match other.strip_prefix("header:") {
-                Some(name) => Self::Header(HeaderName::parse(name)?),
-                None => return Err(ValueError::new(format!("unknown attribute `{other}`"))),
+            "request.auth.principal" => Self::RequestPrincipal,
+            other => match (other.strip_prefix("header:"), other.strip_prefix("claim:")) {
+                (Some(name), _) => Self::Header(HeaderName::parse(name)?),
+                (_, Some(claim)) => Self::Claim(ClaimPath::parse(claim)?),
+                _ => return Err(ValueError::new(format!("unknown attribute `{other}`"))),
             },
         })
     }
@@ -460,6 +470,8 @@ impl fmt::Display for CacheAttribute {
             Self::SourceIp => f.write_str("source.ip"),
             Self::Listener => f.write_str("listener"),
             Self::Header(name) => write!(f, "header:{name}"),
+            Self::RequestPrincipal => f.write_str("request.auth.principal"),
+            Self::Claim(claim) => write!(f, "claim:{claim}"),
         }
     }
 }
