@@ -28,6 +28,7 @@ use crate::telemetry::{AccessLog, Target};
 
 mod discover;
 mod health;
+mod keys;
 
 /// Issues the first identity, then starts everything else on `runtime`.
 pub(crate) fn start(core: &Arc<Core>, runtime: &Handle) -> Result<(), Error> {
@@ -59,6 +60,7 @@ pub(crate) fn start(core: &Arc<Core>, runtime: &Handle) -> Result<(), Error> {
     runtime.spawn(watch(Arc::downgrade(core)));
     runtime.spawn(sweep(Arc::downgrade(core)));
     runtime.spawn(health::watch(Arc::downgrade(core)));
+    runtime.spawn(keys::follow(Arc::downgrade(core)));
     runtime.spawn(discover(Arc::downgrade(core), runtime.clone()));
     Ok(())
 }

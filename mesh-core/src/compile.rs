@@ -24,6 +24,7 @@ mod answer;
 mod balancing;
 mod cluster;
 mod effects;
+mod end_user;
 mod guard;
 mod health;
 mod limit;

@@ -214,6 +214,7 @@ impl Core {
             "load": self.load.report(self.drain.requests(), self.clock.now()),
             "guards": snapshot.guard_status(self.clock.now()),
             "checks": snapshot.check_status(),
+            "end_users": snapshot.end_user_status(),
             "listeners": snapshot.listeners.keys().collect::<Vec<_>>(),
         })
     }

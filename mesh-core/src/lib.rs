@@ -70,6 +70,7 @@ pub mod stream;
 pub mod telemetry;
 pub mod time;
 
+pub use access::jwt::EndUser;
 pub use body::Body;
 pub use context::CallContext;
 pub use discovery::publish::ConfigError;

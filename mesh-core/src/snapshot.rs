@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 
 use crate::access::authorization::Policies;
 use crate::access::check::RemoteCheck;
+use crate::access::jwt::EndUsers;
 use crate::access::limit::LocalLimit;
 use crate::access::rbac::Rules;
 use crate::cluster::group::Cluster;
@@ -177,6 +178,8 @@ pub struct ListenerPolicy {
     pub max_criticality: Criticality,
     /// Health checks it answers itself.
     pub health: ListenerHealth,
+    /// Whose tokens say who the end user is.
+    pub end_users: EndUsers,
     /// Local rules.
     pub rules: Rules,
     /// Istio's authorization policies.
@@ -221,6 +224,12 @@ impl Snapshot {
     /// Guards, for the admin endpoint.
     pub fn guard_status(&self, now: Instant) -> Value {
         Value::Object(self.guards.iter().map(|(name, guard)| (name.to_string(), guard.status(now))).collect())
+    }
+
+    /// Issuers of tokens and their keys, for the admin endpoint.
+    pub fn end_user_status(&self) -> Value {
+        let issuers = self.listeners.values().flat_map(|listener| listener.end_users.issuers());
+        Value::Object(issuers.map(|issuer| (issuer.name.to_string(), json!({ "keys": issuer.keys.count() }))).collect())
     }
 
     /// Remote checks and their caches, for the admin endpoint.

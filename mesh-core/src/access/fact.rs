@@ -13,6 +13,9 @@ use http::HeaderName;
 use http::header::{AUTHORIZATION, COOKIE, PROXY_AUTHORIZATION};
 
 use super::attributes::Attributes;
+use super::jwt;
+use crate::config::end_user::ClaimPath;
+use crate::config::value::TextValue;
 
 /// One named fact of a request.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -39,6 +42,10 @@ pub enum Fact {
     SourceIp,
     /// `request.headers[name]`, `header:name`: the values joined with `,`
     Header(OrderedName),
+    /// `request.auth.principal`: issuer and subject of the end user's verified token
+    RequestPrincipal,
+    /// `request.auth.claims[a][b]`, `claim:a`: a claim of that token; what is not text is its JSON
+    Claim(ClaimPath),
     /// `path_template(request.path, /users/{id})`: the template if the path fits it, else absent
     PathTemplate(String),
     /// `prefix(request.path, n)`: the first n segments of the path
@@ -80,6 +87,9 @@ impl Fact {
                 .map(|name| Self::Header(OrderedName(name)))
                 .map_err(|_| unknown());
         }
+        if let Some(claim) = claim_name(name) {
+            return ClaimPath::parse(claim).map(Self::Claim).map_err(|_| unknown());
+        }
         if let Some((function, arguments)) = name.strip_suffix(')').and_then(|rest| rest.split_once('(')) {
             return Self::derived(function, arguments).ok_or_else(unknown);
         }
@@ -91,6 +101,7 @@ impl Fact {
             "request.path" | "path" => Self::Path,
             "request.query" | "query" => Self::Query,
             "request.host" | "host" => Self::Host,
+            "request.auth.principal" => Self::RequestPrincipal,
             "request.scheme" => Self::Scheme,
             "request.protocol" => Self::Protocol,
             "source.ip" => Self::SourceIp,
@@ -127,6 +138,8 @@ impl Fact {
             Self::Protocol => text(attributes.protocol),
             Self::SourceIp => Some(Cow::Owned(attributes.source_address?.ip().to_string().into_bytes())),
             Self::Header(name) => joined(attributes, &name.0),
+            Self::RequestPrincipal => Some(Cow::Owned(jwt::principal(attributes.claims?)?.into_bytes())),
+            Self::Claim(path) => claim(attributes, &path.0),
             Self::PathTemplate(template) => {
                 fits(attributes.path, template).then(|| Cow::Owned(template.clone().into_bytes()))
             }
@@ -148,8 +161,21 @@ impl Fact {
     }
 }
 
+fn claim_name(name: &str) -> Option<&str> {
+    let path = || name.strip_prefix("request.auth.claims").filter(|path| path.starts_with('['));
+    name.strip_prefix("claim:").or_else(path)
+}
+
 fn header_name(name: &str) -> Option<&str> {
     name.strip_prefix("header:").or_else(|| name.strip_prefix("request.headers[")?.strip_suffix(']'))
+}
+
+/// A text and its JSON differ by the quotes, so no other claim looks like a text.
+fn claim<'a>(attributes: &Attributes<'a>, path: &[String]) -> Option<Cow<'a, [u8]>> {
+    Some(match jwt::find(attributes.claims?, path)? {
+        serde_json::Value::String(text) => Cow::Borrowed(text.as_bytes()),
+        other => Cow::Owned(other.to_string().into_bytes()),
+    })
 }
 
 /// Several values of one header read as one, joined with `,` (RFC 9110 section 5.3).
@@ -211,6 +237,8 @@ mod tests {
             ("request.path", "path"),
             ("request.headers[X-User]", "header:x-user"),
             ("destination.listener", "listener"),
+            ("request.auth.claims[sub]", "claim:sub"),
+            ("request.auth.claims[a][b]", "claim:[a][b]"),
         ] {
             assert_eq!(Fact::parse(long), Fact::parse(short), "{long}");
         }
@@ -218,7 +246,16 @@ mod tests {
 
     #[test]
     fn an_unknown_name_is_an_error() {
-        for name in ["", "request.body", "header:", "request.headers[a b]", "cidr(source.ip, 129)", "claim(sub)"] {
+        for name in [
+            "",
+            "request.body",
+            "header:",
+            "request.headers[a b]",
+            "cidr(source.ip, 129)",
+            "claim(sub)",
+            "claim:",
+            "request.auth.claimsub",
+        ] {
             assert!(Fact::parse(name).is_err(), "{name}");
         }
     }
@@ -228,6 +265,8 @@ mod tests {
         let mut attributes = AttributesBuf { path: "/users/7/orders".into(), ..AttributesBuf::default() };
         attributes.headers.append("x-a", "1".parse().unwrap());
         attributes.headers.append("x-a", "Two".parse().unwrap());
+        let claims = serde_json::json!({"iss": "https://a", "sub": "b", "n": 1, "one": "1", "c": {"d": ["e"]}});
+        attributes.claims = claims.as_object().cloned().map(std::sync::Arc::new);
         attributes.source_address = Some("10.1.2.3:4".parse().unwrap());
         for (name, expected) in [
             ("request.path", Some("/users/7/orders")),
@@ -241,6 +280,12 @@ mod tests {
             ("path_template(path, /users/{id})", None),
             ("cidr(source.ip, 24)", Some("10.1.2.0")),
             ("cidr(source.ip, 0)", Some("0.0.0.0")),
+            ("request.auth.principal", Some("https://a/b")),
+            ("claim:sub", Some("b")),
+            ("claim:one", Some("1")),
+            ("claim:n", Some("1")),
+            ("claim:[c][d]", Some("[\"e\"]")),
+            ("claim:[c][x]", None),
         ] {
             let value = Fact::parse(name).unwrap().value(&attributes.borrow()).map(Cow::into_owned);
             assert_eq!(value.as_deref(), expected.map(str::as_bytes), "{name}");

@@ -2,7 +2,8 @@
 //!
 //! Decides: allow or deny, by rules held here ([`rbac`]) or by asking a policy server ([`check`]) whose
 //! answers are kept as long as they are valid ([`cache`]).
-//! Never: authenticates. The principal in [`Attributes`] was proven by TLS before it got here.
+//! Never: authenticates a peer. The principal in [`Attributes`] was proven by TLS before it got here; who the end user
+//! is, a signed token proves ([`jwt`]).
 //! Invariant: whatever is not clearly an approval is a denial, unless a rule was written to fail open.
 
 pub mod attributes;
@@ -10,6 +11,7 @@ pub mod authorization;
 pub mod cache;
 pub mod check;
 pub mod fact;
+pub mod jwt;
 pub mod limit;
 pub mod rbac;
 pub mod verdict;
@@ -18,5 +20,6 @@ pub use attributes::{Attributes, AttributesBuf};
 pub use cache::{CacheConfig, CacheStats, CheckCache};
 pub use check::{CheckConfig, CheckOutcome, FailureMode, RemoteCheck};
 pub use fact::Fact;
+pub use jwt::EndUser;
 pub use rbac::{Decision, Effect, HeaderCondition, Pattern, Rule, Rules};
 pub use verdict::Verdict;

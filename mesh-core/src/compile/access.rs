@@ -5,14 +5,14 @@ use std::sync::Arc;
 
 use http::{HeaderMap, HeaderName, HeaderValue};
 
-use super::Context;
-use super::limit;
 use super::problems::Problems;
 use super::route::{compile_header, compile_matches};
+use super::{Context, end_user, limit};
 use crate::access::authorization::{self, MeshNames, Policies, Workload};
 use crate::access::cache::CacheConfig;
 use crate::access::check::{CheckConfig, FailureMode, RemoteCheck};
 use crate::access::fact::Fact;
+use crate::access::jwt::EndUsers;
 use crate::access::rbac::{Effect, HeaderCondition, Pattern, Rule, Rules};
 use crate::config::access::{AccessRule, Action};
 use crate::config::check_cache::CheckCache;
@@ -35,6 +35,7 @@ pub(super) fn compile(
         checks.extend(problems.note(format!("policy.checks[{index}]"), compile_check(written, document, context)));
     }
     let limits = limit::compile(document, context, problems);
+    let issuers = end_user::compile(document, context, problems);
     let authorization = compile_authorization(document, problems);
     let mut listeners = BTreeMap::new();
     for (index, listener) in document.listeners.iter().enumerate() {
@@ -59,19 +60,22 @@ pub(super) fn compile(
             intake: intake.flatten(),
             max_criticality: super::admission::criticality(listener.max_criticality),
             health: listener.health.clone().unwrap_or_default(),
+            end_users: EndUsers::new(chosen(&issuers, &name)),
             rules: compile_rules(document, problems),
             authorization: Arc::clone(&authorization),
-            limits: limits
-                .iter()
-                .filter(|(listeners, _)| is_for(listeners.as_deref(), &name))
-                .map(|(_, limit)| Arc::clone(limit))
-                .collect(),
+            limits: chosen(&limits, &name),
             checks: mine.map(|(_, check)| check.clone()).collect(),
             name: Arc::clone(&name),
         };
         listeners.insert(name, Arc::new(policy));
     }
     listeners
+}
+
+/// Those that name the listener, or all.
+fn chosen<T>(all: &[(Option<Vec<Name>>, Arc<T>)], name: &str) -> Vec<Arc<T>> {
+    let mine = all.iter().filter(|(listeners, _)| is_for(listeners.as_deref(), name));
+    mine.map(|(_, one)| Arc::clone(one)).collect()
 }
 
 fn is_for(listeners: Option<&[Name]>, name: &str) -> bool {

@@ -13,15 +13,19 @@ use super::admission::{AdaptiveLimit, ClassShares};
 use super::authorization::Authorization;
 use super::check_cache::CheckCache;
 use super::duration::TimeSpan;
+use super::end_user::{ClaimPath, EndUserIssuer};
 use super::hedge::HedgeDelay;
 use super::rate_limit::RateLimit;
 use super::route::{HeaderMatch, Matches};
 use super::value::{HeaderName, Name, Percent, TextValue, ValueError, text_serde};
 
-/// Who may call: local rules, then remote checks.
+/// Who may call: end users are told by their tokens, then local rules are asked, then remote checks.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Policy {
+    /// Whose tokens say who the end user of a request is.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub end_users: Vec<EndUserIssuer>,
     /// Local access rules.
     pub access: Access,
     /// Istio's authorization policies.
@@ -411,6 +415,10 @@ pub enum CacheAttribute {
     /// Something made of another: `lower(header:x)`, `prefix(path, 2)`, `path_template(path, /users/{id})`,
     /// `cidr(source.ip, 24)`.
     Derived(String),
+    /// The end user: issuer and subject of a verified token.
+    RequestPrincipal,
+    /// One of its claims.
+    Claim(ClaimPath),
 }
 
 impl CacheAttribute {
@@ -436,8 +444,9 @@ impl CacheAttribute {
 
 impl TextValue for CacheAttribute {
     const FORMAT: &'static str = "cache-attribute";
-    const EXPECTED: &'static str = "one of method, path, host, query, principal, source.ip, listener, header:NAME, \
-         or lower(ATTRIBUTE), prefix(path, SEGMENTS), path_template(path, /TEMPLATE), cidr(source.ip, BITS)";
+    const EXPECTED: &'static str = "one of method, path, host, query, principal, source.ip, listener, \
+         request.auth.principal, header:NAME, claim:NAME, or lower(ATTRIBUTE), prefix(path, SEGMENTS), \
+         path_template(path, /TEMPLATE), cidr(source.ip, BITS)";
 
     fn parse(text: &str) -> Result<Self, ValueError> {
         Ok(match text {
@@ -448,9 +457,11 @@ impl TextValue for CacheAttribute {
             "principal" => Self::Principal,
             "source.ip" => Self::SourceIp,
             "listener" => Self::Listener,
-            other => match other.strip_prefix("header:") {
-                Some(name) => Self::Header(HeaderName::parse(name)?),
-                None => Self::derived(other)?,
+            "request.auth.principal" => Self::RequestPrincipal,
+            other => match (other.strip_prefix("header:"), other.strip_prefix("claim:")) {
+                (Some(name), _) => Self::Header(HeaderName::parse(name)?),
+                (_, Some(claim)) => Self::Claim(ClaimPath::parse(claim)?),
+                _ => Self::derived(other)?,
             },
         })
     }
@@ -468,6 +479,8 @@ impl fmt::Display for CacheAttribute {
             Self::Listener => f.write_str("listener"),
             Self::Header(name) => write!(f, "header:{name}"),
             Self::Derived(call) => f.write_str(call),
+            Self::RequestPrincipal => f.write_str("request.auth.principal"),
+            Self::Claim(claim) => write!(f, "claim:{claim}"),
         }
     }
 }

@@ -13,6 +13,7 @@ use super::cluster::Endpoint;
 use super::diagnostic::{Diagnostic, Path, did_you_mean};
 use super::document::Document;
 use super::duration::TimeSpan;
+use super::end_user::ClaimPath;
 use super::hedge::HedgeDelay;
 use super::policy::CacheAttribute;
 use super::telemetry::LogTarget;
@@ -297,7 +298,7 @@ fn takes(schema: &Json, value: &Value) -> bool {
     })
 }
 
-const FORMATS: [Format; 14] = [
+const FORMATS: [Format; 15] = [
     format::<TimeSpan>(),
     format::<HedgeDelay>(),
     format::<Name>(),
@@ -312,6 +313,7 @@ const FORMATS: [Format; 14] = [
     format::<RegexText>(),
     format::<CacheAttribute>(),
     format::<LogTarget>(),
+    format::<ClaimPath>(),
 ];
 const TYPE_NAMES: [(&str, &str); 6] = [
     ("boolean", "true or false"),

@@ -1,20 +1,21 @@
 //! Whether a request reaches the application.
 //!
-//! Decides: nothing itself; it asks in order: deadline, form, rules, rate limits, room, checks. What costs least comes
-//! first, so that who must not get in takes neither a token nor a place from those who may.
+//! Decides: nothing itself; it asks in order: deadline, form, end user, rules, rate limits, room, checks.
+//! What costs least comes first, so that who must not get in takes neither a token nor a place from those who may.
 //! Never: asks further after a refusal. Invariant: a check that a policy demands is asked, or the request is refused.
 
 use std::sync::Arc;
 
 use http::Request;
 
-use super::Inbound;
 use super::facts::Facts;
 use super::gate::Inside;
 use super::serve::Origin;
+use super::{Inbound, end_user};
 use crate::access::attributes::Attributes;
 use crate::access::authorization::Ruling;
 use crate::access::check::CheckOutcome;
+use crate::access::jwt;
 use crate::access::rbac::Decision;
 use crate::access::verdict::Verdict;
 use crate::body::Body;
@@ -50,7 +51,8 @@ pub(super) async fn admit(
     context: &CallContext,
 ) -> Result<Admitted, Refused> {
     in_time(inbound, context, "the caller's deadline had passed on arrival")?;
-    let facts = Facts::of(inbound, origin, request, context)?;
+    let mut facts = Facts::of(inbound, origin, request, context)?;
+    end_user::authenticate(inbound, policy, &mut facts, request)?;
     let attributes = facts.attributes(request.headers());
     judge(policy, &attributes).inspect_err(|_| inbound.decisions.denied.inc())?;
     // Which checks the policies demand is read of the request as it came: a check may change its headers.
@@ -165,10 +167,10 @@ pub(super) async fn ask(
 ) -> CheckOutcome {
     let ((_, peer), context) = call;
     let clock = &inbound.core.clock;
-    // An answer about a caller is worth no longer than the caller's certificate.
-    let expiry = peer
-        .as_ref()
-        .map(|peer| crate::time::after(clock.now(), peer.not_after.duration_since(clock.wall()).unwrap_or_default()));
+    // An answer about a caller is worth no longer than the caller's certificate, and the end user's token.
+    let ends = [peer.as_ref().map(|peer| peer.not_after), attributes.claims.and_then(|claims| jwt::expires(claims))];
+    let end = ends.into_iter().flatten().min();
+    let expiry = end.map(|end| crate::time::after(clock.now(), end.duration_since(clock.wall()).unwrap_or_default()));
     let channel = GrpcChannel::new(ServiceClient::to_cluster(Arc::clone(&inbound.core), Arc::clone(&policy.cluster)));
     // The answer is shared with others, so the deadline of this caller must not end the call.
     // Nor does its failure say that what the application does was tried enough.

@@ -13,6 +13,7 @@ use super::Inbound;
 use super::admission::{Refused, refusal};
 use super::serve::Origin;
 use crate::access::attributes::Attributes;
+use crate::access::jwt::EndUser;
 use crate::body::Body;
 use crate::context::CallContext;
 use crate::error::{Error, ErrorKind};
@@ -25,11 +26,13 @@ pub(super) struct Facts<'a> {
     origin: &'a Origin,
     pub(super) method: http::Method,
     path: String,
-    query: Option<String>,
+    pub(super) query: Option<String>,
     host: String,
     protocol: &'static str,
     request_id: Arc<str>,
     time: std::time::SystemTime,
+    /// Once a token has proven one.
+    pub(super) user: Option<EndUser>,
 }
 
 impl<'a> Facts<'a> {
@@ -50,6 +53,7 @@ impl<'a> Facts<'a> {
             protocol: if request.version() == Version::HTTP_2 { "HTTP/2" } else { "HTTP/1.1" },
             request_id: context.request_id.clone().unwrap_or_default(),
             time: inbound.core.clock.wall(),
+            user: None,
         })
     }
 
@@ -73,7 +77,7 @@ impl<'a> Facts<'a> {
             request_id: &self.request_id,
             remote_address: None,
             sni: peer.as_ref().and_then(|peer| peer.server_name.as_deref()),
-            claims: None,
+            claims: self.user.as_ref().map(EndUser::claims),
             is_tcp: false,
             time: self.time,
         }

@@ -26,6 +26,7 @@ use crate::telemetry::names::{label, metric};
 pub mod accept;
 mod admission;
 mod body;
+mod end_user;
 pub(crate) mod facts;
 pub mod forward;
 pub mod gate;
@@ -70,6 +71,7 @@ pub(crate) struct Decisions {
     pub(crate) allowed: Counter,
     pub(crate) denied: Counter,
     pub(crate) check_denied: Counter,
+    pub(crate) unauthenticated: Counter,
 }
 
 impl Inbound {
@@ -106,6 +108,7 @@ impl Inbound {
                 allowed: decided("allowed"),
                 denied: decided("denied"),
                 check_denied: decided("check_denied"),
+                unauthenticated: decided("unauthenticated"),
             },
         });
         inbound.register_gauges();

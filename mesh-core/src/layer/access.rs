@@ -12,6 +12,7 @@ use tower_service::Service;
 
 use super::Pending;
 use crate::access::attributes::Attributes;
+use crate::access::jwt::EndUser;
 use crate::access::rbac::{Decision, Rules};
 use crate::body::Body;
 use crate::error::{BoxError, Error, ErrorKind, Side};
@@ -141,7 +142,7 @@ pub(super) fn attributes<'a, In>(
         destination_address: address.map(|address| address.local),
         remote_address: None,
         sni: peer.and_then(|peer| peer.server_name.as_deref()),
-        claims: None,
+        claims: request.extensions().get::<EndUser>().map(EndUser::claims),
         is_tcp: false,
         request_id: request.headers().get("x-request-id").and_then(|id| id.to_str().ok()).unwrap_or_default(),
         time: SystemTime::now(),

@@ -200,6 +200,14 @@ pub mod metric {
         Metric::new("libmesh_svid_failures_total", "Attempts to obtain or load a certificate that failed.");
     /// Access decisions.
     pub const ACCESS_DECISIONS: Metric = Metric::new("libmesh_access_decisions_total", "Access decisions, by outcome.");
+    /// Requests by what their end user's token was found to be.
+    pub const END_USERS: Metric = Metric::new(
+        "libmesh_end_user_tokens_total",
+        "Requests with an end user's token, or without a required one, by issuer and what was found.",
+    );
+    /// An issuer's keys.
+    pub const JWKS_LOADS: Metric =
+        Metric::new("libmesh_jwks_loads_total", "Times the keys of an issuer were read or asked for, by outcome.");
     /// Requests over a rate limit.
     pub const RATE_LIMITED: Metric =
         Metric::new("libmesh_rate_limited_total", "Requests over a rate limit: refused, or passed and only counted.");
@@ -336,6 +344,8 @@ pub mod label {
     pub const GUARD: &str = "guard";
     /// Name of a check.
     pub const CHECK: &str = "check";
+    /// Name of an issuer of end users' tokens.
+    pub const ISSUER: &str = "issuer";
     /// Name of a metric.
     pub const METRIC: &str = "metric";
     /// An `ErrorKind`, as text.

@@ -12,6 +12,7 @@ use http::header::AUTHORIZATION;
 use super::references::ReferenceSet;
 use crate::access::attributes::Attributes;
 use crate::access::fact::{Fact, OrderedName};
+use crate::access::jwt;
 
 /// Writes keys. Holds the secret of the credential digests, drawn once per cache.
 pub(super) struct Keys {
@@ -66,6 +67,12 @@ impl Keys {
         for fact in [&Fact::Principal, &Fact::Service, &Fact::Listener, &self.authorization] {
             self.part(key, fact, fact.value(attributes).as_deref());
         }
+        // The end user; without a subject, all that the token says of him.
+        let user = attributes.claims.map(|claims| match jwt::principal(claims) {
+            Some(principal) => principal,
+            None => serde_json::Value::Object((**claims).clone()).to_string(),
+        });
+        self.part(key, &Fact::RequestPrincipal, user.as_deref().map(str::as_bytes));
     }
 
     /// Presence, length, bytes: no value can imitate the border between two.
@@ -107,6 +114,30 @@ mod tests {
         assert!(!key.windows(6).any(|bytes| bytes == b"sesame"));
         attributes.headers.insert("authorization", "Bearer open-barley".parse().unwrap());
         assert_ne!(keys.of(&set, &attributes.borrow()).unwrap(), key);
+    }
+
+    #[test]
+    fn a_key_holds_the_end_user() {
+        let set = ReferenceSets::new(1).intern(References::default());
+        let keys = Keys::default();
+        let with = |claims: Option<serde_json::Value>| {
+            let claims = claims.map(|claims| std::sync::Arc::new(claims.as_object().unwrap().clone()));
+            let attributes = AttributesBuf { claims, ..AttributesBuf::default() };
+            keys.of(&set, &attributes.borrow()).unwrap()
+        };
+        let of = |claims| with(Some(claims));
+        let alice = of(serde_json::json!({"iss": "a", "sub": "alice"}));
+        assert_eq!(alice, of(serde_json::json!({"iss": "a", "sub": "alice", "exp": 7})), "another token of hers");
+        for other in [
+            with(None),
+            of(serde_json::json!({"iss": "a", "sub": "bob"})),
+            of(serde_json::json!({"iss": "b", "sub": "alice"})),
+            of(serde_json::json!({"iss": "a", "name": "alice"})),
+        ] {
+            assert_ne!(alice, other);
+        }
+        let nameless = |name: &str| of(serde_json::json!({"iss": "a", "name": name}));
+        assert_ne!(nameless("x"), nameless("y"));
     }
 
     #[test]

@@ -20,6 +20,8 @@ pub(super) fn check(document: &Document, report: &mut Report<'_>) {
     let listeners: Vec<&str> = document.listeners.iter().map(|listener| listener.name.as_str()).collect();
     check_access(&document.policy.access, &policy.field("access"), &listeners, report);
     check_checks(document, &policy.field("checks"), &listeners, report);
+    let issuers = policy.field("end_users");
+    once("issuer", &issuers, document.policy.end_users.iter().map(|issuer| Some(&issuer.name)), report);
     let limits = policy.field("rate_limits");
     once("rate limit", &limits, document.policy.rate_limits.iter().map(|limit| Some(&limit.name)), report);
     for (index, limit) in document.policy.rate_limits.iter().enumerate() {
