@@ -2,6 +2,7 @@ package mesh
 
 import (
 	"context"
+	"encoding/json"
 )
 
 type contextKey int
@@ -20,6 +21,16 @@ func PeerID(ctx context.Context) string {
 		return in.facts.PeerID
 	}
 	return ""
+}
+
+// Claims are what a verified token says of the end user a request is made for, given the request's context:
+// a JSON object, to be unmarshalled into a type of the program's own; nil without a token, or where the
+// listener asks for none. A token that was not verified never reaches a handler.
+func Claims(ctx context.Context) json.RawMessage {
+	if in := inboundOf(ctx); in != nil && in.facts.Claims != "" {
+		return json.RawMessage(in.facts.Claims)
+	}
+	return nil
 }
 
 // TraceID is the trace a request belongs to, 32 hexadecimal digits, given the request's context.

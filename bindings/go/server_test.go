@@ -95,6 +95,51 @@ func TestWorkThatOutlivesItsRequestIsHarmless(t *testing.T) {
 	}
 }
 
+// The key is the one that RFC 8037 A.1 publishes; the token never ends.
+const (
+	endUsers = "policy: { end_users: [ { name: test, issuer: test, require_expiration: false, jwks: { inline: " +
+		`'{"keys": [{"kty": "OKP", "crv": "Ed25519", "x": "11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo"}]}'` + " } } ] }\n"
+	token = "eyJhbGciOiJFZERTQSJ9." +
+		"eyJpc3MiOiJ0ZXN0Iiwic3ViIjoiYWxpY2UiLCJyb2xlcyI6WyJidXllciJdfQ." +
+		"qnK8n_zhP12pdUiei9JG2g9cUuKddrMM2OGMl-jYsHfBo6f_eKGO5dFE_YLM-wO-kWCo441_6XGjMOt_c7D6BA"
+)
+
+func TestAHandlerReadsTheClaimsOfAVerifiedTokenAndOnlyOfOne(t *testing.T) {
+	w := newWorld(t, func(w http.ResponseWriter, r *http.Request) {
+		var claims struct {
+			Sub   string
+			Roles []string
+		}
+		if raw := mesh.Claims(r.Context()); raw == nil {
+			_, _ = io.WriteString(w, "nobody")
+		} else if err := json.Unmarshal(raw, &claims); err != nil {
+			t.Error(err)
+		}
+		_, _ = fmt.Fprint(w, claims.Sub, claims.Roles, r.Header.Get("Authorization"))
+	}, endUsers)
+	for _, c := range []struct {
+		token  string
+		status int
+		body   string
+	}{
+		{"", 200, "nobody[]"},
+		{"Bearer " + token, 200, "alice[buyer]"},
+		{"Bearer " + token[:len(token)-4] + "AAAA", 401, ""},
+	} {
+		req, _ := http.NewRequest("GET", "http://echo/", nil)
+		if c.token != "" {
+			req.Header.Set("Authorization", c.token)
+		}
+		resp, err := w.client.Do(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := readAll(t, resp); resp.StatusCode != c.status || got != c.body {
+			t.Errorf("%q: %d %q", c.token, resp.StatusCode, got)
+		}
+	}
+}
+
 func TestMutualTLSTellsEachSideWhoTheOtherIs(t *testing.T) {
 	ca := t.TempDir()
 	identity := func(name string) string {

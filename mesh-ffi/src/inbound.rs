@@ -12,7 +12,7 @@ use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
 use mesh_core::inbound::ConnectionAddress;
-use mesh_core::{Body, CallContext};
+use mesh_core::{Body, CallContext, EndUser};
 
 use crate::buf::mesh_buf;
 use crate::code::mesh_code;
@@ -48,6 +48,7 @@ struct Facts {
     path: Text,
     authority: Text,
     peer_id: Text,
+    claims: Text,
     trace_id: Text,
     remote: Text,
     local: Text,
@@ -63,6 +64,7 @@ impl Facts {
             path: Text::new(head.uri.path_and_query().map_or("/", |path| path.as_str())),
             authority: Text::new(head.uri.authority().map_or_else(host, |authority| authority.as_str().as_bytes())),
             peer_id: Text::new(context.peer.as_deref().unwrap_or_default()),
+            claims: Text::new(head.extensions.get::<EndUser>().map_or("", EndUser::claims_json)),
             trace_id: Text::new(scope::trace_id(context)),
             remote: Text::new(shown(address.map(|address| address.remote))),
             local: Text::new(shown(address.map(|address| address.local))),
@@ -181,6 +183,14 @@ pub unsafe extern "C" fn mesh_inbound_authority(inbound: *const mesh_inbound) ->
 pub unsafe extern "C" fn mesh_inbound_peer_id(inbound: *const mesh_inbound) -> mesh_str {
     // SAFETY: rule 1: NULL or a live handle.
     guard!(mesh_inbound_peer_id, or mesh_str::empty(), { unsafe { fact(inbound, |facts| &facts.peer_id) } })
+}
+
+/// Claims of the end user's token, once it was verified: a JSON object, as the issuer wrote it, each name once. Empty
+/// when the request came without a token, or the listener asks for none.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn mesh_inbound_claims_json(inbound: *const mesh_inbound) -> mesh_str {
+    // SAFETY: rule 1: NULL or a live handle.
+    guard!(mesh_inbound_claims_json, or mesh_str::empty(), { unsafe { fact(inbound, |facts| &facts.claims) } })
 }
 
 /// Trace it belongs to: 32 hexadecimal digits.

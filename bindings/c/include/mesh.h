@@ -815,6 +815,10 @@ mesh_str mesh_inbound_authority(const mesh_inbound *inbound);
 // SPIFFE ID the peer proved with its certificate; empty without mTLS. A header is never an identity.
 mesh_str mesh_inbound_peer_id(const mesh_inbound *inbound);
 
+// Claims of the end user's token, once it was verified: a JSON object, as the issuer wrote it, each name once. Empty
+// when the request came without a token, or the listener asks for none.
+mesh_str mesh_inbound_claims_json(const mesh_inbound *inbound);
+
 // Trace it belongs to: 32 hexadecimal digits.
 mesh_str mesh_inbound_trace_id(const mesh_inbound *inbound);
 

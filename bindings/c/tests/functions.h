@@ -84,6 +84,7 @@
   PLAIN(mesh_inbound_path, (NULL))                                                                \
   PLAIN(mesh_inbound_authority, (NULL))                                                           \
   PLAIN(mesh_inbound_peer_id, (NULL))                                                             \
+  PLAIN(mesh_inbound_claims_json, (NULL))                                                         \
   PLAIN(mesh_inbound_trace_id, (NULL))                                                            \
   PLAIN(mesh_inbound_remote_address, (NULL))                                                      \
   PLAIN(mesh_inbound_local_address, (NULL))                                                       \

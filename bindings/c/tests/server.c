@@ -33,6 +33,12 @@ static int32_t answer(void *userdata, mesh_inbound *inbound) {
     MUST_FAIL(MESH_E_INVALID_ARGUMENT, mesh_inbound_respond(inbound, 200, MESH_NONE, MESH_NONE, &err));
     return MESH_HANDLED;
   }
+  if (path_is(inbound, "/claims")) {
+    mesh_str claims = mesh_inbound_claims_json(inbound);
+    CHECK(mesh_inbound_header(inbound, MESH_STR("authorization"), 0).ptr == NULL);
+    MUST(mesh_inbound_respond(inbound, 200, MESH_NONE, MESH_BYTES(claims.ptr, claims.len), &err));
+    return MESH_HANDLED;
+  }
   if (path_is(inbound, "/trace")) {
     snprintf(text, sizeof(text), "%s %d", mesh_inbound_trace_id(inbound).ptr, mesh_inbound_remaining_ns(inbound) > 0);
     MUST(mesh_inbound_respond(inbound, 200, MESH_NONE, bytes_of(text), &err));
@@ -84,6 +90,32 @@ static void a_request_tells_what_it_is(world *w) {
   char address[32];
   snprintf(address, sizeof(address), "127.0.0.1:%d", w->port);
   CHECK(same(mesh_listener_address(w->listener), address));
+}
+
+// Signed with that key; it never ends.
+#define TOKEN_WITHOUT_ITS_LAST                                                        \
+  "Bearer eyJhbGciOiJFZERTQSJ9."                                                   \
+  "eyJpc3MiOiJ0ZXN0Iiwic3ViIjoiYWxpY2UiLCJyb2xlcyI6WyJidXllciJdfQ." \
+  "qnK8n_zhP12pdUiei9JG2g9cUuKddrMM2OGMl-jYsHfBo6f_eKGO5dFE_YLM-wO-kWCo441_6XGjMOt_c7D6B"
+
+static int claims_of(world *w, const char *token, char *body, size_t size) {
+  mesh_request *request = request_to(w, "GET", "http://echo/claims");
+  if (token) MUST(mesh_request_header_add(request, MESH_STR("authorization"), bytes_of(token), &err));
+  mesh_response *response = NULL;
+  MUST(mesh_call(w->mesh, request, &response, &err));
+  int status = mesh_response_status(response);
+  read_all(response, body, size);
+  mesh_response_free(response);
+  mesh_request_free(request);
+  return status;
+}
+
+static void claims_come_from_a_verified_token_or_not_at_all(world *w) {
+  char body[512];
+  CHECK(claims_of(w, NULL, body, sizeof(body)) == 200 && body[0] == 0);
+  CHECK(claims_of(w, TOKEN_WITHOUT_ITS_LAST "A", body, sizeof(body)) == 200);
+  CHECK(strcmp(body, "{\"iss\":\"test\",\"sub\":\"alice\",\"roles\":[\"buyer\"]}") == 0);
+  CHECK(claims_of(w, TOKEN_WITHOUT_ITS_LAST "Q", body, sizeof(body)) == 401);
 }
 
 static void no_answer_is_a_500(world *w) {
@@ -293,6 +325,7 @@ int main(void) {
   world w;
   world_open(&w, answer, &w, 3);
   a_request_tells_what_it_is(&w);
+  claims_come_from_a_verified_token_or_not_at_all(&w);
   no_answer_is_a_500(&w);
   an_onward_call_continues_trace_and_deadline(&w);
   a_handler_may_keep_the_request_and_answer_later(&w);

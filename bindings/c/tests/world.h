@@ -56,7 +56,15 @@ static inline mesh_config *world_config(int port, int dead) {
            "  - hosts: [dead]\n"
            "    rules: [ { backends: [ { cluster: dead } ] } ]\n"
            "listeners:\n"
-           "  - { name: inbound, address: \"127.0.0.1:%d\" }\n",
+           "  - { name: inbound, address: \"127.0.0.1:%d\" }\n"
+           // The key is the one that RFC 8037 A.1 publishes.
+           "policy:\n"
+           "  end_users:\n"
+           "    - name: test\n"
+           "      issuer: test\n"
+           "      require_expiration: false\n"
+           "      jwks: { inline: '{\"keys\": [{\"kty\": \"OKP\", \"crv\": \"Ed25519\","
+           " \"x\": \"11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo\"}]}' }\n",
            port, dead, port);
   mesh_config *config = NULL;
   MUST(mesh_config_parse(bytes_of(text), MESH_STR("world.yaml"), &config, &err));

@@ -14,7 +14,7 @@ use http::{HeaderMap, Request, Response, StatusCode, Version};
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use mesh_core::error::BoxError;
 use mesh_core::inbound::ConnectionAddress;
-use mesh_core::{Body, CallContext, Error, ErrorKind};
+use mesh_core::{Body, CallContext, EndUser, Error, ErrorKind};
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
 use tokio::runtime::Handle;
@@ -163,6 +163,12 @@ impl Exchange {
     #[getter]
     fn server(&self) -> Option<(String, u16)> {
         self.address().map(|address| (address.local.ip().to_string(), address.local.port()))
+    }
+
+    /// What the end user's verified token says: a JSON object; None without one.
+    #[getter]
+    fn claims_json(&self) -> Option<&str> {
+        self.head.extensions.get::<EndUser>().map(EndUser::claims_json)
     }
 
     /// Trace, deadline and peer, to be passed on to outgoing calls.

@@ -22,6 +22,7 @@ def echo(environ: Environ, start_response: Start) -> Iterable[bytes]:
         "length": len(body),
         "body": body[:1000].decode("latin-1"),
         "peer": environ["mesh.peer_id"],
+        "claims": environ["mesh.claims"],
         "trace": environ["mesh.trace_id"],
         "headers": {name: value for name, value in environ.items() if name.startswith(("HTTP_", "CONTENT_"))},
     }
@@ -62,6 +63,7 @@ async def asgi_echo(scope: Any, receive: Any, send: Any) -> None:
         "query": scope["query_string"].decode(),
         "length": len(body),
         "peer": scope["extensions"]["mesh"]["peer_id"],
+        "claims": scope["extensions"]["mesh"]["claims"],
         "trace": scope["extensions"]["mesh"]["trace_id"],
         "headers": {name.decode(): value.decode() for name, value in scope["headers"]},
     }

@@ -48,6 +48,25 @@ listeners:
 """
 
 
+# Signed with the key that RFC 8037 A.1 publishes; it never ends.
+TOKEN = (
+    "eyJhbGciOiJFZERTQSJ9."
+    "eyJpc3MiOiJ0ZXN0Iiwic3ViIjoiYWxpY2UiLCJyb2xlcyI6WyJidXllciJdfQ."
+    "qnK8n_zhP12pdUiei9JG2g9cUuKddrMM2OGMl-jYsHfBo6f_eKGO5dFE_YLM-wO-kWCo441_6XGjMOt_c7D6BA"
+)
+CLAIMS = {"iss": "test", "sub": "alice", "roles": ["buyer"]}
+END_USERS = """
+policy:
+  end_users:
+    - name: test
+      issuer: test
+      require_expiration: false
+      jwks:
+        inline: >-
+          {"keys": [{"kty": "OKP", "crv": "Ed25519", "x": "11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo"}]}
+"""
+
+
 def mtls(port: int, directory: Path, name: str, expected: str = "app") -> str:
     """Like `config`, with an identity called `name`; the server must be `expected`."""
     identity = f"""
@@ -97,8 +116,8 @@ def serve_wsgi(port: int) -> Iterator[Callable[..., mesh.Mesh]]:
 
     with ExitStack() as stack:
 
-        def start(app: Any, **options: Any) -> mesh.Mesh:
-            stack.enter_context(served(config(port), app, **options))
+        def start(app: Any, extra: str = "", **options: Any) -> mesh.Mesh:
+            stack.enter_context(served(config(port, extra=extra), app, **options))
             client = mesh.Mesh.from_yaml(config(port))
             stack.callback(client.close)
             return client

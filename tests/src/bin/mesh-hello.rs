@@ -1,12 +1,13 @@
 //! The Rust server of the stories: `mesh-hello mesh.yaml` serves the listener `inbound` and says hello to the peer;
-//! under `/slow` it takes five seconds for it. SIGTERM drains it.
+//! under `/slow` it takes five seconds for it; under `/claims` it says who the end user is and how often it was called. SIGTERM drains it.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use http::{Request, Response};
 use http_body::Frame;
 use mesh_core::error::BoxError;
-use mesh_core::{Body, Mesh, PeerIdentity};
+use mesh_core::{Body, EndUser, Mesh, PeerIdentity};
 
 /// The slow answer: so many pieces, one each half second.
 const PIECES: usize = 10;
@@ -38,6 +39,12 @@ fn main() -> Result<(), BoxError> {
 }
 
 async fn answer(request: Request<Body>) -> Result<Response<Body>, BoxError> {
+    if request.uri().path() == "/claims" {
+        static CALLS: AtomicU64 = AtomicU64::new(0);
+        let calls = CALLS.fetch_add(1, Ordering::Relaxed) + 1;
+        let claims = request.extensions().get::<EndUser>().map(EndUser::claims);
+        return Ok(Response::new(Body::from(serde_json::json!({ "calls": calls, "claims": claims }).to_string())));
+    }
     let peer = request.extensions().get::<PeerIdentity>().map(|peer| peer.id.to_string());
     let hello = format!("hello {}", peer.unwrap_or_default());
     if request.uri().path() != "/slow" {

@@ -114,8 +114,8 @@ type Info struct {
 
 // Facts are what an inbound request is.
 type Facts struct {
-	Method, Path, Authority, PeerID, TraceID, Remote, Local string
-	Remaining                                               int64 // nanoseconds; negative: no deadline
+	Method, Path, Authority, PeerID, Claims, TraceID, Remote, Local string
+	Remaining                                                       int64 // nanoseconds; negative: no deadline
 }
 
 // Batch is where events are received: C memory, for one reader.
@@ -172,7 +172,8 @@ func event(c *C.go_event) *Event {
 		e.Inbound, e.Headers = (*Inbound)(c.event.handle), copied(c.headers)
 		e.Facts = Facts{
 			Method: text(c.method), Path: text(c.path), Authority: text(c.authority), PeerID: text(c.peer_id),
-			TraceID: text(c.trace_id), Remote: text(c.remote), Local: text(c.local), Remaining: int64(c.remaining_ns),
+			Claims: text(c.claims), TraceID: text(c.trace_id), Remote: text(c.remote), Local: text(c.local),
+			Remaining: int64(c.remaining_ns),
 		}
 	}
 	return e

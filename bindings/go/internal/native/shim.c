@@ -61,6 +61,7 @@ static void fill(go_event *out, const mesh_event *event) {
     out->path = mesh_inbound_path(inbound);
     out->authority = mesh_inbound_authority(inbound);
     out->peer_id = mesh_inbound_peer_id(inbound);
+    out->claims = mesh_inbound_claims_json(inbound);
     out->trace_id = mesh_inbound_trace_id(inbound);
     out->remote = mesh_inbound_remote_address(inbound);
     out->local = mesh_inbound_local_address(inbound);

@@ -32,7 +32,7 @@ typedef struct {
   mesh_event event;
   mesh_bytes headers;
   mesh_call_info info;
-  mesh_str method, path, authority, peer_id, trace_id, remote, local;
+  mesh_str method, path, authority, peer_id, claims, trace_id, remote, local;
   int64_t remaining_ns;
 } go_event;
 

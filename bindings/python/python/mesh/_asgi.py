@@ -13,7 +13,7 @@ from contextvars import copy_context
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
-from mesh._context import CURRENT
+from mesh._context import CURRENT, claims_of
 from mesh._wait import bridge, watch
 
 if TYPE_CHECKING:
@@ -235,6 +235,7 @@ def scope_of(exchange: _native.Exchange, state: dict[str, Any]) -> dict[str, Any
             "http.response.trailers": {},
             "mesh": {
                 "peer_id": context.peer_id if context else None,
+                "claims": claims_of(exchange),
                 "trace_id": context.trace_id if context else None,
                 "remaining": context.remaining if context else None,
             },

@@ -7,9 +7,14 @@ So trace and deadline go from inbound to outbound without application code, acro
 
 from __future__ import annotations
 
+import json
 from contextvars import ContextVar
+from typing import TYPE_CHECKING, Any
 
 from mesh._native import Context
+
+if TYPE_CHECKING:
+    from mesh import _native
 
 CURRENT: ContextVar[Context | None] = ContextVar("mesh.call", default=None)
 
@@ -17,3 +22,12 @@ CURRENT: ContextVar[Context | None] = ContextVar("mesh.call", default=None)
 def current() -> Context | None:
     """Trace id, peer and remaining time of the inbound call being served; None outside of one."""
     return CURRENT.get()
+
+
+def claims_of(exchange: _native.Exchange) -> dict[str, Any] | None:
+    """What the end user's verified token says; None without one."""
+    text = exchange.claims_json
+    if text is None:
+        return None
+    claims: dict[str, Any] = json.loads(text)
+    return claims

@@ -15,7 +15,7 @@ from contextvars import copy_context
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote_to_bytes
 
-from mesh._context import CURRENT
+from mesh._context import CURRENT, claims_of
 from mesh._pump import as_bytes
 from mesh._wait import thread_queue
 
@@ -190,6 +190,7 @@ def environ_of(exchange: _native.Exchange, is_threaded: bool) -> dict[str, Any]:
         "wsgi.multiprocess": False,
         "wsgi.run_once": False,
         "mesh.peer_id": context.peer_id if context else None,
+        "mesh.claims": claims_of(exchange),
         "mesh.trace_id": context.trace_id if context else None,
         "mesh.context": context,
     }

@@ -1,11 +1,14 @@
-// Command server is the Go server of the stories: it says hello to the peer.
+// Command server is the Go server of the stories: it says hello to the peer; under /claims, who the end user is
+// and how often it was called.
 package main
 
 import (
+	"encoding/json"
 	"fmt"
 	"log"
 	"net/http"
 	"os"
+	"sync/atomic"
 
 	"libmesh.dev/mesh"
 )
@@ -15,7 +18,12 @@ func main() {
 	if err != nil {
 		log.Fatal(err)
 	}
+	var calls atomic.Int64
 	server, err := m.Listen("inbound", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == "/claims" {
+			_ = json.NewEncoder(w).Encode(map[string]any{"calls": calls.Add(1), "claims": mesh.Claims(r.Context())})
+			return
+		}
 		fmt.Fprintf(w, "hello %s", mesh.PeerID(r.Context()))
 	}))
 	if err != nil {
