@@ -10,8 +10,10 @@ pub mod authorization;
 pub mod cache;
 pub mod check;
 pub mod fact;
+pub mod judgement;
 pub mod limit;
 pub mod rbac;
+pub mod rollout;
 pub mod verdict;
 
 pub use attributes::{Attributes, AttributesBuf};

@@ -200,6 +200,11 @@ pub mod metric {
         Metric::new("libmesh_svid_failures_total", "Attempts to obtain or load a certificate that failed.");
     /// Access decisions.
     pub const ACCESS_DECISIONS: Metric = Metric::new("libmesh_access_decisions_total", "Access decisions, by outcome.");
+    /// Requests that rules would decide otherwise once they are rolled out.
+    pub const ACCESS_PLANNED: Metric = Metric::new(
+        "libmesh_access_planned_total",
+        "Requests that access rules in dry run, or in force for a share, would decide otherwise, by rule and outcome.",
+    );
     /// Requests over a rate limit.
     pub const RATE_LIMITED: Metric =
         Metric::new("libmesh_rate_limited_total", "Requests over a rate limit: refused, or passed and only counted.");
@@ -301,6 +306,8 @@ pub mod label {
     pub const ERROR_TYPE: &str = "error_type";
     /// Why something was done.
     pub const REASON: &str = "reason";
+    /// The name of an access rule or policy, or why there is none.
+    pub const RULE: &str = "rule";
     /// The name of a rate limit.
     pub const LIMIT: &str = "limit";
     /// How something ended.
@@ -397,7 +404,7 @@ pub mod span {
 /// Keys of an access-log line, in the order they are written. Absent facts are left out.
 pub mod log {
     /// Every key.
-    pub const ALL: [&str; 26] = [
+    pub const ALL: [&str; 29] = [
         "time",
         "reporter",
         "protocol",
@@ -422,6 +429,9 @@ pub mod log {
         "peer",
         "peer_serial",
         "principal",
+        "access_rule",
+        "would_deny",
+        "would_allow",
         "error_type",
         "error_detail",
     ];
