@@ -28,6 +28,7 @@ use std::sync::Arc;
 use self::condition::Condition;
 pub use self::read::{Problem, read};
 use super::attributes::Attributes;
+use super::rollout::{Draw, Rollout, Stage};
 
 /// Where a process stands: which policies are its own.
 #[derive(Debug, Clone, Default)]
@@ -79,8 +80,8 @@ pub struct Policy {
     pub name: Arc<str>,
     /// What a match does.
     pub action: Action,
-    /// Whether it is only reported.
-    pub is_dry_run: bool,
+    /// The share of requests it is in force for; in dry run it is only reported.
+    pub rollout: Rollout,
     rules: Vec<Rule>,
 }
 
@@ -116,44 +117,63 @@ impl Policies {
         self.0.is_empty()
     }
 
+    /// Whether a policy is not in force for every request.
+    pub fn is_partial(&self) -> bool {
+        self.0.iter().any(|policy| policy.rollout.is_partial())
+    }
+
     /// The providers to ask about a request, with the policy that demands it, in the order written. One
     /// refusal is a refusal; only then [`Policies::rule`] is asked.
-    pub fn providers<'a>(&'a self, attributes: &Attributes<'_>) -> impl Iterator<Item = (&'a str, &'a str)> {
-        self.matching(attributes).filter_map(|policy| match &policy.action {
+    pub fn providers<'a>(
+        &'a self,
+        attributes: &Attributes<'_>,
+        draw: Draw,
+    ) -> impl Iterator<Item = (&'a str, &'a str)> {
+        self.matching(attributes, Stage::Now(draw)).filter_map(|policy| match &policy.action {
             Action::Custom(provider) => Some((&**provider, &*policy.name)),
             _ => None,
         })
     }
 
-    /// The verdict of DENY and ALLOW policies.
+    /// The verdict of DENY and ALLOW policies; one that is in force for a share of the requests counts as in force.
     pub fn rule(&self, attributes: &Attributes<'_>) -> Ruling<'_> {
-        let first = |action: &Action| self.matching(attributes).find(|policy| policy.action == *action);
+        self.rule_at(attributes, Stage::Now(Draw::STRICT))
+    }
+
+    /// The verdict of those of `stage`.
+    pub fn rule_at(&self, attributes: &Attributes<'_>, stage: Stage) -> Ruling<'_> {
+        let first = |action: &Action| self.matching(attributes, stage).find(|policy| policy.action == *action);
         if let Some(policy) = first(&Action::Deny) {
             return Ruling::Deny(Some(&policy.name));
         }
         if let Some(policy) = first(&Action::Allow) {
             return Ruling::Allow(Some(&policy.name));
         }
-        let demands_allow = self.enforced().any(|policy| policy.action == Action::Allow);
+        let demands_allow = self.in_force(stage).any(|policy| policy.action == Action::Allow);
         if demands_allow { Ruling::Deny(None) } else { Ruling::Allow(None) }
     }
 
     /// Policies that match and are only reported: in dry run, or of action AUDIT.
     pub fn reported<'a>(&'a self, attributes: &Attributes<'_>) -> impl Iterator<Item = &'a Policy> {
-        let reported = self.0.iter().filter(|policy| policy.is_dry_run || policy.action == Action::Audit);
+        let reported = self.0.iter().filter(|policy| policy.is_dry_run() || policy.action == Action::Audit);
         reported.filter(|policy| policy.matches(attributes))
     }
 
-    fn enforced(&self) -> impl Iterator<Item = &Policy> {
-        self.0.iter().filter(|policy| !policy.is_dry_run)
+    fn in_force(&self, stage: Stage) -> impl Iterator<Item = &Policy> {
+        self.0.iter().filter(move |policy| policy.rollout.is_in_force(stage))
     }
 
-    fn matching<'a>(&'a self, attributes: &Attributes<'_>) -> impl Iterator<Item = &'a Policy> {
-        self.enforced().filter(|policy| policy.matches(attributes))
+    fn matching<'a>(&'a self, attributes: &Attributes<'_>, stage: Stage) -> impl Iterator<Item = &'a Policy> {
+        self.in_force(stage).filter(|policy| policy.matches(attributes))
     }
 }
 
 impl Policy {
+    /// Whether it is in force for no request.
+    pub fn is_dry_run(&self) -> bool {
+        self.rollout == Rollout::DRY_RUN
+    }
+
     /// Whether one of its rules matches.
     pub fn matches(&self, attributes: &Attributes<'_>) -> bool {
         let widens = match self.action {

@@ -11,9 +11,11 @@ pub mod authorization;
 pub mod cache;
 pub mod check;
 pub mod fact;
+pub mod judgement;
 pub mod jwt;
 pub mod limit;
 pub mod rbac;
+pub mod rollout;
 pub mod verdict;
 
 pub use attributes::{Attributes, AttributesBuf};

@@ -10,6 +10,7 @@ use std::fmt;
 use http::HeaderMap;
 
 use super::attributes::Attributes;
+use super::rollout::{Draw, Rollout, Stage};
 use crate::route::host;
 
 /// All rules of a process, in the order written.
@@ -17,17 +18,30 @@ use crate::route::host;
 pub struct Rules {
     default: Effect,
     rules: Vec<Rule>,
+    is_partial: bool,
 }
 
 impl Rules {
     /// Rules and what happens when no allow rule is in force.
     pub fn new(default: Effect, rules: Vec<Rule>) -> Self {
-        Self { default, rules }
+        let is_partial = rules.iter().any(|rule| rule.rollout.is_partial());
+        Self { default, rules, is_partial }
     }
 
-    /// Decides about one request.
+    /// Whether a rule is not in force for every request.
+    pub fn is_partial(&self) -> bool {
+        self.is_partial
+    }
+
+    /// Decides about one request; a rule that is in force for a share of them counts as in force.
     pub fn decide(&self, attributes: &Attributes<'_>) -> Decision<'_> {
-        let here = || self.rules.iter().filter(|rule| rule.is_for(attributes.listener));
+        self.decide_at(attributes, Stage::Now(Draw::STRICT))
+    }
+
+    /// Decides about one request by the rules of `stage`.
+    pub fn decide_at(&self, attributes: &Attributes<'_>, stage: Stage) -> Decision<'_> {
+        let counts = |rule: &&Rule| rule.is_for(attributes.listener) && rule.rollout.is_in_force(stage);
+        let here = || self.rules.iter().filter(counts);
         let matching = |effect| here().find(|rule| rule.action == effect && rule.matches(attributes));
         if let Some(rule) = matching(Effect::Deny) {
             return Decision::Deny { rule: Some(&rule.name), reason: DenyReason::DenyRule };
@@ -115,6 +129,8 @@ pub struct Rule {
     pub hosts: Vec<Pattern>,
     /// Header conditions; all must hold.
     pub headers: Vec<Box<dyn HeaderCondition>>,
+    /// The share of requests it is in force for.
+    pub rollout: Rollout,
 }
 
 impl Rule {

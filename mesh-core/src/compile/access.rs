@@ -14,6 +14,7 @@ use crate::access::check::{CheckConfig, FailureMode, RemoteCheck};
 use crate::access::fact::Fact;
 use crate::access::jwt::EndUsers;
 use crate::access::rbac::{Effect, HeaderCondition, Pattern, Rule, Rules};
+use crate::access::rollout::Rollout;
 use crate::config::access::{AccessRule, Action};
 use crate::config::check_cache::CheckCache;
 use crate::config::document::Document;
@@ -61,7 +62,7 @@ pub(super) fn compile(
             max_criticality: super::admission::criticality(listener.max_criticality),
             health: listener.health.clone().unwrap_or_default(),
             end_users: EndUsers::new(chosen(&issuers, &name)),
-            rules: compile_rules(document, problems),
+            rules: compile_rules(document, listener, problems),
             authorization: Arc::clone(&authorization),
             limits: chosen(&limits, &name),
             checks: mine.map(|(_, check)| check.clone()).collect(),
@@ -104,13 +105,14 @@ fn tls_mode(listener: &Listener, document: &Document) -> TlsMode {
     }
 }
 
-fn compile_rules(document: &Document, problems: &mut Problems) -> Rules {
+fn compile_rules(document: &Document, listener: &Listener, problems: &mut Problems) -> Rules {
     let access = &document.policy.access;
     let mut rules = Vec::new();
     for (index, written) in access.rules.iter().enumerate() {
         rules.extend(problems.note(format!("policy.access.rules[{index}]"), compile_rule(written)));
     }
-    Rules::new(effect(access.default), rules)
+    let is_closed = access.default == Action::Deny || listener.access_default == Some(Action::Deny);
+    Rules::new(if is_closed { Effect::Deny } else { Effect::Allow }, rules)
 }
 
 /// Istio's policies that are this workload's own. A provider has to be a check of this document.
@@ -176,6 +178,7 @@ fn compile_rule(written: &AccessRule) -> Result<Rule, String> {
         paths: patterns(&written.paths),
         hosts: written.hosts.iter().map(|host| Pattern::host(host.as_str())).collect(),
         headers: headers.collect::<Result<_, String>>()?,
+        rollout: if written.dry_run { Rollout::DRY_RUN } else { Rollout::share(written.enforce_percent.fraction()) },
     })
 }
 

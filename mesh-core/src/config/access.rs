@@ -7,14 +7,15 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::route::HeaderMatch;
-use super::value::{Method, Name, TextPattern};
+use super::value::{Method, Name, Percent, TextPattern};
 
 /// Local access rules. 1. A matching deny rule refuses. 2. Where allow rules exist, one must match.
 /// 3. Where none exists, `default` decides.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Access {
-    /// What happens on a listener that no allow rule speaks about. Default: allow (Istio).
+    /// What happens to what is not refused, on a listener that no allow rule speaks about. With `deny`, an ALLOW policy of
+    /// `authorization` lets in, too; a listener may tighten it by `access_default`. Default: allow (Istio).
     pub default: Action,
     /// The rules; their order does not matter.
     pub rules: Vec<AccessRule>,
@@ -34,7 +35,7 @@ pub enum Action {
 /// One rule: every condition that is present has to hold; inside a condition one entry is enough. A bare connection
 /// has a caller and nothing else: there a rule with methods, paths, hosts or headers never allows, and denies as if
 /// they matched (Istio).
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct AccessRule {
     /// The rule's name in logs and telemetry. Unique.
@@ -65,4 +66,16 @@ pub struct AccessRule {
     /// All of these hold.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub headers: Vec<HeaderMatch>,
+    /// Whether the rule is only tried out: the verdict is made without it, and what it would change is counted and
+    /// logged under its name. An allow rule in dry run does not make others be refused either. Default: false.
+    #[serde(default)]
+    pub dry_run: bool,
+    /// Share of the requests that meet the rule; for the others it is in dry run. A request draws once for all rules, so
+    /// that rules with the same share come into force for the same requests. Default: 100.
+    #[serde(default = "default_enforced")]
+    pub enforce_percent: Percent,
+}
+
+fn default_enforced() -> Percent {
+    Percent(100.0)
 }

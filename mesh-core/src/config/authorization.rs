@@ -51,7 +51,8 @@ pub struct Metadata {
     /// Its namespace. Default: ours.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub namespace: Option<String>,
-    /// `istio.io/dry-run: "true"` only reports.
+    /// `istio.io/dry-run: "true"` only tries the policy out: what it would change is counted and logged.
+    /// `libmesh/enforce-percent: "5"` has it in force for that share of the requests, and in dry run for the others.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub annotations: BTreeMap<String, String>,
 }

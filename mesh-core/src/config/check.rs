@@ -3,6 +3,7 @@
 //! Decides: which well-formed documents are mistakes. Never: reads text or looks outside the document.
 //! Invariant: every finding of a document is reported, not only the first.
 
+mod access;
 mod admission;
 mod balancing;
 mod dns;
@@ -33,6 +34,7 @@ pub fn document(document: &Document, positions: &Positions) -> Vec<Diagnostic> {
     hashing::check(document, &mut report);
     tcp::check(document, &mut report);
     end_users::check(document, &mut report);
+    access::check(document, &mut report);
     for (index, cluster) in document.clusters.iter().enumerate() {
         check_cluster(cluster, &Path::ROOT.field("clusters").index(index), &mut report);
         health::check(cluster, &Path::ROOT.field("clusters").index(index), &mut report);

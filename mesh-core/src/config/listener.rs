@@ -5,6 +5,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::access::Action;
 use super::admission::{Criticality, ListenerConcurrency};
 use super::health::ListenerHealth;
 use super::value::{AddressText, Name};
@@ -24,6 +25,10 @@ pub struct Listener {
     /// Who may connect. Default: strict with an identity, plaintext without.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tls: Option<ListenerTls>,
+    /// What happens to what neither an allow rule nor an ALLOW policy lets in by name; the stricter of this and
+    /// `policy.access.default` holds. Default: that.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub access_default: Option<Action>,
     /// Whether requests are routed onward by `routes` (an ingress) instead of served here. Default: false.
     #[serde(default)]
     pub forward: bool,

@@ -14,7 +14,8 @@ use http::HeaderMap;
 use tokio::runtime::Handle;
 use tokio::sync::{Mutex, mpsc};
 
-use super::admission::{ask, check_refusal, demanded, judge, refusal};
+use super::admission::{ask, check_refusal, demanded, refusal};
+use super::judging;
 use super::listener::{ACCEPT_PAUSE, HANDSHAKE_TIMEOUT, admit};
 use super::socket::{Accepted, Socket};
 use super::{ConnectionAddress, Inbound};
@@ -153,7 +154,7 @@ impl Arrival<'_> {
     async fn decide(self, io: Box<dyn Io>, mut record: TcpRecord, guard: ConnectionGuard) -> Option<MeshStream> {
         let (inbound, core) = (self.inbound, &self.inbound.core);
         let policy = inbound.policy(&core.snapshot.load());
-        if let Err(refused) = self.admit(&policy).await {
+        if let Err(refused) = self.admit(&policy, &mut record).await {
             tracing::info!(listener = %inbound.name, peer = record.line.endpoint.as_deref(), reason = refused.message(), "connection refused");
             record.refused(&refused);
             return None;
@@ -170,11 +171,16 @@ impl Arrival<'_> {
     }
 
     /// Rules, limits and checks, in the order of a request's admission; the first refusal ends it.
-    async fn admit(&self, policy: &ListenerPolicy) -> Result<(), Error> {
+    async fn admit(&self, policy: &ListenerPolicy, record: &mut TcpRecord) -> Result<(), Error> {
         let (inbound, core) = (self.inbound, &self.inbound.core);
         let headers = HeaderMap::new();
         let attributes = self.attributes(&headers);
-        let demanded = judge(policy, &attributes).and_then(|()| demanded(policy, &attributes));
+        let draw = judging::draw(inbound, policy);
+        let (judged, told) = judging::judge(inbound, policy, &attributes, draw);
+        if let Some(told) = told {
+            told.write(&mut record.line);
+        }
+        let demanded = judged.and_then(|()| demanded(policy, &attributes, draw));
         let demanded = demanded.map_err(|refused| refused.error).inspect_err(|_| inbound.decisions.denied.inc())?;
         self.limit(policy, &attributes)?;
         let mut context = CallContext::new(TraceContext::join(

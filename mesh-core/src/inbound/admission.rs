@@ -10,13 +10,13 @@ use http::Request;
 
 use super::facts::Facts;
 use super::gate::Inside;
+use super::judging;
 use super::serve::Origin;
 use super::{Inbound, end_user};
 use crate::access::attributes::Attributes;
-use crate::access::authorization::Ruling;
 use crate::access::check::CheckOutcome;
 use crate::access::jwt;
-use crate::access::rbac::Decision;
+use crate::access::rollout::Draw;
 use crate::access::verdict::Verdict;
 use crate::body::Body;
 use crate::context::{CallContext, GaveUp};
@@ -54,9 +54,14 @@ pub(super) async fn admit(
     let mut facts = Facts::of(inbound, origin, request, context)?;
     end_user::authenticate(inbound, policy, &mut facts, request)?;
     let attributes = facts.attributes(request.headers());
-    judge(policy, &attributes).inspect_err(|_| inbound.decisions.denied.inc())?;
+    let draw = judging::draw(inbound, policy);
+    let (judged, told) = judging::judge(inbound, policy, &attributes, draw);
     // Which checks the policies demand is read of the request as it came: a check may change its headers.
-    let demanded = demanded(policy, &attributes).inspect_err(|_| inbound.decisions.denied.inc())?;
+    let demanded = judged.and_then(|()| demanded(policy, &attributes, draw));
+    if let Some(told) = told {
+        request.extensions_mut().insert(told);
+    }
+    let demanded = demanded.inspect_err(|_| inbound.decisions.denied.inc())?;
     limit(inbound, policy, (&facts, request))?;
     let inside = pass_gate(inbound, context).await?;
     let mut verdicts = Vec::new();
@@ -120,28 +125,14 @@ fn limit(inbound: &Inbound, policy: &ListenerPolicy, about: (&Facts<'_>, &Reques
     Err(Refused { error, verdict: Some(over.reply) })
 }
 
-/// Local rules and Istio's policies: both have to let the request pass.
-pub(super) fn judge(policy: &ListenerPolicy, attributes: &Attributes<'_>) -> Result<(), Refused> {
-    if let Decision::Deny { rule, reason } = policy.rules.decide(attributes) {
-        let why = format!("access rule {}: {}", rule.unwrap_or("default"), reason.as_str());
-        return Err(refused(ErrorKind::Denied, why));
-    }
-    for reported in policy.authorization.reported(attributes) {
-        tracing::info!(policy = %reported.name, action = ?reported.action, dry_run = reported.is_dry_run, "policy matches");
-    }
-    match policy.authorization.rule(attributes) {
-        Ruling::Allow(_) => Ok(()),
-        Ruling::Deny(by) => {
-            let why = by.map_or_else(|| "no ALLOW policy matches".to_owned(), |name| format!("DENY policy {name}"));
-            Err(refused(ErrorKind::Denied, format!("authorization: {why}")))
-        }
-    }
-}
-
 /// The checks that CUSTOM policies hand the request to. One that this listener does not have cannot be asked.
-pub(super) fn demanded<'a>(policy: &'a ListenerPolicy, attributes: &Attributes<'_>) -> Result<Vec<&'a str>, Refused> {
+pub(super) fn demanded<'a>(
+    policy: &'a ListenerPolicy,
+    attributes: &Attributes<'_>,
+    draw: Draw,
+) -> Result<Vec<&'a str>, Refused> {
     let mut names = Vec::new();
-    for (name, by) in policy.authorization.providers(attributes) {
+    for (name, by) in policy.authorization.providers(attributes, draw) {
         if !policy.checks.iter().any(|check| check.check.config().name == name) {
             let why = format!("authorization: CUSTOM policy {by}: check {name} is not asked on this listener");
             return Err(refused(ErrorKind::Denied, why));

@@ -31,6 +31,7 @@ pub(crate) mod facts;
 pub mod forward;
 pub mod gate;
 mod health;
+mod judging;
 pub mod listener;
 mod load;
 mod preface;

@@ -17,6 +17,7 @@ use super::admission::{Admitted, Refused, admit, refusal};
 use super::body::{counted, recorded};
 use super::facts::authority;
 use super::forward::{check_reply, local_reply, overloaded_reply};
+use super::judging::Told;
 use super::load::{self, Reporting};
 use super::{ConnectionAddress, Inbound, health};
 use crate::access::verdict::apply_to_response;
@@ -71,7 +72,11 @@ where
     let context = Arc::new(context);
     record.line.request_id.clone_from(&context.request_id);
 
-    let (mut response, inside) = match admit(inbound, &policy, &origin, &mut request, &context).await {
+    let admitted = admit(inbound, &policy, &origin, &mut request, &context).await;
+    if let Some(told) = request.extensions_mut().remove::<Told>() {
+        told.write(&mut record.line);
+    }
+    let (mut response, inside) = match admitted {
         Ok(Admitted { inside, verdicts }) => {
             let bytes = Arc::<AtomicU64>::default();
             record.count_request(Arc::clone(&bytes));

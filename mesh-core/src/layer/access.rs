@@ -12,8 +12,11 @@ use tower_service::Service;
 
 use super::Pending;
 use crate::access::attributes::Attributes;
+use crate::access::authorization::Policies;
+use crate::access::judgement::{self, Verdict};
 use crate::access::jwt::EndUser;
-use crate::access::rbac::{Decision, Rules};
+use crate::access::rbac::Rules;
+use crate::access::rollout::Draw;
 use crate::body::Body;
 use crate::error::{BoxError, Error, ErrorKind, Side};
 use crate::identity::tls::PeerIdentity;
@@ -21,6 +24,7 @@ use crate::inbound::facts::{authority, settle};
 use crate::inbound::forward::local_reply;
 use crate::inbound::{ConnectionAddress, peer_of};
 use crate::telemetry::record::is_grpc;
+use crate::time::Randomness;
 
 /// Refuses what the rules refuse. The caller is the [`PeerIdentity`] among the request's extensions. It belongs
 /// outside of a router: what routes has to see the path, brought to one spelling, that was judged.
@@ -55,12 +59,14 @@ use crate::telemetry::record::is_grpc;
 pub struct AccessLayer {
     rules: Arc<Rules>,
     listener: Arc<str>,
+    randomness: Arc<Randomness>,
 }
 
 impl AccessLayer {
     /// `listener` is what rules call this entrance.
     pub fn new(rules: Rules, listener: &str) -> Self {
-        Self { rules: Arc::new(rules), listener: listener.into() }
+        let randomness = Arc::new(Randomness::from_entropy());
+        Self { rules: Arc::new(rules), listener: listener.into(), randomness }
     }
 }
 
@@ -109,10 +115,18 @@ where
 impl AccessLayer {
     fn judge<In>(&self, request: &Request<In>) -> Result<(), Error> {
         let peer = peer_of(request.extensions());
-        match self.rules.decide(&attributes(request, &self.listener, peer.as_deref())) {
-            Decision::Allow { .. } => Ok(()),
-            Decision::Deny { rule, reason } => {
-                tracing::info!(listener = %self.listener, rule = rule.unwrap_or("default"), reason = reason.as_str(), "request denied");
+        let attributes = attributes(request, &self.listener, peer.as_deref());
+        let draw = Draw::by(&mut self.randomness.generator());
+        let policies = Policies::default();
+        let judgement = judgement::judge((&self.rules, &policies), &attributes, draw);
+        if let Some(planned) = judgement.planned {
+            let would_pass = planned.passes();
+            tracing::info!(listener = %self.listener, rule = planned.name(), would_pass, "access rule is not in force here");
+        }
+        match judgement.verdict {
+            Verdict::Allow(_) => Ok(()),
+            Verdict::Deny(cause) => {
+                tracing::info!(listener = %self.listener, rule = cause.name(), reason = %cause, "request denied");
                 Err(Error::new(ErrorKind::Denied, "refused by an access rule").with_side(Side::Inbound))
             }
         }

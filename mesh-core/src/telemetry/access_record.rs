@@ -87,6 +87,15 @@ pub struct AccessRecord {
     /// Who the request is from, where that is not the peer (an end user, a forwarded caller).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub principal: Option<Arc<str>>,
+    /// The access rule or policy that let the request in or refused it; `default` where none did.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub access_rule: Option<Arc<str>>,
+    /// The rule that would have refused it, were it rolled out.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub would_deny: Option<Arc<str>>,
+    /// The rule that would have let it in, were it rolled out.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub would_allow: Option<Arc<str>>,
     /// Kind of failure.
     #[serde(skip_serializing_if = "Option::is_none", serialize_with = "shown_if_any")]
     pub error_type: Option<ErrorKind>,
@@ -123,6 +132,9 @@ impl AccessRecord {
             peer: None,
             peer_serial: None,
             principal: None,
+            access_rule: None,
+            would_deny: None,
+            would_allow: None,
             error_type: None,
             error_detail: None,
         }

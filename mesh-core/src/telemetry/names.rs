@@ -208,6 +208,11 @@ pub mod metric {
     /// An issuer's keys.
     pub const JWKS_LOADS: Metric =
         Metric::new("libmesh_jwks_loads_total", "Times the keys of an issuer were read or asked for, by outcome.");
+    /// Requests that rules would decide otherwise once they are rolled out.
+    pub const ACCESS_PLANNED: Metric = Metric::new(
+        "libmesh_access_planned_total",
+        "Requests that access rules in dry run, or in force for a share, would decide otherwise, by rule and outcome.",
+    );
     /// Requests over a rate limit.
     pub const RATE_LIMITED: Metric =
         Metric::new("libmesh_rate_limited_total", "Requests over a rate limit: refused, or passed and only counted.");
@@ -352,6 +357,8 @@ pub mod label {
     pub const ERROR_TYPE: &str = "error_type";
     /// Why something was done.
     pub const REASON: &str = "reason";
+    /// The name of an access rule or policy, or why there is none.
+    pub const RULE: &str = "rule";
     /// The name of a rate limit.
     pub const LIMIT: &str = "limit";
     /// How something ended.
@@ -448,7 +455,7 @@ pub mod span {
 /// Keys of an access-log line, in the order they are written. Absent facts are left out.
 pub mod log {
     /// Every key.
-    pub const ALL: [&str; 26] = [
+    pub const ALL: [&str; 29] = [
         "time",
         "reporter",
         "protocol",
@@ -473,6 +480,9 @@ pub mod log {
         "peer",
         "peer_serial",
         "principal",
+        "access_rule",
+        "would_deny",
+        "would_allow",
         "error_type",
         "error_detail",
     ];

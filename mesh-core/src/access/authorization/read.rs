@@ -3,6 +3,7 @@
 //! Decides: which policies are a workload's own, and whether every value has a meaning. Never: guesses; a
 //! value that would silently mean something else is refused with its place.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::cidr::Cidr;
@@ -11,6 +12,7 @@ use super::field::Field;
 use super::path_template::PathTemplate;
 use super::{Action, MeshNames, Policies, Policy, Rule, Workload};
 use crate::access::rbac::Pattern;
+use crate::access::rollout::Rollout;
 use crate::config::authorization as written;
 
 /// Something wrong with a document: where, and what to do.
@@ -86,8 +88,34 @@ impl Reader<'_> {
             self.rule(rule)
         });
         let rules = rules.collect();
-        let is_dry_run = document.metadata.annotations.get("istio.io/dry-run").is_some_and(|value| value == "true");
-        Policy { name: format!("{}/{}", self.namespace, document.metadata.name).into(), action, is_dry_run, rules }
+        self.at = format!("{root}.metadata.annotations");
+        let rollout = self.rollout(&document.metadata.annotations);
+        Policy { name: format!("{}/{}", self.namespace, document.metadata.name).into(), action, rollout, rules }
+    }
+
+    /// Istio's annotation for dry run, and ours for a share.
+    fn rollout(&mut self, annotations: &BTreeMap<String, String>) -> Rollout {
+        let is_dry_run = match annotations.get(DRY_RUN).map(String::as_str) {
+            None => false,
+            Some(written) => match read_bool(written) {
+                Some(is_dry_run) => is_dry_run,
+                None => {
+                    self.problem(&format!("{DRY_RUN}: {written:?} is neither \"true\" nor \"false\""));
+                    false
+                }
+            },
+        };
+        let Some(written) = annotations.get(ENFORCE_PERCENT) else {
+            return if is_dry_run { Rollout::DRY_RUN } else { Rollout::FULL };
+        };
+        match written.parse::<f64>() {
+            Ok(_) if is_dry_run => {
+                self.problem(&format!("{ENFORCE_PERCENT}: in dry run nothing is enforced: leave out one"))
+            }
+            Ok(percent) if (0.0..=100.0).contains(&percent) => return Rollout::share(percent / 100.0),
+            _ => self.problem(&format!("{ENFORCE_PERCENT}: {written:?} is no number from 0 to 100")),
+        }
+        Rollout::FULL
     }
 
     fn action(&mut self, spec: &written::Spec) -> Action {
@@ -267,6 +295,19 @@ fn pattern(value: &str) -> Result<Pattern, String> {
     Ok(Pattern::parse(value))
 }
 
+/// As Go's `strconv.ParseBool`, which reads the annotation in Istio.
+fn read_bool(text: &str) -> Option<bool> {
+    match text {
+        "1" | "t" | "T" | "true" | "TRUE" | "True" => Some(true),
+        "0" | "f" | "F" | "false" | "FALSE" | "False" => Some(false),
+        _ => None,
+    }
+}
+
+/// Istio's annotation: only report.
+const DRY_RUN: &str = "istio.io/dry-run";
+/// Ours: enforce on this share of the requests, in percent.
+const ENFORCE_PERCENT: &str = "libmesh/enforce-percent";
 /// Istio's pointer to the local trust domain.
 const LOCAL: &str = "cluster.local";
 

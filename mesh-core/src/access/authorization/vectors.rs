@@ -61,11 +61,11 @@ fn request(request: &Value) -> AttributesBuf {
 /// Verdict, who decided, and the policies that made it.
 fn decide(policies: &Policies, attributes: &Attributes<'_>, answer: &str) -> (String, String, Vec<String>) {
     let matching = |action: Action| {
-        let matching = policies.matching(attributes).filter(|policy| policy.action == action);
+        let matching = policies.matching(attributes, Stage::Now(Draw::STRICT)).filter(|policy| policy.action == action);
         matching.map(|policy| policy.name.to_string()).collect::<Vec<_>>()
     };
     let said = |verdict: &str, by: &str, names| (verdict.to_owned(), by.to_owned(), names);
-    let asked: Vec<_> = policies.providers(attributes).map(|(_, name)| name.to_owned()).collect();
+    let asked: Vec<_> = policies.providers(attributes, Draw::STRICT).map(|(_, name)| name.to_owned()).collect();
     if !asked.is_empty() && answer == "deny" {
         return said("deny", "custom_provider", asked);
     }

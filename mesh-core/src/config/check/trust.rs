@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 
+use super::access::has_allow_policy;
 use super::{Report, tls_mode};
 use crate::config::access::Action;
 use crate::config::cluster::{Cluster, Protocol, TlsMode};
@@ -134,7 +135,8 @@ fn check_access(document: &Document, report: &mut Report<'_>) {
     let policy = Path::ROOT.field("policy");
     let path = policy.field("access");
     let rules = path.field("rules");
-    if access.default == Action::Deny && !access.rules.iter().any(|rule| rule.action == Action::Allow) {
+    let names_anybody = access.rules.iter().any(|rule| rule.action == Action::Allow) || has_allow_policy(document);
+    if access.default == Action::Deny && !names_anybody {
         report.warn(&path.field("default"), "nobody is let in: the default is deny and there is no allow rule");
     }
     for (index, rule) in access.rules.iter().enumerate().filter(|(_, rule)| !rule.principals.is_empty()) {

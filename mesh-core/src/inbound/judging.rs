@@ -1,0 +1,84 @@
+//! Rules and policies are asked, and what they say is told.
+//!
+//! Decides: nothing; [`crate::access::judgement`] does. Never: tells the peer. Invariant: every verdict goes to the log
+//! under the name of what made it, and what rules that are not rolled out would change is counted under theirs.
+
+use std::sync::Arc;
+
+use super::Inbound;
+use super::admission::{Refused, refused};
+use crate::access::attributes::Attributes;
+use crate::access::judgement::{self, Verdict};
+use crate::access::rollout::Draw;
+use crate::error::ErrorKind;
+use crate::snapshot::ListenerPolicy;
+use crate::telemetry::AccessRecord;
+use crate::telemetry::names::{label, metric};
+
+/// What the access log says of a verdict.
+#[derive(Debug, Clone)]
+pub(super) struct Told {
+    rule: Arc<str>,
+    would_deny: Option<Arc<str>>,
+    would_allow: Option<Arc<str>>,
+}
+
+impl Told {
+    pub(super) fn write(self, line: &mut AccessRecord) {
+        line.access_rule = Some(self.rule);
+        line.would_deny = self.would_deny;
+        line.would_allow = self.would_allow;
+    }
+}
+
+/// What the request drew, where rules are rolled out in part.
+pub(super) fn draw(inbound: &Inbound, policy: &ListenerPolicy) -> Draw {
+    if policy.rules.is_partial() || policy.authorization.is_partial() {
+        return Draw::by(&mut inbound.core.randomness.generator());
+    }
+    Draw::STRICT
+}
+
+/// Local rules and Istio's policies: whether they let the request pass, and what the access log, if there is one, says.
+pub(super) fn judge(
+    inbound: &Inbound,
+    policy: &ListenerPolicy,
+    attributes: &Attributes<'_>,
+    draw: Draw,
+) -> (Result<(), Refused>, Option<Told>) {
+    let judgement = judgement::judge((&policy.rules, &policy.authorization), attributes, draw);
+    let is_allowed = judgement.verdict.passes();
+    tracing::debug!(listener = %inbound.name, rule = %judgement.verdict, is_allowed, "access judged");
+    audit(policy, attributes);
+    if let Some(planned) = &judgement.planned {
+        count_planned(inbound, planned);
+    }
+    let told = inbound.core.telemetry.access_log.is_on().then(|| {
+        let planned = |passes| judgement.planned.filter(|planned| planned.passes() == passes);
+        let named = |planned: Option<Verdict<'_>>| planned.map(|planned| planned.name().into());
+        Told {
+            rule: judgement.verdict.to_string().into(),
+            would_deny: named(planned(false)),
+            would_allow: named(planned(true)),
+        }
+    });
+    match judgement.verdict {
+        Verdict::Allow(_) => (Ok(()), told),
+        Verdict::Deny(cause) => (Err(refused(ErrorKind::Denied, cause.to_string())), told),
+    }
+}
+
+/// Policies of action AUDIT mark what they match.
+fn audit(policy: &ListenerPolicy, attributes: &Attributes<'_>) {
+    for reported in policy.authorization.reported(attributes) {
+        let is_dry_run = reported.is_dry_run();
+        tracing::info!(policy = %reported.name, action = ?reported.action, dry_run = is_dry_run, "policy matches");
+    }
+}
+
+fn count_planned(inbound: &Inbound, planned: &Verdict<'_>) {
+    let outcome = if planned.passes() { "would_allow" } else { "would_deny" };
+    let labels = [(label::LISTENER, &*inbound.name), (label::RULE, planned.name()), (label::OUTCOME, outcome)];
+    inbound.core.telemetry.registry.counter(&metric::ACCESS_PLANNED, &labels).inc();
+    tracing::info!(listener = %inbound.name, rule = planned.name(), outcome, "access rule is not in force here");
+}
