@@ -24,6 +24,7 @@ mod answer;
 mod balancing;
 mod cluster;
 mod effects;
+mod ext_authz;
 mod guard;
 mod health;
 mod limit;

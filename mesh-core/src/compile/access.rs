@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::Context;
+use super::ext_authz;
 use super::limit;
 use super::problems::Problems;
 use super::route::{compile_header, compile_matches};
@@ -193,8 +194,14 @@ fn compile_check(written: &Check, document: &Document, context: &Context<'_>) ->
     let matches = compile_matches(&written.matches).map_err(|reason| format!("match: {reason}"))?;
     let cluster = document.clusters.iter().find(|cluster| cluster.name == written.cluster);
     let cluster = cluster.ok_or_else(|| format!("unknown cluster {:?}", written.cluster.as_str()))?;
-    let is_provider_only = written.provider_only;
-    Ok(CheckPolicy { check, matches, is_provider_only, cluster: cluster.name.as_str().into() })
+    Ok(CheckPolicy {
+        check,
+        matches,
+        is_provider_only: written.provider_only,
+        sampling: ext_authz::sampling(written),
+        cluster: cluster.name.as_str().into(),
+        retry: ext_authz::retry(&document.defaults.retry)?,
+    })
 }
 
 fn check_config(written: &Check) -> Result<CheckConfig, String> {
@@ -220,6 +227,6 @@ fn check_config(written: &Check) -> Result<CheckConfig, String> {
         },
         status_on_error: written.status_on_error,
         cache,
-        ..CheckConfig::default()
+        ..ext_authz::terms(written)?
     })
 }

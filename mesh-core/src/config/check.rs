@@ -6,6 +6,7 @@
 mod admission;
 mod balancing;
 mod dns;
+mod ext_authz;
 mod hashing;
 mod health;
 mod limits;

@@ -53,6 +53,11 @@ impl<'a> Facts<'a> {
         })
     }
 
+    /// The query as it is now: a check may have changed it.
+    pub(super) fn read_query(&mut self, uri: &Uri) {
+        self.query = uri.query().map(str::to_owned);
+    }
+
     pub(super) fn attributes<'b>(&'b self, headers: &'b HeaderMap) -> Attributes<'b> {
         let (address, peer) = self.origin;
         let node = &self.inbound.core.telemetry.node;
@@ -72,7 +77,7 @@ impl<'a> Facts<'a> {
             destination_address: address.map(|address| address.local),
             request_id: &self.request_id,
             remote_address: None,
-            sni: None,
+            sni: peer.as_ref().and_then(|peer| peer.server_name.as_deref()),
             claims: None,
             is_tcp: false,
             time: self.time,

@@ -155,9 +155,10 @@ async fn handshake<I: Io>(stream: I, inbound: &Inbound) -> Result<(Box<dyn Io>, 
             Some(reason) => reason.to_string(),
             None => format!("TLS handshake failed: {error}"),
         })?;
-    let peer = stream.get_ref().1.peer_certificates().and_then(peer_identity);
-    let peer = peer.ok_or("the peer showed no SPIFFE ID")?;
-    Ok((Box::new(stream), Some(peer)))
+    let session = stream.get_ref().1;
+    let peer = session.peer_certificates().and_then(peer_identity).ok_or("the peer showed no SPIFFE ID")?;
+    let server_name = session.server_name().map(Into::into);
+    Ok((Box::new(stream), Some(PeerIdentity { server_name, ..peer })))
 }
 
 /// A TLS record of type handshake starts with this byte; no HTTP method does.
