@@ -37,7 +37,8 @@ pub(crate) async fn main() -> Result<(), BoxError> {
         if let Some(caller) = caller {
             // The server that ended the TLS connection puts it there.
             let id = SpiffeId::parse(caller)?;
-            let peer = PeerIdentity { id, serial: "7".to_owned(), not_after: SystemTime::now(), server_name: None };
+            let not_after = SystemTime::now();
+            let peer = PeerIdentity { id, serial: "7".to_owned(), not_after, certificate: None, server_name: None };
             request.extensions_mut().insert(peer);
         }
         let response = app.clone().oneshot(request).await?;

@@ -25,6 +25,7 @@ mod balancing;
 mod cluster;
 mod effects;
 mod end_user;
+mod ext_authz;
 mod guard;
 mod health;
 mod limit;

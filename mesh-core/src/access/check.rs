@@ -1,10 +1,13 @@
-//! Remote checks: asking a policy server, by Envoy's `ext_authz` gRPC protocol.
+//! Remote checks: asking a policy server, by Envoy's `ext_authz` protocol, over gRPC or plain HTTP.
 //!
 //! Decides: the outcome of a check: from the cache, from the answer of another request's call, or from a
 //! call of its own; and what a failure means, as the rule says.
 //! Never: lets a request wait longer than the timeout, logs a header value, takes silence for an approval.
 //! Invariant: every failure is counted and logged, whichever way it falls.
 
+mod config;
+mod over_http;
+mod question;
 #[cfg(test)]
 mod replay;
 mod request;
@@ -12,78 +15,35 @@ mod response;
 #[cfg(test)]
 mod script;
 #[cfg(test)]
+mod terms_tests;
+#[cfg(test)]
 mod tests;
 #[cfg(test)]
 mod vectors;
 
-use std::collections::HashMap;
 use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use bytes::Bytes;
-use envoy_types::pb::envoy::service::auth::v3::CheckResponse;
 use envoy_types::pb::envoy::service::auth::v3::authorization_client::AuthorizationClient;
-use http::{HeaderMap, HeaderValue, Uri};
+use http::{HeaderMap, HeaderValue};
 use tonic::body::Body;
 use tonic::client::GrpcService;
 use tracing::Instrument;
 
+pub use self::config::{BodyTerms, CheckConfig, FailureMode, Form, HttpForm, SentHeaders};
+use self::question::QuestionBuf;
+pub use self::question::{Question, SentBody};
 pub use self::request::check_request;
 pub use self::response::{interpret, reuse_hints};
-use super::attributes::{Attributes, AttributesBuf};
-use super::cache::{CacheConfig, CacheStats, CheckCache, Flight, FlightLeader, Landing, Lookup};
+use super::attributes::Attributes;
+use super::cache::{Answer, CacheStats, CheckCache, Flight, FlightLeader, Landing, Lookup, Refusal, Reuse};
 use super::verdict::{Failure, FailureReason, Verdict, apply_to_request};
 use crate::error::BoxError;
 use crate::time::{Clock, after};
-
-/// How a check is made.
-#[derive(Debug, Clone)]
-pub struct CheckConfig {
-    /// Name in logs and metrics.
-    pub name: String,
-    /// Scheme and authority the call is addressed to.
-    pub origin: Uri,
-    /// How long a request waits for the answer.
-    pub timeout: Duration,
-    /// What a failure means.
-    pub failure: FailureMode,
-    /// HTTP status of the reply when a failure refuses.
-    pub status_on_error: u16,
-    /// Whether a request that a failure let through says so, in `x-envoy-auth-failure-mode-allowed`.
-    pub mark_failure: bool,
-    /// Fixed pairs for the server.
-    pub context_extensions: HashMap<String, String>,
-    /// How answers are kept.
-    pub cache: CacheConfig,
-}
-
-impl Default for CheckConfig {
-    fn default() -> Self {
-        Self {
-            name: "check".to_owned(),
-            origin: Uri::from_static("http://policy"),
-            timeout: Duration::from_millis(200), // Envoy's default
-            failure: FailureMode::Closed,
-            status_on_error: 403, // Envoy's default
-            mark_failure: false,
-            context_extensions: HashMap::new(),
-            cache: CacheConfig::default(),
-        }
-    }
-}
-
-/// What a failed check means for the request.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum FailureMode {
-    /// It is refused.
-    #[default]
-    Closed,
-    /// It goes on.
-    Open,
-}
 
 /// How a check ended.
 #[derive(Debug, Clone, PartialEq)]
@@ -173,8 +133,8 @@ impl RemoteCheck {
         self.cache.void_all();
     }
 
-    /// Checks one request. An answer is kept until `max_expiry` at most: the end of the peer's certificate.
-    /// Dropping the future is safe at any time and does not disturb others that wait for the same answer.
+    /// Checks one request by its facts alone. An answer is kept until `max_expiry` at most: the end of the peer's
+    /// certificate. Dropping the future is safe at any time and does not disturb others that wait for the same answer.
     pub async fn check<S: PolicyService>(
         &self,
         service: S,
@@ -182,26 +142,34 @@ impl RemoteCheck {
         clock: &dyn Clock,
         max_expiry: Option<Instant>,
     ) -> CheckOutcome {
+        self.ask(service, &Question { max_expiry, ..Question::about(*attributes) }, clock).await
+    }
+
+    /// Checks one request.
+    pub async fn ask<S: PolicyService>(&self, service: S, question: &Question<'_>, clock: &dyn Clock) -> CheckOutcome {
         let deadline = after(clock.now(), self.config.timeout);
-        let call = |leader| self.call(leader, attributes, (max_expiry, clock.sleep_until(deadline)));
-        for _ in 0..MAX_FLIGHTS {
+        let call = |leader| self.call(leader, question, clock.sleep_until(deadline));
+        let attributes = &question.attributes;
+        // No key names a body: nothing that was answered before is about this one.
+        let tries = if question.body.is_some() { 0 } else { MAX_FLIGHTS };
+        for _ in 0..tries {
             let waited = match self.cache.lookup(attributes, clock.now()) {
                 Lookup::Hit(verdict) => return CheckOutcome::of(verdict),
                 Lookup::Refresh(verdict, leader) => {
                     self.refresh(call(leader), service);
                     return CheckOutcome::of(verdict);
                 }
-                Lookup::Lead(leader) => return self.finish(call(leader).conclude(service).await, attributes, clock),
+                Lookup::Lead(leader) => return self.finish(call(leader).conclude(service).await, question, clock),
                 Lookup::Wait(flight) => self.wait(flight, attributes, clock.sleep_until(deadline)).await,
             };
             match waited {
-                Waited::Ended(result) => return self.finish(result, attributes, clock),
+                Waited::Ended(result) => return self.finish(result, question, clock),
                 Waited::NotOurs => break,
                 Waited::Abandoned => {}
             }
         }
         let leader = self.cache.lead_alone(clock.now());
-        self.finish(call(leader).conclude(service).await, attributes, clock)
+        self.finish(call(leader).conclude(service).await, question, clock)
     }
 
     /// Applies an outcome that allows to the request. A marker the caller sent itself does not survive.
@@ -215,15 +183,8 @@ impl RemoteCheck {
         }
     }
 
-    fn call(&self, leader: FlightLeader, attributes: &Attributes<'_>, end: (Option<Instant>, Timer)) -> Call {
-        Call {
-            config: self.config.clone(),
-            cache: self.cache.clone(),
-            leader,
-            attributes: attributes.to_buf(),
-            max_expiry: end.0,
-            timer: end.1,
-        }
+    fn call(&self, leader: FlightLeader, question: &Question<'_>, timer: Timer) -> Call {
+        Call { config: self.config.clone(), cache: self.cache.clone(), leader, question: question.to_buf(), timer }
     }
 
     fn refresh<S: PolicyService>(&self, call: Call, service: S) {
@@ -255,12 +216,13 @@ impl RemoteCheck {
         }
     }
 
-    fn finish(&self, result: CallResult, attributes: &Attributes<'_>, clock: &dyn Clock) -> CheckOutcome {
+    fn finish(&self, result: CallResult, question: &Question<'_>, clock: &dyn Clock) -> CheckOutcome {
         let failure = match result {
             Ok(verdict) => return CheckOutcome::of(verdict),
             Err(failure) => failure,
         };
-        match self.cache.stale(attributes, clock.now()) {
+        let may_be_stale = question.body.is_none();
+        match self.cache.stale(&question.attributes, clock.now()).filter(|_| may_be_stale) {
             Some(verdict) => {
                 tracing::warn!(check = self.config.name, error.type = failure.reason.as_str(), "stale answer used");
                 CheckOutcome::of(verdict)
@@ -312,8 +274,7 @@ struct Call {
     config: Arc<CheckConfig>,
     cache: Arc<CheckCache>,
     leader: FlightLeader,
-    attributes: AttributesBuf,
-    max_expiry: Option<Instant>,
+    question: QuestionBuf,
     timer: Timer,
 }
 
@@ -331,18 +292,16 @@ impl Call {
 
     async fn run<S: PolicyService>(self, service: S) -> CallResult {
         self.cache.counters.calls.add(1);
-        let attributes = self.attributes.borrow();
-        let mut request = tonic::Request::new(check_request(&attributes, &self.config.context_extensions));
-        request.set_timeout(self.config.timeout);
+        let question = self.question.borrow();
         let answer = tokio::select! {
             biased;
-            answer = ask(service, self.config.origin.clone(), request) => answer,
+            answer = ask(service, &self.config, question.clone()) => answer,
             () = self.timer => Err(Failure::new(FailureReason::Timeout)),
         };
-        match answer.and_then(|response| interpret(response, self.config.status_on_error)) {
+        match answer {
             Ok(answer) => {
                 let verdict = answer.verdict.clone();
-                if let Err(refusal) = self.leader.complete(&attributes, answer, self.max_expiry) {
+                if let Err(refusal) = self.leader.complete(&question.attributes, answer, question.max_expiry) {
                     tracing::trace!(check = self.config.name, ?refusal, "answer not kept");
                 }
                 Ok(verdict)
@@ -356,14 +315,46 @@ impl Call {
     }
 }
 
-async fn ask<S: PolicyService>(
+/// Asks in the form that is configured. What a body was part of answers nothing else.
+async fn ask<S: PolicyService>(service: S, config: &CheckConfig, question: Question<'_>) -> Result<Answer, Failure> {
+    let has_body = question.body.is_some();
+    let answer = match &config.form {
+        Form::Grpc => ask_grpc(service, config, question).await,
+        Form::Http(form) => over_http::ask(service, question, config, form).await,
+    }?;
+    let reuse = if has_body { Reuse::Never(Refusal::BodySent) } else { answer.reuse };
+    Ok(Answer { reuse, ..answer })
+}
+
+async fn ask_grpc<S: PolicyService>(
     service: S,
-    origin: Uri,
-    request: tonic::Request<envoy_types::pb::envoy::service::auth::v3::CheckRequest>,
-) -> Result<CheckResponse, Failure> {
-    let mut client = AuthorizationClient::with_origin(service, origin).max_decoding_message_size(MAX_ANSWER_BYTES);
+    config: &CheckConfig,
+    question: Question<'_>,
+) -> Result<Answer, Failure> {
+    let mut request = tonic::Request::new(check_request(&question, config));
+    request.set_timeout(config.timeout);
+    let mut client =
+        AuthorizationClient::with_origin(service, config.origin.clone()).max_decoding_message_size(MAX_ANSWER_BYTES);
     let response = client.check(request).await.map_err(|status| Failure::new(FailureReason::Rpc(status.code())))?;
-    Ok(response.into_inner())
+    let answer = interpret(response.into_inner(), config.status_on_error);
+    answer.map(|answer| shorten(answer, config.max_denied_body)).map_err(|failure| Failure {
+        reply: failure.reply.map(|reply| Box::new(cut(*reply, config.max_denied_body))),
+        ..failure
+    })
+}
+
+/// A refusal's body is cut where the configuration says so.
+fn shorten(answer: Answer, limit: Option<usize>) -> Answer {
+    if answer.verdict.allow || limit.is_none() {
+        return answer;
+    }
+    Answer { verdict: Arc::new(cut(Verdict::clone(&answer.verdict), limit)), ..answer }
+}
+
+fn cut(verdict: Verdict, limit: Option<usize>) -> Verdict {
+    let mut body = verdict.body;
+    body.truncate(limit.unwrap_or(usize::MAX));
+    Verdict { body, ..verdict }
 }
 
 /// How many leaders may vanish before a waiter asks by itself.

@@ -7,7 +7,7 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 
 use super::problems::Problems;
 use super::route::{compile_header, compile_matches};
-use super::{Context, end_user, limit};
+use super::{Context, end_user, ext_authz, limit};
 use crate::access::authorization::{self, MeshNames, Policies, Workload};
 use crate::access::cache::CacheConfig;
 use crate::access::check::{CheckConfig, FailureMode, RemoteCheck};
@@ -215,8 +215,14 @@ fn compile_check(written: &Check, document: &Document, context: &Context<'_>) ->
     let matches = compile_matches(&written.matches).map_err(|reason| format!("match: {reason}"))?;
     let cluster = document.clusters.iter().find(|cluster| cluster.name == written.cluster);
     let cluster = cluster.ok_or_else(|| format!("unknown cluster {:?}", written.cluster.as_str()))?;
-    let is_provider_only = written.provider_only;
-    Ok(CheckPolicy { check, matches, is_provider_only, cluster: cluster.name.as_str().into() })
+    Ok(CheckPolicy {
+        check,
+        matches,
+        is_provider_only: written.provider_only,
+        sampling: ext_authz::sampling(written),
+        cluster: cluster.name.as_str().into(),
+        retry: ext_authz::retry(&document.defaults.retry)?,
+    })
 }
 
 fn check_config(written: &Check) -> Result<CheckConfig, String> {
@@ -235,7 +241,7 @@ fn check_config(written: &Check) -> Result<CheckConfig, String> {
         },
         status_on_error: written.status_on_error,
         cache,
-        ..CheckConfig::default()
+        ..ext_authz::terms(written)?
     })
 }
 

@@ -8,6 +8,7 @@ mod admission;
 mod balancing;
 mod dns;
 mod end_users;
+mod ext_authz;
 mod hashing;
 mod health;
 mod limits;

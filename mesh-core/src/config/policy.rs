@@ -3,6 +3,7 @@
 //! Decides: each setting's default and its origin. Never: applies one.
 //! Invariant: a setting and its override have the same fields; both are generated from one list.
 
+use std::collections::BTreeMap;
 use std::fmt;
 
 use schemars::JsonSchema;
@@ -14,10 +15,11 @@ use super::authorization::Authorization;
 use super::check_cache::CheckCache;
 use super::duration::TimeSpan;
 use super::end_user::{ClaimPath, EndUserIssuer};
+use super::ext_authz::{HttpCheck, RequestBody};
 use super::hedge::HedgeDelay;
 use super::rate_limit::RateLimit;
 use super::route::{HeaderMatch, Matches};
-use super::value::{HeaderName, Name, Percent, TextValue, ValueError, text_serde};
+use super::value::{HeaderName, Name, Percent, TextPattern, TextValue, ValueError, text_serde};
 
 /// Who may call: end users are told by their tokens, then local rules are asked, then remote checks.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
@@ -349,7 +351,7 @@ pub enum RetryJitter {
     None,
 }
 
-/// A remote decision over Envoy's ext_authz gRPC service.
+/// A remote decision over Envoy's ext_authz, by gRPC or plain HTTP.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Check {
@@ -380,6 +382,46 @@ pub struct Check {
     /// How answers are kept. Absent: only as far as the answer itself allows.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cache: Option<CheckCache>,
+    /// Asks over plain HTTP. Default: gRPC.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub http: Option<HttpCheck>,
+    /// Sends the request's body, too. Default: no (Envoy).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub with_request_body: Option<RequestBody>,
+    /// The request headers that are sent. Default: all over gRPC; authorization alone over HTTP, where that is always
+    /// sent (Envoy).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1))]
+    pub allowed_headers: Option<Vec<TextPattern>>,
+    /// Request headers that are not sent, whatever `allowed_headers` says. Default: none (Envoy).
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub disallowed_headers: Vec<TextPattern>,
+    /// Whether headers are sent byte by byte, several of one name apart (`header_map`). Default: false (Envoy).
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub encode_raw_headers: bool,
+    /// Whether the caller's certificate is sent, as URL-encoded PEM. Default: false (Envoy).
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub include_peer_certificate: bool,
+    /// Whether the server name of the TLS handshake is sent, where there was one. Default: false (Envoy).
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub include_tls_session: bool,
+    /// Fixed pairs that are sent with every question of this check. Of gRPC. Default: none (Envoy).
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub context_extensions: BTreeMap<String, String>,
+    /// Share of the requests that are asked about. One that an authorization policy demands always is.
+    /// Default: 100 (Envoy).
+    #[serde(default = "super::ext_authz::everything", skip_serializing_if = "super::ext_authz::is_everything")]
+    pub filter_enabled: Percent,
+    /// Whether the others are refused, with `status_on_error`. Default: false (Envoy).
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub deny_at_disable: bool,
+    /// Whether a request that a failure let through says so to the application, in
+    /// `x-envoy-auth-failure-mode-allowed: true`. Default: false (Envoy).
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub failure_mode_allow_header_add: bool,
+    /// Bytes of a refusal's body that the caller gets at most; 0 = all. Default: 0 (Envoy).
+    #[serde(default, skip_serializing_if = "super::ext_authz::is_zero")]
+    pub max_denied_response_body_bytes: u32,
 }
 
 /// What an unanswered check means.

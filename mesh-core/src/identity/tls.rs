@@ -35,8 +35,10 @@ pub struct PeerIdentity {
     pub serial: String,
     /// End of validity.
     pub not_after: SystemTime,
-    /// The server name it asked for by TLS, if it did (SNI). Our own clients name none.
-    pub server_name: Option<String>,
+    /// The certificate itself (DER), where it is at hand.
+    pub certificate: Option<Arc<[u8]>>,
+    /// The server name that the peer, as a client, asked for; our own clients ask for none.
+    pub server_name: Option<Arc<str>>,
 }
 
 /// Settings of a server that demands a client certificate. One serves for ever: the identity is
@@ -84,8 +86,15 @@ pub fn server_name() -> ServerName<'static> {
 /// Reads the peer's identity from the chain of a connection. Only meaningful after a handshake with
 /// the settings of this module, which verified that chain.
 pub fn peer_identity(chain: &[CertificateDer<'_>]) -> Option<PeerIdentity> {
-    let leaf = Leaf::from_der(chain.first()?).ok()?;
-    Some(PeerIdentity { id: leaf.id, serial: leaf.serial, not_after: leaf.not_after, server_name: None })
+    let der = chain.first()?;
+    let leaf = Leaf::from_der(der).ok()?;
+    Some(PeerIdentity {
+        id: leaf.id,
+        serial: leaf.serial,
+        not_after: leaf.not_after,
+        certificate: Some(der.as_ref().into()),
+        server_name: None,
+    })
 }
 
 /// The one crypto provider of this crate. Applications keep their own process default.

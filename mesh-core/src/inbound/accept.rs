@@ -14,7 +14,8 @@ use http::HeaderMap;
 use tokio::runtime::Handle;
 use tokio::sync::{Mutex, mpsc};
 
-use super::admission::{ask, check_refusal, demanded, refusal};
+use super::admission::{demanded, refusal};
+use super::checks::Asking;
 use super::judging;
 use super::listener::{ACCEPT_PAUSE, HANDSHAKE_TIMEOUT, admit};
 use super::socket::{Accepted, Socket};
@@ -191,19 +192,8 @@ impl Arrival<'_> {
         context.peer = self.peer.as_ref().map(|peer| peer.id.as_str().into());
         context.address = self.address.map(|address| address.remote.ip());
         let origin = (self.address, self.peer.clone());
-        for check in &policy.checks {
-            let name = &check.check.config().name;
-            // Whatever conditions on requests it has: asked about more, it can only refuse more.
-            if check.is_provider_only && !demanded.contains(&name.as_str()) {
-                continue;
-            }
-            let outcome = ask(inbound, check, &attributes, (&origin, &context)).await;
-            if !outcome.is_allowed() {
-                inbound.decisions.check_denied.inc();
-                return Err(check_refusal(name, outcome).error);
-            }
-        }
-        Ok(())
+        let asking = Asking { inbound, origin: &origin, context: &context };
+        asking.pass_connection(&policy.checks, &attributes, &demanded).await.map_err(|refused| refused.error)
     }
 
     fn attributes<'b>(&'b self, headers: &'b HeaderMap) -> Attributes<'b> {

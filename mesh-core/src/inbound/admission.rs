@@ -8,23 +8,21 @@ use std::sync::Arc;
 
 use http::Request;
 
+use super::checks::Asking;
 use super::facts::Facts;
 use super::gate::Inside;
 use super::judging;
 use super::serve::Origin;
 use super::{Inbound, end_user};
 use crate::access::attributes::Attributes;
-use crate::access::check::CheckOutcome;
-use crate::access::jwt;
 use crate::access::rollout::Draw;
 use crate::access::verdict::Verdict;
 use crate::body::Body;
-use crate::context::{CallContext, GaveUp};
+use crate::context::CallContext;
 use crate::error::{Error, ErrorKind, Side};
-use crate::outbound::{GrpcChannel, ServiceClient};
 use crate::policy::waiting::Arrival;
-use crate::route::matcher::{RequestHead, first_match};
-use crate::snapshot::{CheckPolicy, ListenerPolicy};
+use crate::route::matcher::RequestHead;
+use crate::snapshot::ListenerPolicy;
 use crate::telemetry::names::label;
 
 /// What an admitted request carries.
@@ -64,20 +62,8 @@ pub(super) async fn admit(
     let demanded = demanded.inspect_err(|_| inbound.decisions.denied.inc())?;
     limit(inbound, policy, (&facts, request))?;
     let inside = pass_gate(inbound, context).await?;
-    let mut verdicts = Vec::new();
-    for check in &policy.checks {
-        let name = &check.check.config().name;
-        if !demanded.contains(&name.as_str()) && !is_asked(check, (&facts, request)) {
-            continue;
-        }
-        let outcome = ask(inbound, check, &facts.attributes(request.headers()), (origin, context)).await;
-        if !outcome.is_allowed() {
-            inbound.decisions.check_denied.inc();
-            return Err(check_refusal(name, outcome));
-        }
-        check.check.apply_to_request(&outcome, request.headers_mut());
-        verdicts.push(Arc::clone(outcome.verdict()));
-    }
+    let asking = Asking { inbound, origin, context };
+    let verdicts = asking.pass(&policy.checks, (&mut facts, request), &demanded).await?;
     in_time(inbound, context, "the caller's deadline passed while the request was admitted")?;
     inbound.decisions.allowed.inc();
     Ok(Admitted { inside, verdicts })
@@ -140,41 +126,6 @@ pub(super) fn demanded<'a>(
         names.push(name);
     }
     Ok(names)
-}
-
-/// A check asks about the requests it matches, unless it waits to be demanded.
-fn is_asked(check: &CheckPolicy, about: (&Facts<'_>, &Request<Body>)) -> bool {
-    let (facts, request) = about;
-    let head = RequestHead::new(&facts.method, request.uri(), request.headers());
-    !check.is_provider_only && (check.matches.is_empty() || first_match(&check.matches, head).is_some())
-}
-
-/// The policy server is a cluster like any other: balanced, retried, with breakers and telemetry.
-pub(super) async fn ask(
-    inbound: &Arc<Inbound>,
-    policy: &CheckPolicy,
-    attributes: &Attributes<'_>,
-    call: (&Origin, &CallContext),
-) -> CheckOutcome {
-    let ((_, peer), context) = call;
-    let clock = &inbound.core.clock;
-    // An answer about a caller is worth no longer than the caller's certificate, and the end user's token.
-    let ends = [peer.as_ref().map(|peer| peer.not_after), attributes.claims.and_then(|claims| jwt::expires(claims))];
-    let end = ends.into_iter().flatten().min();
-    let expiry = end.map(|end| crate::time::after(clock.now(), end.duration_since(clock.wall()).unwrap_or_default()));
-    let channel = GrpcChannel::new(ServiceClient::to_cluster(Arc::clone(&inbound.core), Arc::clone(&policy.cluster)));
-    // The answer is shared with others, so the deadline of this caller must not end the call.
-    // Nor does its failure say that what the application does was tried enough.
-    let shared = Arc::new(CallContext { deadline: None, gave_up: GaveUp::default(), ..context.clone() });
-    CallContext::scope(shared, policy.check.check(channel, attributes, &**clock, expiry)).await
-}
-
-pub(super) fn check_refusal(name: &str, outcome: CheckOutcome) -> Refused {
-    let (kind, why) = match &outcome {
-        CheckOutcome::Failed { reason, .. } => (ErrorKind::CheckFailed, reason.as_str()),
-        _ => (ErrorKind::CheckDenied, "denied"),
-    };
-    Refused { error: refusal(kind, format!("check {name}: {why}")), verdict: Some(Arc::clone(outcome.verdict())) }
 }
 
 pub(super) fn refused(kind: ErrorKind, message: String) -> Refused {

@@ -57,6 +57,11 @@ impl<'a> Facts<'a> {
         })
     }
 
+    /// The query as it is now: a check may have changed it.
+    pub(super) fn read_query(&mut self, uri: &Uri) {
+        self.query = uri.query().map(str::to_owned);
+    }
+
     pub(super) fn attributes<'b>(&'b self, headers: &'b HeaderMap) -> Attributes<'b> {
         let (address, peer) = self.origin;
         let node = &self.inbound.core.telemetry.node;

@@ -156,9 +156,9 @@ async fn handshake<I: Io>(stream: I, inbound: &Inbound) -> Result<(Box<dyn Io>, 
             None => format!("TLS handshake failed: {error}"),
         })?;
     let session = stream.get_ref().1;
-    let mut peer = session.peer_certificates().and_then(peer_identity).ok_or("the peer showed no SPIFFE ID")?;
-    peer.server_name = session.server_name().map(str::to_owned);
-    Ok((Box::new(stream), Some(peer)))
+    let peer = session.peer_certificates().and_then(peer_identity).ok_or("the peer showed no SPIFFE ID")?;
+    let server_name = session.server_name().map(Into::into);
+    Ok((Box::new(stream), Some(PeerIdentity { server_name, ..peer })))
 }
 
 /// A TLS record of type handshake starts with this byte; no HTTP method does.

@@ -26,6 +26,7 @@ use crate::telemetry::names::{label, metric};
 pub mod accept;
 mod admission;
 mod body;
+pub(crate) mod checks;
 mod end_user;
 pub(crate) mod facts;
 pub mod forward;
@@ -34,7 +35,9 @@ mod health;
 mod judging;
 pub mod listener;
 mod load;
+mod policy_channel;
 mod preface;
+mod read_ahead;
 pub(crate) mod serve;
 mod socket;
 mod trailers;
@@ -309,7 +312,8 @@ mod tests {
     #[test]
     fn a_server_may_say_who_the_peer_is_in_either_form() {
         let id = SpiffeId::parse("spiffe://test/ns/default/sa/page").unwrap();
-        let peer = PeerIdentity { id, serial: "7".to_owned(), not_after: SystemTime::now(), server_name: None };
+        let not_after = SystemTime::now();
+        let peer = PeerIdentity { id, serial: "7".to_owned(), not_after, certificate: None, server_name: None };
         let mut extensions = Extensions::new();
         assert!(peer_of(&extensions).is_none());
         extensions.insert(peer.clone());

@@ -15,14 +15,15 @@ use crate::access::check::{PolicyService, RemoteCheck};
 use crate::access::verdict::apply_to_response;
 use crate::body::Body;
 use crate::error::BoxError;
+use crate::inbound::checks::change_query;
 use crate::inbound::facts::settle;
 use crate::inbound::forward::{check_reply, local_reply};
 use crate::inbound::peer_of;
 use crate::telemetry::record::is_grpc;
 use crate::time::{Clock, SystemClock};
 
-/// Asks a policy server, over any channel that speaks gRPC, and remembers its answers. Outside of a router, as
-/// [`super::AccessLayer`].
+/// Asks a policy server, over any channel that speaks gRPC (or HTTP, as the check is configured), and remembers its
+/// answers. It tells nothing of the body, which goes through as it is. Outside of a router, as [`super::AccessLayer`].
 ///
 /// ```
 /// # #[tokio::main(flavor = "current_thread")]
@@ -120,6 +121,9 @@ where
                 return Ok(check_reply(&verdict));
             }
             terms.check.apply_to_request(&outcome, request.headers_mut());
+            if let Err(error) = change_query(&verdict, request.uri_mut()) {
+                return Ok(local_reply(&error, is_grpc(request.headers())));
+            }
             std::future::poll_fn(|cx| inner.poll_ready(cx)).await?;
             let mut response = inner.call(request).await?.map(Body::new);
             apply_to_response(&verdict, response.headers_mut());

@@ -41,6 +41,10 @@ pub(super) struct Terms {
     pub(super) fault: Option<Fault>,
 }
 
+/// The retry policy of a request to a cluster that was named, where the mesh-wide one is not meant.
+#[derive(Clone)]
+pub(crate) struct OwnRetry(pub(crate) Arc<RetryPolicy>);
+
 /// What a rule does with a call.
 pub(super) enum Routed {
     /// It goes to a cluster.
@@ -120,6 +124,7 @@ impl Call<'_> {
         self.going_to(cluster, None);
         self.trail.why = Why::Named;
         let defaults = &snapshot.defaults;
+        let own = self.head.extensions.get::<OwnRetry>().map(|own| &own.0);
         Ok(Terms {
             cluster: Arc::clone(cluster),
             subset: None,
@@ -127,7 +132,7 @@ impl Call<'_> {
             route: defaults.timeout,
             attempt: defaults.attempt_timeout,
             header_max: defaults.timeout_header_max,
-            retry: Arc::clone(&defaults.retry),
+            retry: Arc::clone(own.unwrap_or(&defaults.retry)),
             hedge: None,
             fault: None,
         })

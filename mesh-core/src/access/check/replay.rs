@@ -13,6 +13,8 @@ use tonic::{Code, Status};
 
 use super::script::{Hands, Script, hinted, list, pairs, status, text, value};
 use super::*;
+use crate::access::attributes::AttributesBuf;
+use crate::access::cache::CacheConfig;
 use crate::access::fact::Fact;
 
 const VECTORS: &str = include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/vectors/policy_cache.json"));

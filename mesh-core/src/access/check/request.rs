@@ -1,33 +1,41 @@
 //! The question: attributes as an `ext_authz` `CheckRequest`.
 //!
 //! Decides: how each fact reads on the wire, as Envoy writes it.
-//! Never: decodes the path, sends a body, believes a header about who the caller is.
+//! Never: decodes the path, sends more than the configuration names, believes a header about who the caller is.
 //! Invariant: equal attributes give equal questions.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
 use envoy_types::pb::envoy::config::core::v3 as core;
-use envoy_types::pb::envoy::service::auth::v3::attribute_context::{HttpRequest, Peer, Request};
+use envoy_types::pb::envoy::service::auth::v3::attribute_context::{HttpRequest, Peer, Request, TlsSession};
 use envoy_types::pb::envoy::service::auth::v3::{AttributeContext, CheckRequest};
 use envoy_types::pb::google::protobuf::Timestamp;
 use http::HeaderMap;
 use http::header::{CONTENT_LENGTH, HOST};
+use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
 
-use crate::access::attributes::Attributes;
+use super::config::{CheckConfig, SentHeaders, text};
+use super::question::Question;
 
 /// Builds the question.
-pub fn check_request(attributes: &Attributes<'_>, context_extensions: &HashMap<String, String>) -> CheckRequest {
+pub fn check_request(question: &Question<'_>, config: &CheckConfig) -> CheckRequest {
+    let attributes = &question.attributes;
+    let certificate = question.certificate.as_ref().filter(|_| config.peer_certificate);
     let source = Peer {
         // Envoy takes this from a header; the proven identity is what it stands for.
         service: attributes.principal.unwrap_or_default().to_owned(),
+        certificate: certificate.map(|der| url_encoded_pem(der)).unwrap_or_default(),
         ..peer(attributes.source_address, attributes.principal)
     };
     let destination = Peer {
         service: attributes.service.to_owned(),
         ..peer(attributes.destination_address, attributes.own_principal)
     };
+    let sni = attributes.sni.filter(|_| config.tls_session);
     CheckRequest {
         attributes: Some(AttributeContext {
             source: Some(source),
@@ -35,54 +43,89 @@ pub fn check_request(attributes: &Attributes<'_>, context_extensions: &HashMap<S
             request: Some(Request {
                 time: Some(timestamp(attributes.time)),
                 // As Envoy's filter for connections, which knows of no request.
-                http: (!attributes.is_tcp).then(|| http_request(attributes)),
+                http: (!attributes.is_tcp).then(|| http_request(question, config)),
             }),
-            context_extensions: context_extensions.clone(),
+            context_extensions: config.context_extensions.clone(),
+            tls_session: sni.map(|sni| TlsSession { sni: sni.to_owned() }),
             ..AttributeContext::default()
         }),
     }
 }
 
-fn http_request(attributes: &Attributes<'_>) -> HttpRequest {
+fn http_request(question: &Question<'_>, config: &CheckConfig) -> HttpRequest {
+    let attributes = &question.attributes;
     let path = attributes.path_and_query();
+    let headers = headers(question, &path, &config.headers);
+    let (headers, header_map) = match config.headers.raw {
+        true => (HashMap::new(), Some(core::HeaderMap { headers: headers.into_iter().map(raw).collect() })),
+        false => (joined(headers), None),
+    };
+    let body = question.body.as_ref().map(|body| &body.bytes[..]).unwrap_or_default();
+    let (body, raw_body) = match config.body.is_some_and(|terms| terms.as_bytes) {
+        true => (String::new(), body.to_vec()),
+        false => (text(body), Vec::new()),
+    };
     HttpRequest {
         id: attributes.request_id.to_owned(),
         method: attributes.method.to_owned(),
-        headers: headers(attributes, &path),
+        headers,
+        header_map,
         path,
         host: attributes.host.to_owned(),
         scheme: attributes.scheme.to_owned(),
         protocol: attributes.protocol.to_owned(),
         size: size(attributes.headers),
+        body,
+        raw_body,
         ..HttpRequest::default() // query and fragment stay empty: they are part of the path
     }
 }
 
-/// Lower-case names, several values joined with `,`, pseudo headers among them.
-fn headers(attributes: &Attributes<'_>, path: &str) -> HashMap<String, String> {
+/// Lower-case names and bare values, pseudo headers among them. What the caller says of a part of the body is ours to
+/// say.
+fn headers<'q>(question: &'q Question<'_>, path: &'q str, sent: &SentHeaders) -> Vec<(&'q str, &'q [u8])> {
+    let attributes = &question.attributes;
     let pseudo = [
         (":method", attributes.method),
         (":path", path),
         (":authority", attributes.host),
         (":scheme", attributes.scheme),
     ];
-    let mut headers: HashMap<String, String> =
-        pseudo.into_iter().map(|(name, value)| (name.to_owned(), value.to_owned())).collect();
-    for name in attributes.headers.keys().filter(|name| **name != HOST) {
-        let values: Vec<String> = attributes.headers.get_all(name).iter().map(|value| text(value.as_bytes())).collect();
-        headers.insert(name.as_str().to_owned(), values.join(","));
+    let pseudo = pseudo.into_iter().map(|(name, value)| (name, value.as_bytes()));
+    let fields = attributes.headers.iter().map(|(name, value)| (name.as_str(), value.as_bytes()));
+    let fields = fields.filter(|(name, _)| *name != HOST && *name != PARTIAL_BODY);
+    let mut headers: Vec<(&str, &[u8])> = pseudo.chain(fields).filter(|(name, _)| sent.has_grpc(name)).collect();
+    if let Some(body) = &question.body {
+        headers.push((PARTIAL_BODY, if body.is_partial { b"true" } else { b"false" }));
     }
     headers
 }
 
-/// Bytes that are not UTF-8 become `!`, one each, as Envoy does.
-fn text(bytes: &[u8]) -> String {
-    let mut text = String::with_capacity(bytes.len());
-    for chunk in bytes.utf8_chunks() {
-        text.push_str(chunk.valid());
-        text.extend(chunk.invalid().iter().map(|_| '!'));
+fn joined(headers: Vec<(&str, &[u8])>) -> HashMap<String, String> {
+    let mut joined = HashMap::<String, String>::new();
+    for (name, value) in headers {
+        let value = text(value);
+        match joined.get_mut(name) {
+            Some(before) => {
+                before.push(',');
+                before.push_str(&value);
+            }
+            None => drop(joined.insert(name.to_owned(), value)),
+        }
     }
-    text
+    joined
+}
+
+fn raw((name, value): (&str, &[u8])) -> core::HeaderValue {
+    core::HeaderValue { key: name.to_owned(), raw_value: value.to_vec(), ..core::HeaderValue::default() }
+}
+
+/// As Envoy writes a certificate: PEM with lines of 64 characters, and what a URL has other uses for encoded.
+fn url_encoded_pem(der: &[u8]) -> String {
+    let text = BASE64_STANDARD.encode(der);
+    let lines: Vec<&str> = text.as_bytes().chunks(64).filter_map(|line| std::str::from_utf8(line).ok()).collect();
+    let pem = format!("-----BEGIN CERTIFICATE-----\n{}\n-----END CERTIFICATE-----\n", lines.join("\n"));
+    utf8_percent_encode(&pem, IN_A_URL).to_string()
 }
 
 /// -1: not known.
@@ -114,3 +157,8 @@ fn timestamp(time: SystemTime) -> Timestamp {
         nanos: i32::try_from(since.subsec_nanos()).unwrap_or(0),
     }
 }
+
+/// Says whether the body in a question is only the beginning of the request's.
+pub(super) const PARTIAL_BODY: &str = "x-envoy-auth-partial-body";
+/// What Envoy encodes in a certificate.
+const IN_A_URL: &AsciiSet = &CONTROLS.add(b' ').add(b'+').add(b'/').add(b'=');

@@ -14,13 +14,14 @@ use envoy_types::pb::envoy::service::auth::v3::check_response::HttpResponse;
 use envoy_types::pb::envoy::service::auth::v3::{CheckResponse, DeniedHttpResponse, OkHttpResponse};
 use envoy_types::pb::google::protobuf::value::Kind;
 use envoy_types::pb::google::protobuf::{Struct, Value};
-use http::header::{HOST, SET_COOKIE};
+use http::header::SET_COOKIE;
 use http::{HeaderName, HeaderValue};
 use tonic::Code;
 
 use crate::access::cache::{Answer, Hints, References, Refusal, Reuse};
 use crate::access::fact::Fact;
 use crate::access::verdict::{Failure, FailureReason, HeaderAction, HeaderChange, Verdict};
+use crate::config::rule::unchangeable;
 
 /// Reads an answer. `status_on_error` is the reply's status when the server reports an error without one.
 pub fn interpret(response: CheckResponse, status_on_error: u16) -> Result<Answer, Failure> {
@@ -45,7 +46,7 @@ pub fn interpret(response: CheckResponse, status_on_error: u16) -> Result<Answer
     Ok(Answer { verdict: Arc::new(verdict), reuse })
 }
 
-fn reuse(verdict: &Verdict, code: Code, metadata: Option<&Struct>) -> Reuse {
+pub(super) fn reuse(verdict: &Verdict, code: Code, metadata: Option<&Struct>) -> Reuse {
     if matches!(code, Code::Unknown | Code::Internal | Code::Unavailable | Code::DeadlineExceeded | Code::Cancelled) {
         return Reuse::Never(Refusal::ErrorStatus);
     }
@@ -126,8 +127,9 @@ fn action(option: &HeaderValueOption, appending: HeaderAction, is_first: bool) -
     }
 }
 
+/// What says where a message goes or where it ends, or is a word between the ends of the mesh.
 fn is_out_of_reach(name: &str) -> bool {
-    name.starts_with(':') || name.eq_ignore_ascii_case(HOST.as_str())
+    name.starts_with(':') || unchangeable(name).is_some()
 }
 
 /// Reads `dynamic_metadata["libmesh.check_cache"]`. A key that is not known makes all of it unreadable:
@@ -193,6 +195,6 @@ const HINTS: &str = "libmesh.check_cache";
 /// HTTP status of a refusal that names none (Envoy's default).
 const DENIED: u16 = 403;
 /// Header changes one answer may ask for in one list. HTTP/1.1 servers take about 100 headers in all.
-const MAX_CHANGES: usize = 128;
+pub(super) const MAX_CHANGES: usize = 128;
 /// Facts one answer may refer to in one list. More is not a useful key.
 const MAX_REFERENCES: usize = 32;

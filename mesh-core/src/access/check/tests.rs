@@ -11,6 +11,7 @@ use tonic::{Code, Status};
 
 use super::script::{Script, hinted, status};
 use super::*;
+use crate::access::attributes::AttributesBuf;
 use crate::time::SystemClock;
 
 const LATENCY: Duration = Duration::from_millis(200);
@@ -249,7 +250,7 @@ async fn a_failure_is_logged_and_a_credential_never_is() {
 fn a_question_about_a_connection_holds_no_request() {
     let of = |is_tcp| {
         let attributes = AttributesBuf { is_tcp, ..AttributesBuf::default() };
-        let request = super::request::check_request(&attributes.borrow(), &Default::default());
+        let request = check_request(&Question::about(attributes.borrow()), &CheckConfig::default());
         let context = request.attributes.unwrap();
         (context.source.unwrap().principal, context.request.unwrap().http.is_some())
     };

@@ -1,22 +1,25 @@
 //! The `ext_authz` vectors: what a question holds, and what each answer does.
 
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use http::{HeaderMap, HeaderName, HeaderValue};
+use http::{HeaderMap, HeaderName, HeaderValue, Request, Response};
+use http_body_util::Full;
 use serde_json::Value as Json;
 use tonic::Status;
 
 use super::script::{Script, check_response, list, text};
 use super::*;
+use crate::access::attributes::AttributesBuf;
+use crate::access::rbac::Pattern;
 use crate::access::verdict::{apply_to_query, apply_to_response};
 use crate::time::SystemClock;
 
 const VECTORS: &str = include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/vectors/ext_authz.json"));
 
-/// Kinds that need what is not built: the HTTP flavour, and sending the body.
-const KINDS_OUT_OF_SCOPE: [&str; 2] = ["http_check", "request_body"];
+/// Bodies are read by the listener; `tests/checks.rs` has these.
+const READ_BY_THE_LISTENER: &str = "request_body";
 /// Whether a check is made at all is decided by the rule's match, before this engine.
 const DECIDED_BEFORE: &str = "disabled-per-route";
 /// On the wire `append_action: APPEND_IF_EXISTS_OR_ADD` is the number 0, the same as not being set, which must
@@ -33,7 +36,8 @@ async fn every_answer_does_what_the_vectors_say() {
             "grpc_check" if case["id"] == DECIDED_BEFORE => {}
             "grpc_check" => grpc_check(case).await,
             "check_request" => check_request_case(case),
-            other => assert!(KINDS_OUT_OF_SCOPE.contains(&other), "unknown kind {other}"),
+            "http_check" => http_check(case).await,
+            other => assert_eq!(other, READ_BY_THE_LISTENER, "unknown kind"),
         }
         *counts.entry(kind).or_default() += 1;
     }
@@ -95,6 +99,97 @@ async fn grpc_check(case: &Json) {
     assert_response(id, &outcome, expected);
 }
 
+/// Answers as a vector says, and keeps the question.
+#[derive(Clone)]
+struct Authorizer {
+    answer: Json,
+    seen: Arc<Mutex<Option<Request<()>>>>,
+}
+
+impl Authorizer {
+    fn of(case: &Json) -> Self {
+        Self { answer: case["authorization_answer"].clone(), seen: Arc::default() }
+    }
+
+    fn answer(&self) -> Response<Full<Bytes>> {
+        let mut response = Response::new(Full::from(text(&self.answer["body"])));
+        *response.status_mut() = u16::try_from(self.answer["status"].as_u64().unwrap()).unwrap().try_into().unwrap();
+        for pair in list(&self.answer["headers"]) {
+            let name: HeaderName = text(&pair[0]).parse().unwrap();
+            response.headers_mut().append(name, text(&pair[1]).parse().unwrap());
+        }
+        response
+    }
+}
+
+impl tower_service::Service<Request<Body>> for Authorizer {
+    type Response = Response<Full<Bytes>>;
+    type Error = Status;
+    type Future = std::future::Ready<Result<Self::Response, Status>>;
+
+    fn poll_ready(&mut self, _: &mut std::task::Context<'_>) -> std::task::Poll<Result<(), Status>> {
+        std::task::Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<Body>) -> Self::Future {
+        *self.seen.lock().unwrap() = Some(request.map(drop));
+        std::future::ready(Ok(self.answer()))
+    }
+}
+
+fn patterns(names: &Json) -> Vec<Pattern> {
+    list(names).map(|name| Pattern::parse(name.as_str().unwrap())).collect()
+}
+
+async fn http_check(case: &Json) {
+    let id = case["id"].as_str().unwrap();
+    let (config, expected) = (&case["config"], &case["expected"]);
+    let is_open = config["failure_mode_allow"].as_bool().unwrap_or_default();
+    let form = HttpForm {
+        path_prefix: text(&config["path_prefix"]),
+        upstream_headers: patterns(&config["allowed_upstream_headers"]),
+        upstream_headers_to_append: patterns(&config["allowed_upstream_headers_to_append"]),
+        client_headers: config.get("allowed_client_headers").map(patterns),
+        client_headers_on_success: patterns(&config["allowed_client_headers_on_success"]),
+        ..HttpForm::default()
+    };
+    let check = RemoteCheck::new(CheckConfig {
+        failure: if is_open { FailureMode::Open } else { FailureMode::Closed },
+        headers: SentHeaders { allowed: config.get("allowed_headers").map(patterns), ..SentHeaders::default() },
+        form: Form::Http(Box::new(form)),
+        ..CheckConfig::default()
+    });
+    let (authorizer, request) = (Authorizer::of(case), attributes(&case["request"]));
+    let outcome = check.check(authorizer.clone(), &request.borrow(), &SystemClock, None).await;
+    assert_eq!(outcome.is_allowed(), expected["decision"] == "allow", "{id}: {outcome:?}");
+    if !outcome.is_allowed() {
+        assert_eq!(Some(u64::from(outcome.verdict().status)), expected["client_status"].as_u64(), "{id}");
+        assert_eq!(outcome.verdict().body, text(&expected["body"]), "{id}");
+    }
+    assert_request(id, &check, &outcome, (request, expected));
+    assert_response(id, &outcome, expected);
+    assert_question(id, &authorizer.seen.lock().unwrap().take().unwrap(), expected);
+}
+
+fn assert_question(id: &str, question: &Request<()>, expected: &Json) {
+    for name in list(&expected["authorization_request_has"]).map(text) {
+        let is_there = match name.as_str() {
+            ":method" => question.method() == "GET",
+            ":path" => question.uri().path_and_query().is_some(),
+            "host" => question.uri().host().is_some(),
+            name => question.headers().contains_key(name),
+        };
+        assert!(is_there, "{id} {name}: {question:?}");
+    }
+    for name in list(&expected["authorization_request_lacks"]).map(text) {
+        assert!(!question.headers().contains_key(&name), "{id} {name}: {question:?}");
+    }
+    if let Some(path) = expected["authorization_request_path"].as_str() {
+        assert_eq!(question.uri().path(), path, "{id}");
+    }
+    assert_eq!(question.headers()["content-length"], "0", "{id}");
+}
+
 fn assert_request(id: &str, check: &RemoteCheck, outcome: &CheckOutcome, case: (AttributesBuf, &Json)) {
     let (mut request, expected) = case;
     check.apply_to_request(outcome, &mut request.headers);
@@ -125,6 +220,9 @@ fn assert_response(id: &str, outcome: &CheckOutcome, expected: &Json) {
         let values: Vec<String> = list(values).map(text).collect();
         assert_eq!(header_values(&response, name), values, "{id} {name}");
     }
+    for name in list(&expected["client_absent"]).map(text) {
+        assert!(!response.contains_key(&name), "{id} {name}");
+    }
 }
 
 fn header_values(headers: &HeaderMap, name: &str) -> Vec<String> {
@@ -140,7 +238,8 @@ fn check_request_case(case: &Json) {
         .map(|(name, value)| (name.clone(), text(value)))
         .collect();
     let request = attributes(&case["request"]);
-    let question = check_request(&request.borrow(), &extensions).attributes.unwrap();
+    let config = CheckConfig { context_extensions: extensions, ..CheckConfig::default() };
+    let question = check_request(&Question::about(request.borrow()), &config).attributes.unwrap();
     let http = question.request.unwrap().http.unwrap();
     let expected = case["expected"]["check_request"].as_object().unwrap();
     assert!(!expected.is_empty(), "{id}");
@@ -176,7 +275,7 @@ fn a_question_carries_both_identities_and_the_time() {
         request_id: "r-1".into(),
         ..AttributesBuf::default()
     };
-    let question = check_request(&request.borrow(), &HashMap::new()).attributes.unwrap();
+    let question = check_request(&Question::about(request.borrow()), &CheckConfig::default()).attributes.unwrap();
     let (source, destination) = (question.source.unwrap(), question.destination.unwrap());
     assert_eq!(source.principal, "spiffe://cluster.local/ns/default/sa/caller");
     assert_eq!(source.service, source.principal, "never from a header");

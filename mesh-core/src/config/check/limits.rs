@@ -1,6 +1,6 @@
 //! Times and numbers that contradict each other, on the values that result from defaults and overrides.
 
-use super::{Report, admission, retries};
+use super::{Report, admission, ext_authz, retries};
 use crate::config::cluster::Cluster;
 use crate::config::diagnostic::Path;
 use crate::config::document::{Defaults, Document};
@@ -107,6 +107,7 @@ fn check_guard(guard: &Guard, defaults: &Defaults, path: &Path<'_>, report: &mut
 
 fn check_check(check: &Check, path: &Path<'_>, report: &mut Report<'_>) {
     not_zero(check.timeout, &path.field("timeout"), report);
+    ext_authz::check(check, path, report);
     let Some(cache) = &check.cache else { return };
     if cache.ttl.is_zero() && cache.negative_ttl.is_zero() {
         report.error_with(&path.field("cache"), "the cache keeps nothing", "drop `cache` or give it a ttl");

@@ -1,6 +1,6 @@
 //! Bare connections: they have two ends, and nothing that only requests have is asked of them.
 
-use super::Report;
+use super::{Report, ext_authz};
 use crate::config::cluster::{Balancer, Cluster, Protocol};
 use crate::config::diagnostic::Path;
 use crate::config::document::Document;
@@ -118,6 +118,7 @@ fn check_policy(document: &Document, report: &mut Report<'_>) {
     let checks = policy.field("checks");
     for (index, check) in document.policy.checks.iter().enumerate().filter(|(_, check)| only_tcp(&check.listeners)) {
         check_match(&check.matches, &checks.index(index), report);
+        ext_authz::check_of_connections(check, &checks.index(index), report);
     }
     let limits = policy.field("rate_limits");
     for (index, limit) in document.policy.rate_limits.iter().enumerate().filter(|(_, l)| only_tcp(&l.listeners)) {

@@ -149,18 +149,19 @@ fn check_access(document: &Document, report: &mut Report<'_>) {
     }
 }
 
-/// ext_authz is a gRPC service, and gRPC needs HTTP/2.
+/// ext_authz is a gRPC service, and gRPC needs HTTP/2; its plain form needs any HTTP.
 fn check_checks(document: &Document, report: &mut Report<'_>) {
     let policy = Path::ROOT.field("policy");
     let checks = policy.field("checks");
     for (index, check) in document.policy.checks.iter().enumerate() {
         let cluster = document.clusters.iter().find(|cluster| cluster.name == check.cluster);
-        let spoken = match cluster.map(|cluster| cluster.protocol) {
-            Some(Protocol::Http1) => "HTTP/1.1",
-            Some(Protocol::Tcp) => "TCP",
-            Some(Protocol::Auto | Protocol::Http2) | None => continue,
+        let is_plain = check.http.is_some();
+        let (spoken, wanted) = match cluster.map(|cluster| cluster.protocol) {
+            Some(Protocol::Http1) if !is_plain => ("HTTP/1.1", "gRPC"),
+            Some(Protocol::Tcp) => ("TCP", if is_plain { "HTTP" } else { "gRPC" }),
+            _ => continue,
         };
-        let message = format!("the cluster `{}` speaks {spoken} and a check needs gRPC", check.cluster);
+        let message = format!("the cluster `{}` speaks {spoken} and a check needs {wanted}", check.cluster);
         report.error_with(&checks.index(index).field("cluster"), message, "write `protocol: http2` in the cluster");
     }
 }

@@ -1,0 +1,201 @@
+//! The remote checks of a listener, asked in the order they are written.
+//!
+//! Decides: which of them a request is asked about. Never: asks further after a refusal, lets a body through that is
+//! too long to be asked about. Invariant: a check that a policy demands is asked, whatever its own conditions say.
+
+use std::sync::Arc;
+
+use http::uri::PathAndQuery;
+use http::{Request, Uri};
+
+use super::Inbound;
+use super::admission::{Refused, refusal};
+use super::facts::Facts;
+use super::policy_channel::PolicyChannel;
+use super::read_ahead::{Ahead, read_ahead};
+use super::serve::Origin;
+use crate::access::attributes::Attributes;
+use crate::access::check::{BodyTerms, CheckOutcome, Question, SentBody};
+use crate::access::jwt;
+use crate::access::verdict::{Verdict, apply_to_query};
+use crate::body::Body;
+use crate::context::{CallContext, GaveUp};
+use crate::error::{Error, ErrorKind};
+use crate::outbound::GrpcChannel;
+use crate::route::matcher::{RequestHead, first_match};
+use crate::snapshot::CheckPolicy;
+
+/// Who asks, and about whom.
+pub(super) struct Asking<'a> {
+    pub(super) inbound: &'a Arc<Inbound>,
+    pub(super) origin: &'a Origin,
+    pub(super) context: &'a CallContext,
+}
+
+impl Asking<'_> {
+    /// Asks them about a request and changes it as they say; the first refusal ends it.
+    pub(super) async fn pass(
+        &self,
+        checks: &[CheckPolicy],
+        about: (&mut Facts<'_>, &mut Request<Body>),
+        demanded: &[&str],
+    ) -> Result<Vec<Arc<Verdict>>, Refused> {
+        let (facts, request) = about;
+        let mut verdicts = Vec::new();
+        for check in checks {
+            let name = check.check.config().name.as_str();
+            let is_due = demanded.contains(&name) || (is_for(check, (facts, request)) && self.is_drawn(check)?);
+            if !is_due {
+                continue;
+            }
+            let body = self.body(check, request).await?;
+            let attributes = facts.attributes(request.headers());
+            let outcome = self.ask(check, Question { body, ..Question::about(attributes) }).await?;
+            if !outcome.is_allowed() {
+                return Err(self.denied(check_refusal(name, outcome)));
+            }
+            check.check.apply_to_request(&outcome, request.headers_mut());
+            change_query(outcome.verdict(), request.uri_mut()).map_err(bare)?;
+            facts.read_query(request.uri());
+            verdicts.push(Arc::clone(outcome.verdict()));
+        }
+        Ok(verdicts)
+    }
+
+    /// Asks them about a connection. Whatever conditions on requests they have: asked about more, they can only refuse
+    /// more.
+    pub(super) async fn pass_connection(
+        &self,
+        checks: &[CheckPolicy],
+        attributes: &Attributes<'_>,
+        demanded: &[&str],
+    ) -> Result<(), Refused> {
+        for check in checks {
+            let name = check.check.config().name.as_str();
+            if !demanded.contains(&name) && (check.is_provider_only || !self.is_drawn(check)?) {
+                continue;
+            }
+            let outcome = self.ask(check, Question::about(*attributes)).await?;
+            if !outcome.is_allowed() {
+                return Err(self.denied(check_refusal(name, outcome)));
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether this one is among the share that is asked about; refused, if the others are.
+    fn is_drawn(&self, check: &CheckPolicy) -> Result<bool, Refused> {
+        let sampling = check.sampling;
+        let is_drawn = sampling.share >= 1.0 || self.inbound.core.randomness.generator().f64() < sampling.share;
+        if is_drawn || !sampling.denies_others {
+            return Ok(is_drawn);
+        }
+        let config = check.check.config();
+        let error = refusal(ErrorKind::CheckDenied, format!("check {}: switched off, and denied so", config.name));
+        let verdict = Some(Arc::new(Verdict::deny(config.status_on_error)));
+        Err(self.denied(Refused { error, verdict }))
+    }
+
+    /// As much of the body as the check wants to know.
+    async fn body(&self, check: &CheckPolicy, request: &mut Request<Body>) -> Result<Option<SentBody>, Refused> {
+        let Some(terms) = check.check.config().body else { return Ok(None) };
+        // What follows a CONNECT is no body.
+        if request.method() == http::Method::CONNECT {
+            return Ok(None);
+        }
+        let reading = read_ahead(request.body_mut(), terms.max_bytes, terms.allow_partial);
+        let ahead = self.in_time(reading, "the body was not there").await?;
+        let ahead =
+            ahead.map_err(|error| bare(refusal(ErrorKind::BadRequest, format!("the body broke off: {error}"))))?;
+        match sent(ahead, terms) {
+            Some(body) => Ok((!body.bytes.is_empty()).then_some(body)),
+            None => {
+                let why = format!("check {}: more than {} bytes", check.check.config().name, terms.max_bytes);
+                let verdict = Some(Arc::new(Verdict::deny(TOO_LARGE)));
+                Err(self.denied(Refused { error: refusal(ErrorKind::BodyTooLarge, why), verdict }))
+            }
+        }
+    }
+
+    /// The policy server is a cluster like any other: balanced, retried, with breakers and telemetry.
+    async fn ask(&self, policy: &CheckPolicy, question: Question<'_>) -> Result<CheckOutcome, Refused> {
+        let core = &self.inbound.core;
+        let clock = &core.clock;
+        // An answer about a caller is worth no longer than the caller's certificate, and the end user's token.
+        let token_ends = question.attributes.claims.and_then(|claims| jwt::expires(claims));
+        let end = self.origin.1.as_ref().map(|peer| peer.not_after).into_iter().chain(token_ends).min();
+        let life = end.map(|end| end.duration_since(clock.wall()).unwrap_or_default());
+        let max_expiry = life.map(|life| crate::time::after(clock.now(), life));
+        let certificate = self.origin.1.as_ref().and_then(|peer| peer.certificate.clone());
+        let question = Question { max_expiry, certificate, ..question };
+        let channel = GrpcChannel::new(PolicyChannel::new(Arc::clone(core), policy));
+        // The answer is shared with others, so the deadline of this caller must not end the call; it ends the wait.
+        // Nor does its failure say that what the application does was tried enough.
+        let shared = Arc::new(CallContext { deadline: None, gave_up: GaveUp::default(), ..self.context.clone() });
+        let asking = CallContext::scope(shared, policy.check.ask(channel, &question, &**clock));
+        self.in_time(asking, "no answer of a check").await
+    }
+
+    /// Waits no longer than the caller does.
+    async fn in_time<T>(&self, waiting: impl Future<Output = T>, what: &str) -> Result<T, Refused> {
+        let Some(deadline) = self.context.deadline else { return Ok(waiting.await) };
+        tokio::select! {
+            biased;
+            done = waiting => Ok(done),
+            () = self.inbound.core.clock.sleep_until(deadline) => {
+                Err(bare(refusal(ErrorKind::Timeout, format!("the caller's deadline passed: {what}"))))
+            }
+        }
+    }
+
+    fn denied(&self, refused: Refused) -> Refused {
+        self.inbound.decisions.check_denied.inc();
+        refused
+    }
+}
+
+/// The query after an approval.
+pub(crate) fn change_query(verdict: &Verdict, uri: &mut Uri) -> Result<(), Error> {
+    if verdict.query_to_set.is_empty() && verdict.query_to_remove.is_empty() {
+        return Ok(());
+    }
+    let target = match apply_to_query(verdict, uri.query()) {
+        Some(query) => format!("{}?{query}", uri.path()),
+        None => uri.path().to_owned(),
+    };
+    let bad = |why: String| refusal(ErrorKind::Internal, format!("a check asks for a query that is none: {why}"));
+    let mut parts = uri.clone().into_parts();
+    parts.path_and_query = Some(target.parse::<PathAndQuery>().map_err(|error| bad(error.to_string()))?);
+    *uri = Uri::from_parts(parts).map_err(|error| bad(error.to_string()))?;
+    Ok(())
+}
+
+/// A check asks about the requests it matches, unless it waits to be demanded.
+fn is_for(check: &CheckPolicy, about: (&Facts<'_>, &Request<Body>)) -> bool {
+    let (facts, request) = about;
+    let head = RequestHead::new(&facts.method, request.uri(), request.headers());
+    !check.is_provider_only && (check.matches.is_empty() || first_match(&check.matches, head).is_some())
+}
+
+/// What of a body is told; `None`: it is too long to be told.
+fn sent(ahead: Ahead, terms: BodyTerms) -> Option<SentBody> {
+    if ahead.is_whole {
+        return Some(SentBody { bytes: ahead.bytes, is_partial: false });
+    }
+    terms.allow_partial.then_some(SentBody { bytes: ahead.bytes, is_partial: true })
+}
+
+fn check_refusal(name: &str, outcome: CheckOutcome) -> Refused {
+    let (kind, why) = match &outcome {
+        CheckOutcome::Failed { reason, .. } => (ErrorKind::CheckFailed, reason.as_str()),
+        _ => (ErrorKind::CheckDenied, "denied"),
+    };
+    Refused { error: refusal(kind, format!("check {name}: {why}")), verdict: Some(Arc::clone(outcome.verdict())) }
+}
+
+fn bare(error: Error) -> Refused {
+    Refused { error, verdict: None }
+}
+
+/// Envoy's reply to a body that is too long to be asked about.
+const TOO_LARGE: u16 = 413;

@@ -1,0 +1,51 @@
+//! The way to a policy server.
+//!
+//! Decides: that a question may be asked again, within the check's timeout. Never: asks.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use http::{Request, Response};
+use tower_service::Service;
+
+use crate::body::Body;
+use crate::core::Core;
+use crate::error::Error;
+use crate::outbound::{CallOptions, OwnRetry, ServiceClient};
+use crate::snapshot::CheckPolicy;
+
+/// A mesh client of the cluster that answers a check.
+pub(super) struct PolicyChannel {
+    client: ServiceClient,
+    options: CallOptions,
+    retry: OwnRetry,
+}
+
+impl PolicyChannel {
+    pub(super) fn new(core: Arc<Core>, policy: &CheckPolicy) -> Self {
+        // A question changes nothing, though gRPC asks by POST.
+        let timeout = Some(policy.check.config().timeout);
+        Self {
+            client: ServiceClient::to_cluster(core, Arc::clone(&policy.cluster)),
+            options: CallOptions { timeout, idempotent: Some(true), ..CallOptions::default() },
+            retry: OwnRetry(Arc::clone(&policy.retry)),
+        }
+    }
+}
+
+impl Service<Request<Body>> for PolicyChannel {
+    type Response = Response<Body>;
+    type Error = Error;
+    type Future = Pin<Box<dyn Future<Output = Result<Response<Body>, Error>> + Send>>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
+        self.client.poll_ready(cx)
+    }
+
+    fn call(&mut self, mut request: Request<Body>) -> Self::Future {
+        request.extensions_mut().insert(self.options);
+        request.extensions_mut().insert(self.retry.clone());
+        Service::call(&mut self.client, request)
+    }
+}

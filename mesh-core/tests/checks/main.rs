@@ -1,0 +1,95 @@
+//! Stories of remote checks over real sockets: bodies, plain HTTP, changes, servers that die or hang.
+
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+mod bodies;
+mod over_http;
+mod policy;
+mod servers;
+mod tls;
+
+use std::fmt::Write;
+use std::net::SocketAddr;
+
+use http::{Request, Response};
+use http_body_util::BodyExt;
+use mesh_core::error::BoxError;
+use mesh_core::{Body, Mesh, ServiceClient};
+
+/// A server whose listener `in` asks the check, and a client of it over HTTP/2.
+pub(crate) struct World {
+    server: Mesh,
+    client: Mesh,
+}
+
+impl World {
+    /// `check`: the settings of the check `opa`, whose cluster has these endpoints.
+    pub(crate) async fn start(check: &str, policy: &[SocketAddr]) -> Self {
+        Self::with(check, policy, "").await
+    }
+
+    pub(crate) async fn with(check: &str, policy: &[SocketAddr], more_policy: &str) -> Self {
+        let endpoints: Vec<_> = policy.iter().map(|address| format!("{{ address: \"{address}\" }}")).collect();
+        let protocol = if check.contains("http:") { "http1" } else { "http2" };
+        let mut text = "version: 1\nlisteners: [{ name: in, address: \"127.0.0.1:0\" }]\n".to_owned();
+        writeln!(text, "clusters: [{{ name: opa, protocol: {protocol}, endpoints: [{}] }}]", endpoints.join(", "))
+            .unwrap();
+        // Long enough never to be the reason, unless a story is about it.
+        let timeout = if check.contains("timeout:") { "" } else { "timeout: 20s, " };
+        writeln!(text, "policy:\n  checks: [{{ name: opa, cluster: opa, {timeout}{check} }}]\n{more_policy}").unwrap();
+        let server = Mesh::from_yaml(&text, "server.yaml").unwrap();
+        let address = server.listen("in", tower::service_fn(mirror)).await.unwrap().local_addr();
+        let text = format!(
+            "version: 1
+clusters: [{{ name: app, protocol: http2, endpoints: [{{ address: \"{address}\" }}] }}]
+routes: [{{ hosts: [app], rules: [{{ backends: [{{ cluster: app }}], retry: {{ attempts: 0 }} }}] }}]
+"
+        );
+        let client = Mesh::from_yaml(&text, "client.yaml").unwrap();
+        Self { server, client }
+    }
+
+    pub(crate) fn client(&self) -> ServiceClient {
+        self.client.client()
+    }
+
+    /// A GET; the answer's status and head, and what the application saw.
+    pub(crate) async fn get(&self, target: &str, headers: &[(&str, &str)]) -> (u16, http::HeaderMap, String) {
+        let mut request = Request::get(format!("http://app{target}"));
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        let (head, body) = self.client().call(request.body(Body::empty()).unwrap()).await.unwrap().into_parts();
+        let body = body.collect_up_to(1 << 20).await.unwrap();
+        (head.status.as_u16(), head.headers, String::from_utf8(body.to_vec()).unwrap())
+    }
+
+    /// What the check has counted.
+    pub(crate) fn counter(&self, name: &str) -> u64 {
+        self.server.status()["checks"]["opa"][name].as_u64().unwrap()
+    }
+}
+
+/// Tells what it saw: the target and the headers `x-*` and `cookie`, or, of a POST, body and trailers as they came.
+async fn mirror(request: Request<Body>) -> Result<Response<Body>, BoxError> {
+    if request.method() == http::Method::POST {
+        let collected = request.into_body().collect().await?;
+        let end = collected.trailers().and_then(|trailers| trailers.get("x-end")).cloned();
+        let mut response = Response::new(Body::from(collected.to_bytes()));
+        if let Some(end) = end {
+            response.headers_mut().insert("x-end", end);
+        }
+        return Ok(response);
+    }
+    let mut seen = request.uri().path_and_query().map(ToString::to_string).unwrap_or_default();
+    let mut lines: Vec<_> =
+        request.headers().iter().map(|(name, value)| format!("\n{name}: {}", value.to_str().unwrap())).collect();
+    lines
+        .retain(|line| line.starts_with("\nx-") && !line.starts_with("\nx-request-id") || line.starts_with("\ncookie"));
+    lines.retain(|line| !line.starts_with("\nx-mesh") && !line.starts_with("\nx-envoy-expected"));
+    lines.sort_unstable();
+    seen.extend(lines);
+    let mut response = Response::new(Body::from(seen));
+    response.headers_mut().insert("x-app", "1".parse()?);
+    Ok(response)
+}
