@@ -27,6 +27,7 @@ mod effects;
 mod guard;
 mod health;
 mod limit;
+mod path;
 pub(crate) mod problems;
 mod retry;
 mod route;

@@ -13,7 +13,6 @@
 mod cidr;
 mod condition;
 mod field;
-mod path_template;
 mod read;
 #[cfg(test)]
 mod tests;

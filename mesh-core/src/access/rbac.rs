@@ -11,6 +11,7 @@ use http::HeaderMap;
 
 use super::attributes::Attributes;
 use crate::route::host;
+use crate::route::readings::Readings;
 
 /// All rules of a process, in the order written.
 #[derive(Debug)]
@@ -42,6 +43,16 @@ impl Rules {
             Effect::Allow => Decision::Allow { rule: None },
             Effect::Deny => Decision::Deny { rule: None, reason: DenyReason::Default },
         }
+    }
+
+    /// Why a path is refused that may be read in other ways, if it is: each of them has to pass, and one that is only
+    /// decoded must not meet a deny rule.
+    pub fn refusal_of_readings(&self, attributes: &Attributes<'_>, readings: &Readings) -> Option<Decision<'_>> {
+        let of = |path| self.decide(&Attributes { path, ..*attributes });
+        let is_refused = |decision: &Decision<'_>| matches!(decision, Decision::Deny { .. });
+        let by_rule = |decision: &Decision<'_>| matches!(decision, Decision::Deny { rule: Some(_), .. });
+        let structural = readings.structural().map(of).find(is_refused);
+        structural.or_else(|| readings.decoded().map(of).find(by_rule))
     }
 }
 

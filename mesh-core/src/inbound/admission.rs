@@ -11,6 +11,7 @@ use http::Request;
 use super::Inbound;
 use super::facts::Facts;
 use super::gate::Inside;
+use super::readings;
 use super::serve::Origin;
 use crate::access::attributes::Attributes;
 use crate::access::authorization::Ruling;
@@ -50,11 +51,14 @@ pub(super) async fn admit(
     context: &CallContext,
 ) -> Result<Admitted, Refused> {
     in_time(inbound, context, "the caller's deadline had passed on arrival")?;
-    let facts = Facts::of(inbound, origin, request, context)?;
+    let facts = Facts::of((inbound, &policy.paths), origin, request, context)?;
     let attributes = facts.attributes(request.headers());
-    judge(policy, &attributes).inspect_err(|_| inbound.decisions.denied.inc())?;
+    judge(policy, &attributes)
+        .and_then(|()| readings::judge(policy, &attributes, &facts.readings))
+        .inspect_err(|_| inbound.decisions.denied.inc())?;
     // Which checks the policies demand is read of the request as it came: a check may change its headers.
-    let demanded = demanded(policy, &attributes).inspect_err(|_| inbound.decisions.denied.inc())?;
+    let demanded =
+        readings::demanded(policy, &attributes, &facts.readings).inspect_err(|_| inbound.decisions.denied.inc())?;
     limit(inbound, policy, (&facts, request))?;
     let inside = pass_gate(inbound, context).await?;
     let mut verdicts = Vec::new();
@@ -107,7 +111,7 @@ fn limit(inbound: &Inbound, policy: &ListenerPolicy, about: (&Facts<'_>, &Reques
     let (now, mut rng) = (inbound.core.clock.now(), inbound.core.randomness.generator());
     let mut refused = None;
     for limit in &policy.limits {
-        let head = RequestHead::new(&facts.method, request.uri(), request.headers());
+        let head = RequestHead::new(&facts.method, request.uri(), request.headers()).asked_by(facts.principal());
         let Err(over) = limit.take(&attributes, head, (now, &mut rng)) else { continue };
         inbound.over_limit(&over.name, over.is_enforced);
         refused = refused.or(Some(over).filter(|over| over.is_enforced));
@@ -152,8 +156,10 @@ pub(super) fn demanded<'a>(policy: &'a ListenerPolicy, attributes: &Attributes<'
 /// A check asks about the requests it matches, unless it waits to be demanded.
 fn is_asked(check: &CheckPolicy, about: (&Facts<'_>, &Request<Body>)) -> bool {
     let (facts, request) = about;
-    let head = RequestHead::new(&facts.method, request.uri(), request.headers());
-    !check.is_provider_only && (check.matches.is_empty() || first_match(&check.matches, head).is_some())
+    let head = RequestHead::new(&facts.method, request.uri(), request.headers()).asked_by(facts.principal());
+    let matches = |path| first_match(&check.matches, RequestHead { path, ..head }).is_some();
+    let is_met = || matches(head.path) || facts.readings.structural().chain(facts.readings.decoded()).any(matches);
+    !check.is_provider_only && (check.matches.is_empty() || is_met())
 }
 
 /// The policy server is a cluster like any other: balanced, retried, with breakers and telemetry.

@@ -33,6 +33,7 @@ mod health;
 pub mod listener;
 mod load;
 mod preface;
+mod readings;
 pub(crate) mod serve;
 mod socket;
 mod trailers;

@@ -19,6 +19,8 @@ use crate::identity::tls::PeerIdentity;
 use crate::inbound::facts::{authority, settle};
 use crate::inbound::forward::local_reply;
 use crate::inbound::{ConnectionAddress, peer_of};
+use crate::route::path_terms::PathTerms;
+use crate::route::readings::Readings;
 use crate::telemetry::record::is_grpc;
 
 /// Refuses what the rules refuse. The caller is the [`PeerIdentity`] among the request's extensions. It belongs
@@ -95,7 +97,7 @@ where
     }
 
     fn call(&mut self, mut request: Request<In>) -> Self::Future {
-        let judged = settle(&mut request).and_then(|()| self.terms.judge(&request));
+        let judged = settle(&mut request, &PathTerms::default()).and_then(|_| self.terms.judge(&request));
         if let Err(error) = judged {
             let reply = local_reply(&error, is_grpc(request.headers()));
             return Box::pin(std::future::ready(Ok(reply)));
@@ -108,7 +110,14 @@ where
 impl AccessLayer {
     fn judge<In>(&self, request: &Request<In>) -> Result<(), Error> {
         let peer = peer_of(request.extensions());
-        match self.rules.decide(&attributes(request, &self.listener, peer.as_deref())) {
+        let facts = attributes(request, &self.listener, peer.as_deref());
+        let decision = match self.rules.decide(&facts) {
+            Decision::Allow { rule } => {
+                self.rules.refusal_of_readings(&facts, &Readings::of(facts.path)).unwrap_or(Decision::Allow { rule })
+            }
+            denied => denied,
+        };
+        match decision {
             Decision::Allow { .. } => Ok(()),
             Decision::Deny { rule, reason } => {
                 tracing::info!(listener = %self.listener, rule = rule.unwrap_or("default"), reason = reason.as_str(), "request denied");
