@@ -53,7 +53,9 @@ struct Explanation<'a> {
 impl Explanation<'_> {
     fn text(&self) -> (String, bool) {
         let authority = self.asked.authority().unwrap_or_default();
-        let head = RequestHead::new(&self.asked.method, &self.asked.uri, &self.asked.headers);
+        // As a request of this process; who asks an ingress is not known here.
+        let own = self.document().identity.as_ref().map(|identity| identity.spiffe_id.as_str());
+        let head = RequestHead::new(&self.asked.method, &self.asked.uri, &self.asked.headers).asked_by(own);
         let mut out = format!("{} http://{authority}{}\n", self.asked.method, self.asked.target());
         for (name, value) in &self.asked.headers {
             let _ = writeln!(out, "  {name}: {}", String::from_utf8_lossy(value.as_bytes()));
@@ -136,6 +138,8 @@ impl Explanation<'_> {
         ];
         lines.extend(self.hedges(rule).map(|hedges| ("hedge", hedges)));
         lines.extend(self.rewritten(matched).map(|rewritten| ("rewrite", rewritten)));
+        let copies = rule.mirror.iter().map(|copy| format!("{} % to {}", copy.percent.0, copy.cluster.as_str()));
+        lines.extend(copies.map(|copy| ("mirror", copy)));
         let mut out = String::from("\n");
         for (title, line) in lines {
             let _ = writeln!(out, "{:<8}  {line}", self.paint.strong(&format!("{title:<8}")));
@@ -221,7 +225,7 @@ impl Explanation<'_> {
     fn rewritten(&self, matched: &Matched<'_, Action>) -> Option<String> {
         let rewrite = matched.rule.action.rewrite.as_ref().filter(|rewrite| !rewrite.is_none())?;
         let (mut uri, mut headers) = (self.asked.uri.clone(), self.asked.headers.clone());
-        if let Err(error) = rewrite.apply(&mut uri, &mut headers, matched.prefix_len) {
+        if let Err(error) = rewrite.apply(&mut uri, &mut headers, matched.taken()) {
             return Some(format!("fails: {error}"));
         }
         let sent = Asked { method: self.asked.method.clone(), uri, headers };

@@ -29,6 +29,7 @@ mod ext_authz;
 mod guard;
 mod health;
 mod limit;
+mod path;
 pub(crate) mod problems;
 mod retry;
 mod route;

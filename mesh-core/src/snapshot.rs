@@ -23,11 +23,13 @@ use crate::policy::criticality::Criticality;
 use crate::policy::fault::Fault;
 use crate::policy::guard::Guarded;
 use crate::policy::hedge::Hedging;
+use crate::policy::mirror::Share;
 use crate::policy::retry::RetryPolicy;
 use crate::route::affinity::Affinity;
 use crate::route::answer::Answer;
 use crate::route::header_changes::HeaderChanges;
 use crate::route::matcher::RequestMatch;
+use crate::route::path_terms::PathTerms;
 use crate::route::rewrite::Rewrite;
 use crate::route::split::Split;
 use crate::route::table::RouteTable;
@@ -89,6 +91,14 @@ pub struct Target {
     pub subset: Option<usize>,
 }
 
+/// Who gets copies of a rule's requests.
+pub struct Mirror {
+    /// This cluster.
+    pub cluster: Arc<Cluster>,
+    /// Of this share.
+    pub share: Share,
+}
+
 /// Where a rule leads.
 pub enum To {
     /// To one of these.
@@ -109,6 +119,8 @@ pub struct Action {
     pub request_headers: HeaderChanges,
     /// How the headers of its response are changed on the way.
     pub response_headers: Option<Arc<HeaderChanges>>,
+    /// Who gets copies of it.
+    pub mirrors: Arc<[Mirror]>,
     /// What may befall it on purpose.
     pub fault: Option<Fault>,
     /// Bounds the whole request.
@@ -180,6 +192,8 @@ pub struct ListenerPolicy {
     pub health: ListenerHealth,
     /// Whose tokens say who the end user is.
     pub end_users: EndUsers,
+    /// What is done to paths.
+    pub paths: PathTerms,
     /// Local rules.
     pub rules: Rules,
     /// Istio's authorization policies.

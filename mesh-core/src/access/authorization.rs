@@ -15,7 +15,6 @@
 mod cidr;
 mod condition;
 mod field;
-mod path_template;
 mod read;
 #[cfg(test)]
 mod tests;

@@ -10,6 +10,7 @@ use super::attributes::Attributes;
 use super::authorization::{Policies, Ruling};
 use super::rbac::{Decision, DenyReason, Rules};
 use super::rollout::{Draw, Stage};
+use crate::route::readings::Readings;
 
 /// A verdict, and what it would be if all rules were rolled out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -61,6 +62,37 @@ pub fn judge<'a>((rules, policies): (&'a Rules, &'a Policies), of: &Attributes<'
     }
     let planned = self::verdict((rules, policies), of, Stage::Planned);
     Judgement { verdict, planned: Some(planned).filter(|planned| planned.passes() != verdict.passes()) }
+}
+
+/// Why a path that passes as it stands does not, and as what it is read then. Each reading with other segments has to
+/// pass; one that is only decoded must not be denied by name.
+pub fn refused_reading<'a, 'r>(
+    by: (&'a Rules, &'a Policies),
+    of: &Attributes<'_>,
+    readings: &'r Readings,
+    draw: Draw,
+) -> Option<(Cause<'a>, &'r str)> {
+    let stage = Stage::Now(draw);
+    let refused = |path: &'r str| match verdict(by, &Attributes { path, ..*of }, stage) {
+        Verdict::Deny(cause) => Some((cause, path)),
+        Verdict::Allow(_) => None,
+    };
+    let denied = |path: &'r str| Some((denied_by_name(by, &Attributes { path, ..*of }, stage)?, path));
+    readings.structural().find_map(refused).or_else(|| readings.decoded().find_map(denied))
+}
+
+fn denied_by_name<'a>(
+    (rules, policies): (&'a Rules, &'a Policies),
+    of: &Attributes<'_>,
+    stage: Stage,
+) -> Option<Cause<'a>> {
+    if let Decision::Deny { rule: Some(name), .. } = rules.decide_at(of, stage) {
+        return Some(Cause::Rule(name));
+    }
+    match policies.rule_at(of, stage) {
+        Ruling::Deny(Some(name)) => Some(Cause::Policy(name)),
+        _ => None,
+    }
 }
 
 fn verdict<'a>((rules, policies): (&'a Rules, &'a Policies), of: &Attributes<'_>, stage: Stage) -> Verdict<'a> {

@@ -30,6 +30,7 @@ use crate::policy::Invalid;
 use crate::policy::budget::{Budget, BudgetConfig};
 use crate::policy::circuit_breaker::{BreakerConfig, CircuitBreaker, Transitions};
 use crate::policy::concurrency::{ConcurrencyLimit, Terms};
+use crate::policy::mirror::Places;
 use crate::route::affinity::Affinity;
 use crate::telemetry::{DestinationService, Peer};
 
@@ -45,6 +46,8 @@ pub struct Cluster {
     pub limit: Arc<ConcurrencyLimit>,
     /// Judges endpoints by their peers.
     pub outlier: Arc<OutlierDetector>,
+    /// Bounds the copies it gets of requests to others.
+    pub copies: Arc<Places>,
     /// Of the cluster as a whole.
     pub breaker: Option<Arc<CircuitBreaker>>,
     /// Transitions of all its endpoints' breakers.
@@ -173,6 +176,7 @@ impl Cluster {
             name: Arc::clone(&settings.name),
             breaker,
             transitions: previous.map(|previous| Arc::clone(&previous.transitions)).unwrap_or_default(),
+            copies: previous.map(|previous| Arc::clone(&previous.copies)).unwrap_or_default(),
             is_used: previous.map(|previous| Arc::clone(&previous.is_used)).unwrap_or_default(),
             pickers: ArcSwap::from_pointee(Pickers::new(&settings, Vec::new(), 0)),
             by_address: ArcSwap::default(),

@@ -49,7 +49,9 @@ pub(super) fn compile(
             .filter(|(written, _)| is_for(written.listeners.as_deref(), &name));
         let intake = listener.concurrency.as_ref().map(super::admission::intake).transpose();
         let intake = problems.note(format!("listeners[{index}].concurrency"), intake);
+        let paths = problems.note(format!("listeners[{index}]"), super::path::terms(listener));
         let policy = ListenerPolicy {
+            paths: paths.unwrap_or_default(),
             address: listener.address.as_ref().map(|address| address.as_str().to_owned()),
             protocol: match listener.protocol {
                 WrittenProtocol::Http => ListenerProtocol::Http,

@@ -9,14 +9,17 @@ use super::retry::{self, Learned};
 use crate::cluster::group::Cluster;
 use crate::config::document::Document;
 use crate::config::route::{self as written, Test};
+use crate::config::rule::Mirror;
+use crate::policy::mirror::Share;
 use crate::route::host::HostPattern;
 use crate::route::matcher::{HeaderMatcher, MethodMatcher, QueryMatcher, RequestMatch};
 use crate::route::path::PathMatcher;
 use crate::route::rewrite::Rewrite;
+use crate::route::source::SourceMatcher;
 use crate::route::split::Split;
 use crate::route::table::{RouteTable, Rule, VirtualHost};
 use crate::route::value::ValueMatcher;
-use crate::snapshot::{Action, Snapshot, Target, To};
+use crate::snapshot::{self, Action, Snapshot, Target, To};
 
 type Clusters = BTreeMap<Arc<str>, Arc<Cluster>>;
 
@@ -64,13 +67,8 @@ fn compile_rule(
     let matches = compile_matches(&rule.matches).map_err(|reason| format!("match: {reason}"));
     let matches = problems.note(&place.path, matches);
     let to = destination(rule, clusters, (place, problems));
-    let rewrite = match &rule.rewrite {
-        Some(rewrite) => Some(problems.note(
-            format!("{}.rewrite", place.path),
-            Rewrite::new(rewrite.host.as_deref(), rewrite.prefix.as_deref()),
-        )?),
-        None => None,
-    };
+    let rewrite = rule.rewrite.as_ref().map(compile_rewrite).transpose();
+    let rewrite = problems.note(format!("{}.rewrite", place.path), rewrite);
     let request_headers = super::answer::header_changes(rule.request_headers.as_ref());
     let request_headers = problems.note(format!("{}.request_headers", place.path), request_headers);
     let response_headers = super::answer::header_changes(rule.response_headers.as_ref());
@@ -80,14 +78,17 @@ fn compile_rule(
     let retry = problems.note(format!("{}.retry", place.path), retry::retry_policy(&retry));
     let hedge = retry::hedging(rule, document, learned.get(place.name.as_str()));
     let hedge = problems.note(format!("{}.hedge", place.path), hedge);
+    let mirrors = rule.mirror.iter().map(|written| compile_mirror(written, clusters)).collect::<Result<Vec<_>, _>>();
+    let mirrors = problems.note(format!("{}.mirror", place.path), mirrors);
     let affinity = affinity::affinity(&rule.hash_policy, rule.session.as_ref());
     let affinity = problems.note(&place.path, affinity);
     let action = Action {
         name: place.name.as_str().into(),
         to: to?,
-        rewrite,
+        rewrite: rewrite?,
         request_headers: request_headers?.unwrap_or_default(),
         response_headers: response_headers?.map(Arc::new),
+        mirrors: mirrors?.into(),
         fault: rule.fault.as_ref().map(super::answer::fault),
         timeout: rule.timeout.unwrap_or(defaults.timeout).nonzero(),
         attempt_timeout: rule.attempt_timeout.unwrap_or(defaults.attempt_timeout).nonzero(),
@@ -97,6 +98,20 @@ fn compile_rule(
         affinity: affinity?,
     };
     Some(Rule { name: place.name.clone(), matches: matches?, action })
+}
+
+fn compile_mirror(written: &Mirror, clusters: &Clusters) -> Result<snapshot::Mirror, String> {
+    let cluster = clusters.get(written.cluster.as_str());
+    let cluster = cluster.ok_or_else(|| format!("unknown cluster {:?}", written.cluster.as_str()))?;
+    Ok(snapshot::Mirror { cluster: Arc::clone(cluster), share: Share(written.percent.fraction()) })
+}
+
+fn compile_rewrite(written: &written::Rewrite) -> Result<Rewrite, String> {
+    let rewrite = Rewrite::new(written.host.as_deref(), written.prefix.as_deref())?;
+    match &written.template {
+        Some(template) => rewrite.with_template(&template.to_string()),
+        None => Ok(rewrite),
+    }
 }
 
 /// The backends of a rule, or the answer it gives itself.
@@ -129,6 +144,7 @@ fn compile_match(written: &written::RequestMatch) -> Result<RequestMatch, String
         methods: MethodMatcher::new(&methods)?,
         headers: written.headers.iter().map(compile_header).collect::<Result<_, _>>()?,
         query: written.query.iter().map(compile_query).collect::<Result<_, _>>()?,
+        source: written.source.as_ref().map(compile_source).transpose()?,
     })
 }
 
@@ -138,8 +154,15 @@ fn compile_path(test: Test<'_>) -> Result<PathMatcher, String> {
         Test::SegmentPrefix(path) => PathMatcher::prefix(path),
         Test::Prefix(path) => PathMatcher::raw_prefix(path),
         Test::Regex(regex) => PathMatcher::regex(regex),
+        Test::Template(template) => PathMatcher::template(template),
         other => Err(format!("{other:?} does not apply to a path")),
     }
+}
+
+fn compile_source(written: &written::SourceMatch) -> Result<SourceMatcher, String> {
+    let principals = written.principals.iter().map(|pattern| ValueMatcher::pattern(pattern.as_str()));
+    let namespaces = written.namespaces.iter().map(|namespace| namespace.as_str().into());
+    Ok(SourceMatcher::new(principals.collect::<Result<_, _>>()?, namespaces.collect()))
 }
 
 pub(super) fn compile_header(written: &written::HeaderMatch) -> Result<HeaderMatcher, String> {
@@ -161,5 +184,6 @@ fn compile_value(test: Test<'_>) -> Result<ValueMatcher, String> {
         Test::Contains(text) => ValueMatcher::contains(text),
         Test::Regex(text) => ValueMatcher::regex(text)?,
         Test::Present(is_present) => ValueMatcher::Present(is_present),
+        Test::Template(_) => return Err("a template is for paths".to_owned()),
     })
 }

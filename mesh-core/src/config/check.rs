@@ -13,6 +13,7 @@ mod hashing;
 mod health;
 mod limits;
 mod names;
+mod paths;
 mod retries;
 mod routes;
 mod shadow;
@@ -36,6 +37,7 @@ pub fn document(document: &Document, positions: &Positions) -> Vec<Diagnostic> {
     tcp::check(document, &mut report);
     end_users::check(document, &mut report);
     access::check(document, &mut report);
+    paths::check(document, &mut report);
     for (index, cluster) in document.clusters.iter().enumerate() {
         check_cluster(cluster, &Path::ROOT.field("clusters").index(index), &mut report);
         health::check(cluster, &Path::ROOT.field("clusters").index(index), &mut report);
@@ -73,6 +75,11 @@ impl Report<'_> {
 
     fn warn(&mut self, path: &Path<'_>, message: impl Into<String>) {
         let found = self.positions.error(path, message);
+        self.found.push(Diagnostic { severity: Severity::Warning, ..found });
+    }
+
+    fn warn_with(&mut self, path: &Path<'_>, message: impl Into<String>, hint: &str) {
+        let found = self.positions.error(path, message).hinting(Some(hint.to_owned()));
         self.found.push(Diagnostic { severity: Severity::Warning, ..found });
     }
 

@@ -8,7 +8,8 @@ use serde::{Deserialize, Serialize};
 use super::access::Action;
 use super::admission::{Criticality, ListenerConcurrency};
 use super::health::ListenerHealth;
-use super::value::{AddressText, Name};
+use super::path::{EscapedSlashes, JudgedPaths};
+use super::value::{AddressText, Name, PathText};
 
 /// One inbound side.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -45,6 +46,38 @@ pub struct Listener {
     /// Which health checks are answered here, before rules and application. Default: none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub health: Option<ListenerHealth>,
+    /// Whether dot segments, `\\` and needless escapes are resolved in paths (RFC 3986) before anything is decided.
+    /// Default: true (Istio; Envoy alone: false).
+    #[serde(default = "yes", skip_serializing_if = "is_true")]
+    pub normalize_path: bool,
+    /// Whether several `/` in a row become one. Default: false (Envoy).
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub merge_slashes: bool,
+    /// What happens to `%2F` and `%5C`. Default: keep_unchanged (Envoy).
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub path_with_escaped_slashes_action: EscapedSlashes,
+    /// Paths, by segment, at and below which escaped slashes are kept whatever happens to others. Default: none.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub keep_escaped_slashes: Vec<PathText>,
+    /// What rules on paths are asked about. Default: every_reading (ours; Istio: as_handed_on).
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub judged_paths: JudgedPaths,
+}
+
+fn yes() -> bool {
+    true
+}
+
+fn is_true(value: &bool) -> bool {
+    *value
+}
+
+fn is_false(value: &bool) -> bool {
+    !value
+}
+
+fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
 }
 
 /// What is spoken to a listener.

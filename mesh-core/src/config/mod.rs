@@ -25,6 +25,8 @@ pub mod hedge;
 pub mod identity;
 pub mod listener;
 pub mod parse;
+pub mod path;
+pub mod path_template;
 pub mod policy;
 pub mod rate_limit;
 pub mod route;
@@ -59,10 +61,12 @@ pub use policy::{
     RetryBudgetOverride, RetryCondition, RetryJitter, RetryOverride,
 };
 pub use rate_limit::RateLimit;
-pub use route::{Backend, HeaderMatch, Matches, PathMatch, QueryMatch, RequestMatch, Rewrite, Route, Rule, Test};
+pub use route::{
+    Backend, HeaderMatch, Matches, PathMatch, QueryMatch, RequestMatch, Rewrite, Route, Rule, SourceMatch, Test,
+};
 pub use schema::json_schema;
 pub use telemetry::{AccessLog, Admin, Explain, LogTarget, Metrics, Telemetry, Tracing};
 pub use value::{
-    AddressText, HeaderName, HostPattern, HostPatternKind, HostText, Method, Name, Percent, RegexText, SpiffeIdText,
-    TextPattern, TextPatternKind, TextValue, TrustDomainText, ValueError, Weight,
+    AddressText, HeaderName, HostPattern, HostPatternKind, HostText, Method, Name, PathText, Percent, RegexText,
+    SpiffeIdText, TextPattern, TextPatternKind, TextValue, TrustDomainText, ValueError, Weight,
 };

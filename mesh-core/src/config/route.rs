@@ -9,9 +9,10 @@ use serde::{Deserialize, Serialize};
 
 use super::duration::TimeSpan;
 use super::hashing::{HashPolicy, Session};
+use super::path_template::{RewriteText, TemplateText};
 use super::policy::{HedgeOverride, RetryOverride};
-use super::rule::{DirectResponse, Fault, HeaderChanges, Redirect};
-use super::value::{HeaderName, HostPattern, Method, Name, RegexText, Weight};
+use super::rule::{DirectResponse, Fault, HeaderChanges, Mirror, Redirect};
+use super::value::{HeaderName, HostPattern, Method, Name, RegexText, TextPattern, Weight};
 
 /// The rules of some hosts.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -68,6 +69,9 @@ pub struct Rule {
     /// Headers of the response that are changed on the way, the rule's own answers included. Default: none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub response_headers: Option<HeaderChanges>,
+    /// Clusters that get a copy of the requests and whose answers nobody sees. Default: none.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub mirror: Vec<Mirror>,
     /// Faults on purpose. Default: none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub fault: Option<Fault>,
@@ -120,6 +124,10 @@ pub struct Rewrite {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(regex(pattern = "^/"))]
     pub prefix: Option<String>,
+    /// The new path, put together of what the named operators of the matched template took: `/v2/{rest}` (Envoy's
+    /// `path_template_rewrite`). Needs a template with these names in every alternative.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub template: Option<RewriteText>,
 }
 
 /// Alternatives: one of them has to match. No alternative at all = everything matches.
@@ -150,6 +158,22 @@ pub struct RequestMatch {
     /// All of these hold.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub query: Vec<QueryMatch>,
+    /// Who asks. Default: anybody.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub source: Option<SourceMatch>,
+}
+
+/// A condition on who asks, by proven identity: of a listener's requests the caller, also where they are routed
+/// onward; of the application's own requests this process. Who proved none never matches.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct SourceMatch {
+    /// SPIFFE IDs: exact, `prefix*`, `*suffix`, or `*` for anybody with one. Empty: any.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub principals: Vec<TextPattern>,
+    /// The namespace in the SPIFFE ID (`/ns/<namespace>/sa/...`) is one of these (Istio's `sourceNamespace`).
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub namespaces: Vec<Name>,
 }
 
 /// A condition on the path: exactly one field.
@@ -171,6 +195,10 @@ pub struct PathMatch {
     /// An expression for the whole path.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub regex: Option<RegexText>,
+    /// A template for the whole path: `{*}` is one segment, `{**}` any number; with names, `{id}` and `{rest=**}`
+    /// (Envoy's `uri_template`).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub template: Option<TemplateText>,
 }
 
 impl PathMatch {
@@ -180,7 +208,8 @@ impl PathMatch {
         let segment = self.prefix.as_deref().map(Test::SegmentPrefix);
         let raw = self.raw_prefix.as_deref().map(Test::Prefix);
         let regex = self.regex.as_ref().map(|regex| Test::Regex(regex.as_str()));
-        [exact, segment, raw, regex].into_iter().flatten().collect()
+        let template = self.template.as_ref().map(|template| Test::Template(template.as_str()));
+        [exact, segment, raw, regex, template].into_iter().flatten().collect()
     }
 
     /// The test.
@@ -287,6 +316,8 @@ pub enum Test<'a> {
     Contains(&'a str),
     /// The expression matches all of it.
     Regex(&'a str),
+    /// The template fits all of it.
+    Template(&'a str),
     /// It is there, or is not.
     Present(bool),
 }

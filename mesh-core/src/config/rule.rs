@@ -8,7 +8,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::duration::TimeSpan;
-use super::value::{HeaderName, Percent};
+use super::value::{HeaderName, Name, Percent};
 
 /// Headers that are changed on the way: removed first, then set, then added.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
@@ -90,6 +90,23 @@ pub struct DirectResponse {
     #[serde(default, skip_serializing_if = "String::is_empty")]
     #[schemars(length(max = 4096))]
     pub body: String,
+}
+
+/// A copy of each request, or of a share, for another cluster (Envoy's `request_mirror_policies`). It is sent once, as
+/// `sheddable`, with `-shadow` at the end of its host; whatever becomes of it, the caller sees nothing of it. A request
+/// whose body is longer than 64 KiB, was not read to its end, or which asks for an upgrade has no copy.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Mirror {
+    /// The name of a cluster of this file.
+    pub cluster: Name,
+    /// The share of requests that are copied. Default: 100 (Envoy).
+    #[serde(default = "all")]
+    pub percent: Percent,
+}
+
+fn all() -> Percent {
+    Percent(100.0)
 }
 
 /// Faults on purpose, to see what callers make of them. Drawn for each request, before its first attempt.

@@ -15,12 +15,13 @@ use super::document::Document;
 use super::duration::TimeSpan;
 use super::end_user::ClaimPath;
 use super::hedge::HedgeDelay;
+use super::path_template::{RewriteText, TemplateText};
 use super::policy::CacheAttribute;
 use super::telemetry::LogTarget;
 use super::tree::{Entry, Node, Value};
 use super::value::{
-    AddressText, HeaderName, HostPattern, HostText, Method, Name, RegexText, SpiffeIdText, TextPattern, TextValue,
-    TrustDomainText, ValueError,
+    AddressText, HeaderName, HostPattern, HostText, Method, Name, PathText, RegexText, SpiffeIdText, TextPattern,
+    TextValue, TrustDomainText, ValueError,
 };
 
 /// The JSON Schema (draft 2020-12) of a configuration file, for editors.
@@ -298,7 +299,7 @@ fn takes(schema: &Json, value: &Value) -> bool {
     })
 }
 
-const FORMATS: [Format; 15] = [
+const FORMATS: [Format; 18] = [
     format::<TimeSpan>(),
     format::<HedgeDelay>(),
     format::<Name>(),
@@ -311,6 +312,9 @@ const FORMATS: [Format; 15] = [
     format::<HeaderName>(),
     format::<Method>(),
     format::<RegexText>(),
+    format::<PathText>(),
+    format::<TemplateText>(),
+    format::<RewriteText>(),
     format::<CacheAttribute>(),
     format::<LogTarget>(),
     format::<ClaimPath>(),

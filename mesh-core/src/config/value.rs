@@ -170,6 +170,10 @@ text_value!(
     TrustDomainText, "trust-domain", "a trust domain like cluster.local", syntax::parse_trust_domain
 );
 text_value!(
+    /// A path without query or fragment.
+    PathText, "path", "a path like /a/b", syntax::parse_path
+);
+text_value!(
     /// The name of an HTTP header, lower-cased.
     HeaderName, "header-name", "a header name like end-user", syntax::parse_header_name
 );
@@ -386,6 +390,7 @@ mod tests {
             ],
         );
         all_parse::<HeaderName>(&["x", "End-User"], &["", "a b", ":path", "a:"]);
+        all_parse::<PathText>(&["/", "/a/b"], &["", "a", "/a?b", "/a#b"]);
         all_parse::<Method>(&["GET", "PURGE", "purge"], &["", "get", "A B"]);
         all_parse::<RegexText>(&["/a/[0-9]+", ""], &["(", "(?=a)", "a{1000}{1000}"]);
         all_parse::<Name>(&["a", "outbound|80||x"], &["", "a b", "a\n"]);

@@ -26,6 +26,7 @@ use crate::drain::{ConnectionGuard, Drain};
 use crate::endpoint::connect::Io;
 use crate::error::{Error, ErrorKind, Side};
 use crate::identity::tls::PeerIdentity;
+use crate::route::readings::Readings;
 use crate::snapshot::ListenerPolicy;
 use crate::stream::{Ends, MeshStream};
 use crate::telemetry::peer;
@@ -177,7 +178,7 @@ impl Arrival<'_> {
         let headers = HeaderMap::new();
         let attributes = self.attributes(&headers);
         let draw = judging::draw(inbound, policy);
-        let (judged, told) = judging::judge(inbound, policy, &attributes, draw);
+        let (judged, told) = judging::judge(inbound, policy, (&attributes, &Readings::default()), draw);
         if let Some(told) = told {
             told.write(&mut record.line);
         }

@@ -12,6 +12,7 @@ use super::checks::Asking;
 use super::facts::Facts;
 use super::gate::Inside;
 use super::judging;
+use super::readings;
 use super::serve::Origin;
 use super::{Inbound, end_user};
 use crate::access::attributes::Attributes;
@@ -49,13 +50,13 @@ pub(super) async fn admit(
     context: &CallContext,
 ) -> Result<Admitted, Refused> {
     in_time(inbound, context, "the caller's deadline had passed on arrival")?;
-    let mut facts = Facts::of(inbound, origin, request, context)?;
+    let mut facts = Facts::of((inbound, &policy.paths), origin, request, context)?;
     end_user::authenticate(inbound, policy, &mut facts, request)?;
     let attributes = facts.attributes(request.headers());
     let draw = judging::draw(inbound, policy);
-    let (judged, told) = judging::judge(inbound, policy, &attributes, draw);
+    let (judged, told) = judging::judge(inbound, policy, (&attributes, &facts.readings), draw);
     // Which checks the policies demand is read of the request as it came: a check may change its headers.
-    let demanded = judged.and_then(|()| demanded(policy, &attributes, draw));
+    let demanded = judged.and_then(|()| readings::demanded(policy, (&attributes, &facts.readings), draw));
     if let Some(told) = told {
         request.extensions_mut().insert(told);
     }
@@ -100,7 +101,7 @@ fn limit(inbound: &Inbound, policy: &ListenerPolicy, about: (&Facts<'_>, &Reques
     let (now, mut rng) = (inbound.core.clock.now(), inbound.core.randomness.generator());
     let mut refused = None;
     for limit in &policy.limits {
-        let head = RequestHead::new(&facts.method, request.uri(), request.headers());
+        let head = RequestHead::new(&facts.method, request.uri(), request.headers()).asked_by(facts.principal());
         let Err(over) = limit.take(&attributes, head, (now, &mut rng)) else { continue };
         inbound.over_limit(&over.name, over.is_enforced);
         refused = refused.or(Some(over).filter(|over| over.is_enforced));

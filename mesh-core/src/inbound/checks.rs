@@ -173,8 +173,10 @@ pub(crate) fn change_query(verdict: &Verdict, uri: &mut Uri) -> Result<(), Error
 /// A check asks about the requests it matches, unless it waits to be demanded.
 fn is_for(check: &CheckPolicy, about: (&Facts<'_>, &Request<Body>)) -> bool {
     let (facts, request) = about;
-    let head = RequestHead::new(&facts.method, request.uri(), request.headers());
-    !check.is_provider_only && (check.matches.is_empty() || first_match(&check.matches, head).is_some())
+    let head = RequestHead::new(&facts.method, request.uri(), request.headers()).asked_by(facts.principal());
+    let matches = |path| first_match(&check.matches, RequestHead { path, ..head }).is_some();
+    let is_met = || matches(head.path) || facts.readings.structural().chain(facts.readings.decoded()).any(matches);
+    !check.is_provider_only && (check.matches.is_empty() || is_met())
 }
 
 /// What of a body is told; `None`: it is too long to be told.

@@ -7,18 +7,21 @@
 use std::sync::Arc;
 
 use http::uri::PathAndQuery;
-use http::{HeaderMap, HeaderValue, Request, Uri, Version, header};
+use http::{HeaderMap, HeaderValue, Method, Request, Uri, Version, header};
 
 use super::Inbound;
 use super::admission::{Refused, refusal};
 use super::serve::Origin;
 use crate::access::attributes::Attributes;
 use crate::access::jwt::EndUser;
+use crate::access::verdict::{HeaderChange, Verdict};
 use crate::body::Body;
 use crate::context::CallContext;
 use crate::error::{Error, ErrorKind};
 use crate::route::host;
-use crate::route::normalize::{Normalized, PathNormalization};
+use crate::route::normalize::Normalized;
+use crate::route::path_terms::PathTerms;
+use crate::route::readings::Readings;
 
 /// The facts of one request, normalised.
 pub(super) struct Facts<'a> {
@@ -26,6 +29,8 @@ pub(super) struct Facts<'a> {
     origin: &'a Origin,
     pub(super) method: http::Method,
     path: String,
+    /// Other ways in which the path may be read.
+    pub(super) readings: Readings,
     pub(super) query: Option<String>,
     host: String,
     protocol: &'static str,
@@ -37,13 +42,16 @@ pub(super) struct Facts<'a> {
 
 impl<'a> Facts<'a> {
     pub(super) fn of(
-        inbound: &'a Inbound,
+        (inbound, paths): (&'a Inbound, &PathTerms),
         origin: &'a Origin,
         request: &mut Request<Body>,
         context: &CallContext,
     ) -> Result<Self, Refused> {
-        settle(request).map_err(|error| Refused { error, verdict: None })?;
+        if let Some(location) = settle(request, paths).map_err(|error| Refused { error, verdict: None })? {
+            return Err(elsewhere(&location));
+        }
         Ok(Self {
+            readings: paths.readings(request.uri().path()),
             inbound,
             origin,
             method: request.method().clone(),
@@ -60,6 +68,11 @@ impl<'a> Facts<'a> {
     /// The query as it is now: a check may have changed it.
     pub(super) fn read_query(&mut self, uri: &Uri) {
         self.query = uri.query().map(str::to_owned);
+    }
+
+    /// Who asks, proven.
+    pub(super) fn principal(&self) -> Option<&str> {
+        self.origin.1.as_ref().map(|peer| peer.id.as_str())
     }
 
     pub(super) fn attributes<'b>(&'b self, headers: &'b HeaderMap) -> Attributes<'b> {
@@ -89,28 +102,45 @@ impl<'a> Facts<'a> {
     }
 }
 
-/// Brings a request to its one form, for whoever judges it and whoever reads it then.
-pub(crate) fn settle<In>(request: &mut Request<In>) -> Result<(), Error> {
-    normalise_path(request)?;
-    agree_on_host(request)
+/// Brings a request to its one form, for whoever judges it and whoever reads it then; or says where its caller has to
+/// ask for that form.
+pub(crate) fn settle<In>(request: &mut Request<In>, paths: &PathTerms) -> Result<Option<String>, Error> {
+    let uri = request.uri();
+    if uri.authority().is_some() && uri.scheme().is_none() && *request.method() != Method::CONNECT {
+        // RFC 9112, 3.2.3. `GET admin` would be a request without a path for a host of that name.
+        return Err(bad("the target is an authority".to_owned()));
+    }
+    let location = normalise_path(request, paths)?;
+    agree_on_host(request)?;
+    Ok(location)
+}
+
+/// The caller is sent to the decoded path (Envoy: 307). A location that began with `//` would name another host.
+fn elsewhere(location: &str) -> Refused {
+    let location = format!("/{}", location.trim_start_matches('/'));
+    let error = bad("the path has an escaped slash: sent to the decoded one".to_owned());
+    let to = HeaderChange::set("location", &location);
+    let verdict = Verdict { response_headers: to.into_iter().collect(), ..Verdict::deny(307) };
+    Refused { error, verdict: Some(Arc::new(verdict)) }
 }
 
 fn bad(why: String) -> Error {
     refusal(ErrorKind::BadRequest, why)
 }
 
-fn normalise_path<In>(request: &mut Request<In>) -> Result<(), Error> {
-    let Some(target) = request.uri().path_and_query().map(|target| target.as_str().to_owned()) else { return Ok(()) };
-    let normalised =
-        PathNormalization::default().apply(&target).map_err(|reason| bad(format!("path refused: {reason:?}")))?;
-    let Normalized::Target(new) = normalised else { return Ok(()) };
+fn normalise_path<In>(request: &mut Request<In>, paths: &PathTerms) -> Result<Option<String>, Error> {
+    let Some(target) = request.uri().path_and_query().map(|target| target.as_str().to_owned()) else { return Ok(None) };
+    let new = match paths.apply(&target).map_err(|reason| bad(format!("path refused: {reason:?}")))? {
+        Normalized::Target(new) => new,
+        Normalized::Redirect(location) => return Ok(Some(location)),
+    };
     if *new != *target {
         let new: PathAndQuery = new.parse().map_err(|error| bad(format!("path refused: {error}")))?;
         let mut parts = request.uri().clone().into_parts();
         parts.path_and_query = Some(new);
         *request.uri_mut() = Uri::from_parts(parts).map_err(|error| bad(format!("path refused: {error}")))?;
     }
-    Ok(())
+    Ok(None)
 }
 
 /// RFC 9112 3.2: several host fields are an error, and an authority in the target counts more than the field.

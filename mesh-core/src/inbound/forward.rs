@@ -10,11 +10,12 @@ use std::task::{Context, Poll};
 use http::{HeaderMap, Request, Response, StatusCode, Uri, header};
 use tower_service::Service;
 
-use super::tunnel;
+use super::{peer_of, tunnel};
 use crate::access::verdict::{Verdict, apply_to_response};
 use crate::body::Body;
 use crate::error::{BoxError, Error};
 use crate::outbound::ServiceClient;
+use crate::outbound::on_behalf::OnBehalf;
 use crate::outbound::overload::OVERLOADED;
 use crate::telemetry::names::header::REFUSED;
 use crate::telemetry::record::is_grpc;
@@ -46,6 +47,9 @@ impl Service<Request<Body>> for Forward {
         Box::pin(async move {
             let is_grpc = is_grpc(request.headers());
             *request.uri_mut() = with_authority(&request);
+            let peer = peer_of(request.extensions());
+            let principal = peer.as_ref().map(|peer| peer.id.as_str().into());
+            request.extensions_mut().insert(OnBehalf { principal, is_secure: peer.is_some() });
             let upgrade = tunnel::asked(&mut request);
             strip_hop_by_hop(request.headers_mut());
             if let Some(upgrade) = &upgrade {

@@ -11,6 +11,7 @@ use crate::access::attributes::Attributes;
 use crate::access::judgement::{self, Verdict};
 use crate::access::rollout::Draw;
 use crate::error::ErrorKind;
+use crate::route::readings::Readings;
 use crate::snapshot::ListenerPolicy;
 use crate::telemetry::AccessRecord;
 use crate::telemetry::names::{label, metric};
@@ -43,10 +44,11 @@ pub(super) fn draw(inbound: &Inbound, policy: &ListenerPolicy) -> Draw {
 pub(super) fn judge(
     inbound: &Inbound,
     policy: &ListenerPolicy,
-    attributes: &Attributes<'_>,
+    about: (&Attributes<'_>, &Readings),
     draw: Draw,
 ) -> (Result<(), Refused>, Option<Told>) {
-    let judgement = judgement::judge((&policy.rules, &policy.authorization), attributes, draw);
+    let ((attributes, readings), by) = (about, (&policy.rules, &*policy.authorization));
+    let judgement = judgement::judge(by, attributes, draw);
     let is_allowed = judgement.verdict.passes();
     tracing::debug!(listener = %inbound.name, rule = %judgement.verdict, is_allowed, "access judged");
     audit(policy, attributes);
@@ -62,10 +64,12 @@ pub(super) fn judge(
             would_allow: named(planned(true)),
         }
     });
-    match judgement.verdict {
-        Verdict::Allow(_) => (Ok(()), told),
-        Verdict::Deny(cause) => (Err(refused(ErrorKind::Denied, cause.to_string())), told),
+    if let Verdict::Deny(cause) = judgement.verdict {
+        return (Err(refused(ErrorKind::Denied, cause.to_string())), told);
     }
+    let Some((cause, path)) = judgement::refused_reading(by, attributes, readings, draw) else { return (Ok(()), told) };
+    let told = told.map(|told| Told { rule: cause.to_string().into(), ..told });
+    (Err(refused(ErrorKind::Denied, format!("{cause}, read as {path:?}"))), told)
 }
 
 /// Policies of action AUDIT mark what they match.

@@ -38,6 +38,7 @@ mod load;
 mod policy_channel;
 mod preface;
 mod read_ahead;
+mod readings;
 pub(crate) mod serve;
 mod socket;
 mod trailers;

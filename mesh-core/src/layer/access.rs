@@ -23,6 +23,8 @@ use crate::identity::tls::PeerIdentity;
 use crate::inbound::facts::{authority, settle};
 use crate::inbound::forward::local_reply;
 use crate::inbound::{ConnectionAddress, peer_of};
+use crate::route::path_terms::PathTerms;
+use crate::route::readings::Readings;
 use crate::telemetry::record::is_grpc;
 use crate::time::Randomness;
 
@@ -102,7 +104,7 @@ where
     }
 
     fn call(&mut self, mut request: Request<In>) -> Self::Future {
-        let judged = settle(&mut request).and_then(|()| self.terms.judge(&request));
+        let judged = settle(&mut request, &PathTerms::default()).and_then(|_| self.terms.judge(&request));
         if let Err(error) = judged {
             let reply = local_reply(&error, is_grpc(request.headers()));
             return Box::pin(std::future::ready(Ok(reply)));
@@ -123,9 +125,14 @@ impl AccessLayer {
             let would_pass = planned.passes();
             tracing::info!(listener = %self.listener, rule = planned.name(), would_pass, "access rule is not in force here");
         }
-        match judgement.verdict {
-            Verdict::Allow(_) => Ok(()),
-            Verdict::Deny(cause) => {
+        let readings = Readings::of(attributes.path);
+        let cause = match judgement.verdict {
+            Verdict::Allow(_) => judgement::refused_reading((&self.rules, &policies), &attributes, &readings, draw),
+            Verdict::Deny(cause) => Some((cause, attributes.path)),
+        };
+        match cause {
+            None => Ok(()),
+            Some((cause, _)) => {
                 tracing::info!(listener = %self.listener, rule = cause.name(), reason = %cause, "request denied");
                 Err(Error::new(ErrorKind::Denied, "refused by an access rule").with_side(Side::Inbound))
             }

@@ -19,6 +19,7 @@ use crate::inbound::checks::change_query;
 use crate::inbound::facts::settle;
 use crate::inbound::forward::{check_reply, local_reply};
 use crate::inbound::peer_of;
+use crate::route::path_terms::PathTerms;
 use crate::telemetry::record::is_grpc;
 use crate::time::{Clock, SystemClock};
 
@@ -100,7 +101,7 @@ where
     fn call(&mut self, mut request: Request<In>) -> Self::Future {
         let (mut inner, terms) = (self.inner.clone(), self.terms.clone());
         Box::pin(async move {
-            if let Err(error) = settle(&mut request) {
+            if let Err(error) = settle(&mut request, &PathTerms::default()) {
                 return Ok(local_reply(&error, is_grpc(request.headers())));
             }
             let peer = peer_of(request.extensions());

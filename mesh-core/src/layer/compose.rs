@@ -8,6 +8,7 @@
 //!   trailers is not retried.
 //! - A copy of a late request goes to the same endpoint if there is no other; the client sends none.
 //! - A place under the concurrency limit is free again at the head of a response, not at its end.
+//! - Requests are not mirrored.
 //! - Errors name neither the rule nor the number of attempts.
 
 use std::sync::Arc;
@@ -81,10 +82,12 @@ async fn route(core: Arc<Core>, request: Request<Body>) -> Result<Response<Body>
     headers::make_absolute(&mut head);
     let authority = head.uri.authority().map(ToString::to_string);
     let authority = authority.ok_or_else(|| Error::new(ErrorKind::BadRequest, "the request names no host"))?;
-    let matched = snapshot.routes.lookup(&authority, RequestHead::new(&head.method, &head.uri, &head.headers));
+    let own = core.telemetry.principal();
+    let asked = RequestHead::new(&head.method, &head.uri, &head.headers).asked_by(own.as_deref());
+    let matched = snapshot.routes.lookup(&authority, asked);
     let matched =
         matched.map_err(|_| Error::new(ErrorKind::NoRoute, format!("no route for {authority}{}", head.uri.path())))?;
-    let (action, prefix) = (&matched.rule.action, matched.prefix_len);
+    let (action, taken) = (&matched.rule.action, matched.taken());
     let changed = |mut response: Response<Body>| {
         if let Some(changes) = &action.response_headers {
             changes.apply(response.headers_mut());
@@ -93,7 +96,7 @@ async fn route(core: Arc<Core>, request: Request<Body>) -> Result<Response<Body>
     };
     let target = match &action.to {
         To::Backends(split) => split.pick(&mut rng),
-        To::Answer(answer) => return Ok(changed(answer.respond(&head.uri, prefix)?)),
+        To::Answer(answer) => return Ok(changed(answer.respond(&head.uri, taken.prefix)?)),
     };
     let cluster = &target.cluster;
     let inherited = CallContext::current();
@@ -101,7 +104,7 @@ async fn route(core: Arc<Core>, request: Request<Body>) -> Result<Response<Body>
     let is_bound = ties.is_bound();
     head.extensions.insert(Arc::new(ties));
     if let Some(rewrite) = &action.rewrite {
-        rewrite.apply(&mut head.uri, &mut head.headers, prefix)?;
+        rewrite.apply(&mut head.uri, &mut head.headers, taken)?;
     }
     action.request_headers.apply(&mut head.headers);
     head.extensions.insert(Tried::default());

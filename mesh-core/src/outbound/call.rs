@@ -1,6 +1,6 @@
 //! The story of one outbound request, told in order.
 //!
-//! route -> deadline -> faults -> cluster -> admission -> attempts (pick, send, judge, again?) -> response.
+//! route -> deadline -> faults -> cluster -> admission -> copies -> attempts (pick, send, judge, again?) -> response.
 //! Every decision is an engine's; this file only asks them in order. Invariant: one snapshot through
 //! all attempts, and every attempt is judged exactly once at its endpoint.
 
@@ -24,6 +24,7 @@ use crate::load_report;
 use crate::outbound::affinity::Ties;
 use crate::outbound::attempt::{self, Outgoing};
 use crate::outbound::body::{Open, ResponseBody};
+use crate::outbound::mirror::Copies;
 use crate::outbound::peek::Received;
 use crate::outbound::race::Lead;
 use crate::outbound::replay::Replay;
@@ -51,7 +52,9 @@ pub(crate) async fn call(
 ) -> Result<Response<Body>, Error> {
     let snapshot = core.snapshot.load_full();
     let mut call = Call::begin(core, snapshot, request);
-    match call.run(cluster).await {
+    let done = call.run(cluster).await;
+    call.send_copies();
+    match done {
         Ok(Done::Received(received, taken)) => Ok(call.respond((*received, taken))),
         Ok(Done::Answered(response)) => Ok(call.answer(response)),
         Err(error) => Err(call.fail(error)),
@@ -80,6 +83,8 @@ pub(super) struct Call<'a> {
     /// What its rule does to the headers of the response.
     pub(super) response_changes: Option<Arc<HeaderChanges>>,
     pub(super) trail: Trail,
+    /// Copies for other clusters that wait for the end of its body.
+    pub(super) copies: Option<Copies>,
 }
 
 /// How a call ended.
@@ -142,6 +147,7 @@ impl<'a> Call<'a> {
             hides_load: false,
             response_changes: None,
             trail,
+            copies: None,
         }
     }
 
@@ -162,6 +168,7 @@ impl<'a> Call<'a> {
         cluster.refuse_if_broken(start)?;
         self.admitted = Some(self.admit(cluster)?);
         let dialer = core.dialer()?;
+        self.mirror(&terms.mirrors, terms.route);
         let is_idempotent = self.is_idempotent(&terms);
         let reach = terms.retry.reach(&self.head.headers, self.callers_attempt());
         let mut retry = RetryState::reaching(reach, (Arc::clone(&terms.retry), Arc::clone(&cluster.budget)), start);

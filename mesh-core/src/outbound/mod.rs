@@ -34,6 +34,8 @@ pub(crate) mod fault;
 mod grpc;
 pub(crate) mod headers;
 mod kept;
+mod mirror;
+pub(crate) mod on_behalf;
 pub(crate) mod overload;
 mod peek;
 mod race;

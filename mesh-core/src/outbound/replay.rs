@@ -96,6 +96,17 @@ impl Replay {
         matches!(self.kind, Kind::Buffered(_))
     }
 
+    /// The whole body, if it is held: in memory from the start, or sent to its end and kept.
+    pub fn whole(&self) -> Option<Bytes> {
+        let stream = match &self.kind {
+            Kind::Buffered(bytes) => return Some(bytes.clone()),
+            Kind::Streamed(stream) => lock(stream),
+        };
+        let kept = stream.kept_bytes as u64;
+        let is_ended = stream.is_ended || stream.length == Some(kept);
+        (is_ended && !stream.is_lost).then(|| stream.kept.concat().into())
+    }
+
     /// The same body for an attempt beside this one. A streamed one is shared, so that the latest attempt
     /// takes it over.
     #[must_use]
@@ -266,6 +277,17 @@ mod tests {
         let replay = Replay::new(streamed(&["abcd", "efgh"]), 6);
         assert_eq!(replay.attempt().collect_up_to(64).await.unwrap(), "abcdefgh");
         assert!(!replay.is_replayable());
+    }
+
+    #[tokio::test]
+    async fn the_whole_body_is_known_once_it_was_sent_and_only_if_it_was_kept() {
+        assert_eq!(Replay::new("hello".into(), 0).whole().unwrap(), "hello");
+        for (cap, expected) in [(8, Some("abcdefgh")), (6, None)] {
+            let replay = Replay::new(streamed(&["abcd", "efgh"]), cap);
+            assert_eq!(replay.whole(), None);
+            replay.attempt().collect_up_to(64).await.unwrap();
+            assert_eq!(replay.whole().as_deref(), expected.map(str::as_bytes));
+        }
     }
 
     #[tokio::test]

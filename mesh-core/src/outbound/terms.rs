@@ -3,10 +3,12 @@
 //! Decides: nothing; the routes do, and a draw of the rule's split. Never: sends. Invariant: what binds the
 //! request to an endpoint is read from it as it came, before it is rewritten.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use http::Response;
+use http::uri::Scheme;
+use http::{Response, Uri};
 
 use crate::body::Body;
 use crate::cluster::group::{Cluster, Wanted};
@@ -16,6 +18,7 @@ use crate::outbound::affinity::Ties;
 use crate::outbound::call::Call;
 use crate::outbound::headers;
 use crate::outbound::kept::split_draw;
+use crate::outbound::on_behalf::OnBehalf;
 use crate::outbound::trail::{Level, Why};
 use crate::policy::fault::Fault;
 use crate::policy::hedge::Hedging;
@@ -23,7 +26,7 @@ use crate::policy::retry::RetryPolicy;
 use crate::route::affinity::Affinity;
 use crate::route::matcher::RequestHead;
 use crate::route::table::Miss;
-use crate::snapshot::{Snapshot, To};
+use crate::snapshot::{Mirror, Snapshot, To};
 
 /// Where a call goes and under which terms; of a rule, or the defaults when a cluster was named.
 pub(super) struct Terms {
@@ -39,6 +42,8 @@ pub(super) struct Terms {
     pub(super) retry: Arc<RetryPolicy>,
     pub(super) hedge: Option<Arc<Hedging>>,
     pub(super) fault: Option<Fault>,
+    /// Who gets copies.
+    pub(super) mirrors: Arc<[Mirror]>,
 }
 
 /// The retry policy of a request to a cluster that was named, where the mesh-wide one is not meant.
@@ -74,19 +79,23 @@ impl Call<'_> {
                 "the request names no host: use an absolute URI or a Host header",
             ));
         }
-        let head = RequestHead::new(&self.head.method, &self.head.uri, &self.head.headers);
+        let caller = self.head.extensions.get::<OnBehalf>().cloned();
+        let own = self.record.line.principal.clone();
+        let principal = caller.as_ref().map_or(own.as_deref(), |caller| caller.principal.as_deref());
+        let head = RequestHead::new(&self.head.method, &self.head.uri, &self.head.headers).asked_by(principal);
         let matched = snapshot.routes.lookup(authority, head).map_err(|miss| {
             let what = if miss == Miss::NoHost { "no route has the host" } else { "no rule matches" };
             Error::new(ErrorKind::NoRoute, format!("{what}: {} {authority}{}", self.head.method, self.head.uri.path()))
         })?;
-        let (action, prefix) = (&matched.rule.action, matched.prefix_len);
+        let (action, taken) = (&matched.rule.action, matched.taken());
         self.place.route = Some(action.name.to_string());
         self.record.line.route = Some(Arc::clone(&action.name));
         self.response_changes.clone_from(&action.response_headers);
         let split = match &action.to {
             To::Backends(split) => split,
             To::Answer(answer) => {
-                let answered = answer.respond(&self.head.uri, prefix).map(Routed::Answered);
+                let uri = as_asked(&self.head.uri, caller.as_ref());
+                let answered = answer.respond(&uri, taken.prefix).map(Routed::Answered);
                 return answered.map_err(|error| Error::new(ErrorKind::BadRequest, format!("no answer fits: {error}")));
             }
         };
@@ -94,7 +103,7 @@ impl Call<'_> {
         let (cluster, subset) = (Arc::clone(&target.cluster), target.subset);
         self.going_to(&cluster, Some(&action.affinity));
         if let Some(rewrite) = &action.rewrite {
-            rewrite.apply(&mut self.head.uri, &mut self.head.headers, prefix).map_err(|error| {
+            rewrite.apply(&mut self.head.uri, &mut self.head.headers, taken).map_err(|error| {
                 Error::new(ErrorKind::BadRequest, format!("the rewritten target is not valid: {error}"))
             })?;
         }
@@ -112,6 +121,7 @@ impl Call<'_> {
             retry: Arc::clone(&action.retry),
             hedge: action.hedge.clone(),
             fault: action.fault,
+            mirrors: Arc::clone(&action.mirrors),
         }))
     }
 
@@ -135,6 +145,7 @@ impl Call<'_> {
             retry: Arc::clone(own.unwrap_or(&defaults.retry)),
             hedge: None,
             fault: None,
+            mirrors: Arc::default(),
         })
     }
 
@@ -150,4 +161,12 @@ impl Call<'_> {
         self.record.line.cluster = Some(Arc::clone(&cluster.name));
         self.record.facts.service = Arc::clone(&cluster.settings.service);
     }
+}
+
+/// The target as the caller wrote it: a forwarding listener knows whether that was over TLS, the target does not.
+fn as_asked<'u>(uri: &'u Uri, caller: Option<&OnBehalf>) -> Cow<'u, Uri> {
+    let Some(caller) = caller else { return Cow::Borrowed(uri) };
+    let mut parts = uri.clone().into_parts();
+    parts.scheme = Some(if caller.is_secure { Scheme::HTTPS } else { Scheme::HTTP });
+    Uri::from_parts(parts).map_or(Cow::Borrowed(uri), Cow::Owned)
 }

@@ -13,6 +13,7 @@ use http::{HeaderMap, HeaderName, Method, Uri};
 use percent_encoding::percent_decode;
 
 use super::path::PathMatcher;
+use super::source::SourceMatcher;
 use super::value::ValueMatcher;
 
 /// What a matcher may look at.
@@ -26,12 +27,20 @@ pub struct RequestHead<'a> {
     pub query: Option<&'a str>,
     /// The headers.
     pub headers: &'a HeaderMap,
+    /// Who asks, proven.
+    pub principal: Option<&'a str>,
 }
 
 impl<'a> RequestHead<'a> {
     /// The head of an `http` request. An absolute URI without a path asks for `/`.
     pub fn new(method: &'a Method, uri: &'a Uri, headers: &'a HeaderMap) -> Self {
-        Self { method, path: uri.path(), query: uri.query(), headers }
+        Self { method, path: uri.path(), query: uri.query(), headers, principal: None }
+    }
+
+    /// The same head, asked by this SPIFFE ID.
+    #[must_use]
+    pub fn asked_by(self, principal: Option<&'a str>) -> Self {
+        Self { principal, ..self }
     }
 }
 
@@ -46,6 +55,8 @@ pub struct RequestMatch {
     pub headers: Vec<HeaderMatcher>,
     /// Query parameter conditions.
     pub query: Vec<QueryMatcher>,
+    /// Who asks; `None`: anybody.
+    pub source: Option<SourceMatcher>,
 }
 
 impl RequestMatch {
@@ -65,6 +76,9 @@ impl RequestMatch {
         if let Some(header) = self.headers.iter().find(|header| !header.matches(head.headers)) {
             return Some(Condition::Header(header));
         }
+        if let Some(source) = self.source.as_ref().filter(|source| !source.matches(head.principal)) {
+            return Some(Condition::Source(source));
+        }
         self.query.iter().find(|query| !query.matches(head.query)).map(Condition::Query)
     }
 
@@ -78,6 +92,7 @@ impl RequestMatch {
         path && self.methods.covers(&other.methods)
             && self.headers.iter().all(|header| other.headers.contains(header))
             && self.query.iter().all(|query| other.query.contains(query))
+            && (self.source.is_none() || self.source == other.source)
     }
 }
 
@@ -100,6 +115,8 @@ pub enum Condition<'a> {
     Header(&'a HeaderMatcher),
     /// A query parameter.
     Query(&'a QueryMatcher),
+    /// Who asks.
+    Source(&'a SourceMatcher),
 }
 
 impl fmt::Display for Condition<'_> {
@@ -109,6 +126,7 @@ impl fmt::Display for Condition<'_> {
             Self::Method(methods) => write!(f, "method: {methods}"),
             Self::Header(header) => write!(f, "header {header}"),
             Self::Query(query) => write!(f, "query {}: {}", query.name, query.value),
+            Self::Source(_) => f.write_str("source"),
         }
     }
 }

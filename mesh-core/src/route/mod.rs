@@ -13,11 +13,15 @@ pub mod host;
 pub mod matcher;
 pub mod normalize;
 pub mod path;
+pub mod path_terms;
+pub mod readings;
 pub mod rewrite;
 pub mod session;
+pub mod source;
 pub mod specificity;
 pub mod split;
 pub mod table;
+pub mod template;
 pub mod value;
 
 #[cfg(test)]

@@ -141,7 +141,7 @@ fn hex_byte(digits: &str) -> Result<u8, BadPath> {
 }
 
 /// RFC 3986, 5.2.4: `..` takes away the segment before it and never climbs above the root.
-fn without_dot_segments(path: &str) -> String {
+pub(super) fn without_dot_segments(path: &str) -> String {
     let mut kept: Vec<&str> = Vec::new();
     let mut segments = path.strip_prefix('/').unwrap_or(path).split('/').peekable();
     while let Some(segment) = segments.next() {
@@ -162,7 +162,7 @@ fn without_dot_segments(path: &str) -> String {
     format!("/{}", kept.join("/"))
 }
 
-fn merge_slashes(path: &str) -> String {
+pub(super) fn merge_slashes(path: &str) -> String {
     let mut out = String::with_capacity(path.len());
     for character in path.chars() {
         if character != '/' || !out.ends_with('/') {

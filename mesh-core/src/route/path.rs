@@ -7,6 +7,7 @@
 
 use std::fmt;
 
+use super::template::PathTemplate;
 use super::value::{FullRegex, Text};
 
 /// A pattern for the path.
@@ -20,6 +21,8 @@ pub enum PathMatcher {
     RawPrefix(Text),
     /// The whole path, by regular expression.
     Regex(FullRegex),
+    /// The whole path, by template.
+    Template(PathTemplate),
 }
 
 impl PathMatcher {
@@ -43,7 +46,12 @@ impl PathMatcher {
         FullRegex::new(pattern).map(Self::Regex)
     }
 
-    /// The same matcher, blind to ASCII case. No effect on a regex: write `(?i)`.
+    /// Matches paths that fit a template (`/v1/{*}/x/{**}`) from end to end.
+    pub fn template(text: &str) -> Result<Self, String> {
+        PathTemplate::parse(text).map(Self::Template)
+    }
+
+    /// The same matcher, blind to ASCII case. No effect on a regex (write `(?i)`) or a template.
     #[must_use]
     pub fn ignore_case(mut self) -> Self {
         if let Self::Exact(text) | Self::Prefix(text) | Self::RawPrefix(text) = &mut self {
@@ -60,6 +68,7 @@ impl PathMatcher {
             Self::Prefix(text) => text.starts(bytes) && ends_segment(text, bytes),
             Self::RawPrefix(text) => text.starts(bytes),
             Self::Regex(regex) => regex.matches(bytes),
+            Self::Template(template) => template.matches(path),
         }
     }
 
@@ -67,7 +76,7 @@ impl PathMatcher {
     pub fn prefix_len(&self) -> Option<usize> {
         match self {
             Self::Prefix(text) | Self::RawPrefix(text) => Some(text.as_str().len()),
-            Self::Exact(_) | Self::Regex(_) => None,
+            Self::Exact(_) | Self::Regex(_) | Self::Template(_) => None,
         }
     }
 
@@ -75,6 +84,7 @@ impl PathMatcher {
     pub fn covers(&self, other: &Self) -> bool {
         match (self, other) {
             (Self::Regex(mine), Self::Regex(theirs)) => return mine == theirs,
+            (Self::Template(mine), Self::Template(theirs)) => return mine == theirs,
             (Self::Exact(_), Self::Prefix(_) | Self::RawPrefix(_)) => return false,
             _ => {}
         }
@@ -95,7 +105,7 @@ impl PathMatcher {
     fn text(&self) -> Option<&Text> {
         match self {
             Self::Exact(text) | Self::Prefix(text) | Self::RawPrefix(text) => Some(text),
-            Self::Regex(_) => None,
+            Self::Regex(_) | Self::Template(_) => None,
         }
     }
 }
@@ -108,6 +118,7 @@ impl fmt::Display for PathMatcher {
             Self::Prefix(text) => write!(f, "prefix `{text}`"),
             Self::RawPrefix(text) => write!(f, "raw prefix `{text}`"),
             Self::Regex(regex) => write!(f, "regex `{regex}`"),
+            Self::Template(template) => write!(f, "template `{template}`"),
         }
     }
 }

@@ -7,11 +7,32 @@
 use http::uri::{Authority, PathAndQuery};
 use http::{HeaderMap, HeaderValue, Uri, header};
 
-/// A host rewrite, a prefix rewrite, both or none.
+use super::template::PathTemplate;
+use crate::config::path_template::{RewritePart, RewriteText};
+use crate::config::value::TextValue;
+
+/// A host rewrite, a path rewrite, both or none.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Rewrite {
     host: Option<(Authority, HeaderValue)>,
-    prefix: Option<Box<str>>,
+    path: Option<NewPath>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum NewPath {
+    /// Instead of the matched prefix.
+    Prefix(Box<str>),
+    /// Put together of what the matched template's operators took.
+    Template(RewriteText),
+}
+
+/// What a match took of the path.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Taken<'t> {
+    /// Its first bytes, if it was a prefix match.
+    pub prefix: Option<usize>,
+    /// What its operators stand for, if it was a match by template.
+    pub template: Option<&'t PathTemplate>,
 }
 
 impl Rewrite {
@@ -24,32 +45,40 @@ impl Rewrite {
                 return Err(format!("rewrite prefix `{prefix}` is not a path"));
             }
         }
-        Ok(Self { host, prefix: prefix.map(Into::into) })
+        Ok(Self { host, path: prefix.map(|prefix| NewPath::Prefix(prefix.into())) })
     }
 
-    /// Whether it needs to know which prefix matched.
-    pub fn has_prefix(&self) -> bool {
-        self.prefix.is_some()
+    /// The same rewrite with a path put together of what the matched template's operators took: `/v2/{rest}`.
+    pub fn with_template(mut self, text: &str) -> Result<Self, String> {
+        let template = RewriteText::parse(text).map_err(|error| format!("`{text}`: {}", error.message))?;
+        self.path = Some(NewPath::Template(template));
+        Ok(self)
     }
 
     /// Whether it changes nothing.
     pub fn is_none(&self) -> bool {
-        self.host.is_none() && self.prefix.is_none()
+        self.host.is_none() && self.path.is_none()
     }
 
-    /// Rewrites a request. `matched` is the length of the matched prefix (`Matched::prefix_len`);
-    /// without one the path stays.
+    /// Rewrites a request whose match took this of its path. Without the kind of match that the rewrite is for, the
+    /// path stays.
     ///
     /// The new authority goes wherever the old one is: into the URI, the `host` header or both; if
     /// there is none, into the header. On an error the request is unchanged.
-    pub fn apply(&self, uri: &mut Uri, headers: &mut HeaderMap, matched: Option<usize>) -> Result<(), http::Error> {
+    pub fn apply(&self, uri: &mut Uri, headers: &mut HeaderMap, taken: Taken<'_>) -> Result<(), http::Error> {
         let mut parts = uri.clone().into_parts();
         let in_uri = parts.authority.is_some();
         if let (true, Some((authority, _))) = (in_uri, &self.host) {
             parts.authority = Some(authority.clone());
         }
-        if let (Some(prefix), Some(matched)) = (&self.prefix, matched) {
-            parts.path_and_query = Some(replace_prefix(uri, prefix, matched)?);
+        match (&self.path, taken) {
+            (Some(NewPath::Prefix(prefix)), Taken { prefix: Some(matched), .. }) => {
+                parts.path_and_query = Some(replace_prefix(uri, prefix, matched)?);
+            }
+            (Some(NewPath::Template(rewrite)), Taken { template: Some(matched), .. }) => {
+                parts.path_and_query = Some(with_query(fill(rewrite, matched, uri.path()), uri)?);
+            }
+            _ => {}
         }
         *uri = Uri::from_parts(parts)?;
         if let Some((_, value)) = self.host.as_ref().filter(|_| !in_uri || headers.contains_key(header::HOST)) {
@@ -72,7 +101,20 @@ fn is_path(prefix: &str) -> bool {
 
 pub(super) fn replace_prefix(uri: &Uri, prefix: &str, matched: usize) -> Result<PathAndQuery, http::Error> {
     let rest = uri.path().get(matched..).unwrap_or_default();
-    let mut path = join(prefix, rest);
+    with_query(join(prefix, rest), uri)
+}
+
+fn fill(rewrite: &RewriteText, matched: &PathTemplate, path: &str) -> String {
+    let parts = rewrite.parts().iter().map(|part| match part {
+        RewritePart::Literal(text) => text.as_str(),
+        RewritePart::Captured(name) => matched.captured(path, name).unwrap_or_default(),
+    });
+    let path = parts.collect::<String>();
+    // What an operator took may begin with a slash: `//x` would read as an authority elsewhere.
+    if path.starts_with("//") { format!("/{}", path.trim_start_matches('/')) } else { path }
+}
+
+fn with_query(mut path: String, uri: &Uri) -> Result<PathAndQuery, http::Error> {
     if let Some(query) = uri.query() {
         path.push('?');
         path.push_str(query);
@@ -116,7 +158,7 @@ mod tests {
             let len = crate::route::PathMatcher::prefix(matched).unwrap().prefix_len();
             let rewrite = Rewrite::new(None, Some(prefix)).unwrap();
             let mut uri: Uri = target.parse().unwrap();
-            rewrite.apply(&mut uri, &mut HeaderMap::new(), len).unwrap();
+            rewrite.apply(&mut uri, &mut HeaderMap::new(), Taken { prefix: len, template: None }).unwrap();
             assert_eq!(uri.to_string(), expected, "{target} {matched} {prefix}");
         }
     }
@@ -131,8 +173,27 @@ mod tests {
         ] {
             let mut uri: Uri = target.parse().unwrap();
             let rewrite = Rewrite::new(None, Some(prefix)).unwrap();
-            rewrite.apply(&mut uri, &mut HeaderMap::new(), Some(matched.len())).unwrap();
+            let taken = Taken { prefix: Some(matched.len()), template: None };
+            rewrite.apply(&mut uri, &mut HeaderMap::new(), taken).unwrap();
             assert_eq!(uri.to_string(), expected, "{target} {matched} {prefix}");
+        }
+    }
+
+    #[test]
+    fn a_path_is_put_together_of_what_a_template_took() {
+        let template = PathTemplate::parse("/{lang}/x/{rest=**}").unwrap();
+        for (target, rewrite, expected) in [
+            ("/de/x/a/b?q=/", "/v2/{rest}/{lang}", "/v2/a/b/de?q=/"),
+            ("/de/x/a%2Fb", "/{rest}", "/a%2Fb"),
+            ("/de/x//evil", "/{rest}", "/evil"),
+            ("/de/x/", "/{rest}", "/"),
+            ("/de/x/a", "/{lang}-{rest}.html", "/de-a.html"),
+        ] {
+            let mut uri: Uri = target.parse().unwrap();
+            let rewrite = Rewrite::default().with_template(rewrite).unwrap();
+            let taken = Taken { prefix: None, template: Some(&template) };
+            rewrite.apply(&mut uri, &mut HeaderMap::new(), taken).unwrap();
+            assert_eq!(uri.to_string(), expected, "{target}");
         }
     }
 
@@ -150,7 +211,7 @@ mod tests {
             if let Some(host) = host {
                 headers.insert(header::HOST, HeaderValue::from_static(host));
             }
-            rewrite.apply(&mut uri, &mut headers, None).unwrap();
+            rewrite.apply(&mut uri, &mut headers, Taken::default()).unwrap();
             assert_eq!(uri.to_string(), expected_uri);
             assert_eq!(headers.get(header::HOST).map(|value| value.to_str().unwrap()), expected_host);
         }
@@ -170,7 +231,7 @@ mod tests {
     #[test]
     fn without_a_matched_prefix_the_path_stays() {
         let mut uri: Uri = "/a/b".parse().unwrap();
-        Rewrite::new(None, Some("/x")).unwrap().apply(&mut uri, &mut HeaderMap::new(), None).unwrap();
+        Rewrite::new(None, Some("/x")).unwrap().apply(&mut uri, &mut HeaderMap::new(), Taken::default()).unwrap();
         assert_eq!(uri, "/a/b");
     }
 }

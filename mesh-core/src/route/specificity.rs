@@ -37,6 +37,7 @@ fn rank(alternative: Option<&RequestMatch>) -> Rank {
     let (kind, length) = match &conditions.path {
         Some(PathMatcher::Exact(text)) => (3, text.as_str().len()),
         Some(PathMatcher::Regex(regex)) => (2, regex.as_str().len()),
+        Some(PathMatcher::Template(template)) => (2, template.as_str().len()),
         Some(PathMatcher::Prefix(text) | PathMatcher::RawPrefix(text)) => (1, text.as_str().len()),
         // No path is the prefix `/` (Gateway API's default).
         None => (1, 0),

@@ -7,6 +7,9 @@
 
 use super::host::{HostIndex, HostPattern};
 use super::matcher::{RequestHead, RequestMatch, first_match};
+use super::path::PathMatcher;
+use super::rewrite::Taken;
+use super::template::PathTemplate;
 
 /// All virtual hosts of a configuration.
 #[derive(Debug)]
@@ -48,6 +51,15 @@ pub struct Matched<'t, T> {
     pub rule_index: usize,
     /// Bytes of the path taken by a prefix match; `None` if it was no prefix match.
     pub prefix_len: Option<usize>,
+    /// The template that matched; `None` if none did.
+    pub template: Option<&'t PathTemplate>,
+}
+
+impl<'t, T> Matched<'t, T> {
+    /// What the match took of the path, for a rewrite.
+    pub fn taken(&self) -> Taken<'t> {
+        Taken { prefix: self.prefix_len, template: self.template }
+    }
 }
 
 /// Why no rule was found.
@@ -100,8 +112,8 @@ impl<T> RouteTable<T> {
         let host = self.virtual_host(authority).ok_or(Miss::NoHost)?;
         for (rule_index, rule) in host.rules.iter().enumerate() {
             if let Some(alternative) = first_match(&rule.matches, head) {
-                let prefix_len = prefix_len(alternative);
-                return Ok(Matched { rule, host: &host.name, rule_index, prefix_len });
+                let (prefix_len, template) = (prefix_len(alternative), template(alternative));
+                return Ok(Matched { rule, host: &host.name, rule_index, prefix_len, template });
             }
         }
         Err(Miss::NoRule)
@@ -171,6 +183,13 @@ fn prefix_len(alternative: Option<&RequestMatch>) -> Option<usize> {
     match alternative.and_then(|alternative| alternative.path.as_ref()) {
         Some(path) => path.prefix_len(),
         None => Some(0),
+    }
+}
+
+fn template(alternative: Option<&RequestMatch>) -> Option<&PathTemplate> {
+    match alternative?.path.as_ref()? {
+        PathMatcher::Template(template) => Some(template),
+        _ => None,
     }
 }
 

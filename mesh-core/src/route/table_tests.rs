@@ -29,7 +29,7 @@ fn rule_set(spec: &Value) -> RouteTable<()> {
 
 fn head<'a>(method: &'a Method, target: &'a str, headers: &'a HeaderMap) -> RequestHead<'a> {
     let (path, query) = target.split_once('?').map_or((target, None), |(path, query)| (path, Some(query)));
-    RequestHead { method, path, query, headers }
+    RequestHead { method, path, query, headers, principal: None }
 }
 
 #[test]
@@ -206,6 +206,7 @@ fn compiled((kind, path, post, user): &NaiveRule) -> RequestMatch {
         methods: MethodMatcher::new(&methods).unwrap(),
         headers: user.iter().map(header).collect(),
         query: vec![],
+        source: None,
     }
 }
 

@@ -47,6 +47,7 @@ pub(super) fn request_match(spec: &Value) -> RequestMatch {
         methods: MethodMatcher::new(&methods).unwrap(),
         headers: list("headers").iter().map(header_matcher).collect(),
         query: list("query").iter().map(query).collect(),
+        source: None,
     }
 }
 

@@ -81,6 +81,11 @@ pub mod metric {
     /// Faults on purpose.
     pub const FAULTS: Metric =
         Metric::new("libmesh_faults_injected_total", "Requests that were delayed or aborted on purpose.");
+    /// Copies for other clusters.
+    pub const MIRRORED: Metric = Metric::new(
+        "libmesh_mirrored_requests_total",
+        "Copies of requests for a cluster that mirrors, by outcome: answered, failed, no_place, body_not_held, upgrade.",
+    );
     /// Hedges sent.
     pub const HEDGES: Metric =
         Metric::new("libmesh_hedges_total", "Copies of a request sent before the first was answered.");

@@ -66,6 +66,11 @@ impl Telemetry {
         self.registry.counter(&metric::FAULTS, &[(label::CLUSTER, cluster), (label::REASON, fault)]).inc();
     }
 
+    /// A copy of a request for this cluster came to its end, or was not sent.
+    pub fn mirrored(&self, cluster: &str, outcome: &'static str) {
+        self.registry.counter(&metric::MIRRORED, &[(label::CLUSTER, cluster), (label::OUTCOME, outcome)]).inc();
+    }
+
     /// A retry was decided.
     pub fn retried(&self, cluster: &str) {
         self.registry.counter(&metric::RETRIES, &[(label::CLUSTER, cluster)]).inc();

@@ -2,10 +2,10 @@
 
 use super::cidr::Cidr;
 use super::field::{Field, Value};
-use super::path_template::PathTemplate;
 use crate::access::attributes::Attributes;
 use crate::access::rbac::Pattern;
 use crate::route::host;
+use crate::route::template::PathTemplate;
 
 /// A field and what is asked of it. An empty list asks for nothing.
 #[derive(Debug, Clone, PartialEq, Eq)]

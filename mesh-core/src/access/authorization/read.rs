@@ -9,11 +9,11 @@ use std::sync::Arc;
 use super::cidr::Cidr;
 use super::condition::{Condition, Test};
 use super::field::Field;
-use super::path_template::PathTemplate;
 use super::{Action, MeshNames, Policies, Policy, Rule, Workload};
 use crate::access::rbac::Pattern;
 use crate::access::rollout::Rollout;
 use crate::config::authorization as written;
+use crate::route::template::PathTemplate;
 
 /// Something wrong with a document: where, and what to do.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -242,7 +242,7 @@ impl Reader<'_> {
     fn read_value(&self, reading: Reading, value: &str) -> Result<Vec<Test>, String> {
         let one = match reading {
             Reading::Principal => return self.principal(value),
-            Reading::Path if PathTemplate::is_template(value) => Test::Template(PathTemplate::parse(value)?),
+            Reading::Path if PathTemplate::is_template(value) => Test::Template(PathTemplate::without_names(value)?),
             Reading::Text | Reading::Path => Test::Text(pattern(value)?),
             Reading::Host => Test::AnyCase(pattern(&value.to_ascii_lowercase())?),
             Reading::Block => Test::Block(Cidr::parse(value).ok_or("not an IP address or CIDR block")?),

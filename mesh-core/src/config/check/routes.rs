@@ -4,7 +4,7 @@ use super::{Report, shadow};
 use crate::config::access::AccessRule;
 use crate::config::diagnostic::Path;
 use crate::config::document::Document;
-use crate::config::route::{HeaderMatch, Matches, RequestMatch, Rule, Test};
+use crate::config::route::{HeaderMatch, Matches, RequestMatch, Rule, SourceMatch, Test};
 use crate::config::rule::{HeaderChanges, unchangeable};
 use crate::config::value::{SpiffeIdText, TextPattern, TextPatternKind, TextValue};
 
@@ -40,6 +40,10 @@ fn check_rule(rule: &Rule, path: &Path<'_>, clusters: &[&str], report: &mut Repo
     for (index, backend) in rule.backends.iter().enumerate() {
         report.refer(&backends.index(index).field("cluster"), ("cluster", backend.cluster.as_str()), clusters);
     }
+    let mirror = path.field("mirror");
+    for (index, copy) in rule.mirror.iter().enumerate() {
+        report.refer(&mirror.index(index).field("cluster"), ("cluster", copy.cluster.as_str()), clusters);
+    }
     check_answer(rule, path, report);
     check_header_changes(rule.request_headers.as_ref(), &path.field("request_headers"), report);
     check_header_changes(rule.response_headers.as_ref(), &path.field("response_headers"), report);
@@ -74,6 +78,7 @@ fn check_answer(rule: &Rule, path: &Path<'_>, report: &mut Report<'_>) {
         let without_effect = [
             ("rewrite", rule.rewrite.is_some()),
             ("request_headers", rule.request_headers.is_some()),
+            ("mirror", !rule.mirror.is_empty()),
             ("fault", rule.fault.is_some()),
             ("retry", rule.retry.is_some()),
             ("hedge", rule.hedge.is_some()),
@@ -81,6 +86,12 @@ fn check_answer(rule: &Rule, path: &Path<'_>, report: &mut Report<'_>) {
         for (field, _) in without_effect.into_iter().filter(|(_, is_written)| *is_written) {
             report.error_with(&path.field(field), "it has no effect", "the rule answers by itself; leave it out");
         }
+    }
+    if let Some(direct) = rule.direct_response.as_ref().filter(|direct| !direct.body.is_empty())
+        && matches!(direct.status, 204 | 205 | 304)
+    {
+        let message = format!("a response with the status {} has no body", direct.status);
+        report.error_with(&path.field("direct_response").field("body"), message, "leave it out (RFC 9110, 15)");
     }
     let Some(redirect) = &rule.redirect else { return };
     let at = path.field("redirect");
@@ -129,19 +140,45 @@ fn check_rewrite(rule: &Rule, path: &Path<'_>, report: &mut Report<'_>) {
     if rewrite.prefix.is_some() && !matches_a_prefix(rule) {
         report.error_with(&path.field("prefix"), NO_PREFIX, "add `path: { prefix: /... }` to the match");
     }
+    let Some(template) = &rewrite.template else { return };
+    if rewrite.prefix.is_some() {
+        report.error_with(&path.field("template"), "the path is changed twice", "write `prefix` or `template`");
+    }
+    let lacks = |name: &str| rule.matches.is_any() || !rule.matches.0.iter().all(|entry| captures(entry, name));
+    if let Some(name) = template.names().find(|name| lacks(name)) {
+        let hint = format!("add `path: {{ template: \"/.../{{{name}}}\" }}` to the match");
+        report.error_with(&path.field("template"), format!("no operator of the match is called `{name}`"), &hint);
+    }
+}
+
+fn captures(entry: &RequestMatch, name: &str) -> bool {
+    let template = entry.path.as_ref().and_then(|path| path.template.as_ref());
+    template.is_some_and(|template| template.names().any(|known| known == name))
 }
 
 fn check_matches(matches: &Matches, path: &Path<'_>, report: &mut Report<'_>) {
     for (index, entry) in matches.0.iter().enumerate() {
         let at = report.alternative(path, index);
         if let Some(matcher) = &entry.path {
-            check_one_test(&matcher.tests(), &at.field("path"), "exact, prefix, raw_prefix or regex", report);
+            check_one_test(&matcher.tests(), &at.field("path"), "exact, prefix, raw_prefix, regex or template", report);
         }
         check_headers(&entry.headers, &at.field("headers"), report);
+        check_source(entry.source.as_ref(), &at.field("source"), report);
         let query = at.field("query");
         for (index, parameter) in entry.query.iter().enumerate() {
             check_one_test(&parameter.tests(), &query.index(index), "exact, regex or present", report);
         }
+    }
+}
+
+fn check_source(source: Option<&SourceMatch>, path: &Path<'_>, report: &mut Report<'_>) {
+    let Some(source) = source else { return };
+    if source.principals.is_empty() && source.namespaces.is_empty() {
+        report.error_with(path, "it says nothing", "name `principals` or `namespaces`, or leave it out");
+    }
+    let list = path.field("principals");
+    for (index, pattern) in source.principals.iter().enumerate() {
+        check_principal(pattern, &list.index(index), report);
     }
 }
 

@@ -27,7 +27,8 @@ fn covers(broad: &RequestMatch, narrow: &RequestMatch) -> bool {
         || (!narrow.methods.is_empty() && narrow.methods.iter().all(|method| broad.methods.contains(method)));
     let headers = broad.headers.iter().all(|wanted| narrow.headers.iter().any(|given| header_implies(given, wanted)));
     let query = broad.query.iter().all(|wanted| narrow.query.contains(wanted));
-    path && methods && headers && query
+    let source = broad.source.is_none() || broad.source == narrow.source;
+    path && methods && headers && query && source
 }
 
 fn header_implies(given: &HeaderMatch, wanted: &HeaderMatch) -> bool {
@@ -41,7 +42,10 @@ fn path_covers(broad: &PathMatch, narrow: &PathMatch) -> bool {
     let (Some(broad), Some(narrow)) = (broad.test(), narrow.test()) else { return false };
     match (broad, narrow) {
         (broad, _) if is_root(broad) => true,
-        (Test::Exact(broad), Test::Exact(narrow)) | (Test::Regex(broad), Test::Regex(narrow)) => broad == narrow,
+        (Test::Exact(broad), Test::Exact(narrow))
+        | (Test::Regex(broad), Test::Regex(narrow))
+        | (Test::Template(broad), Test::Template(narrow)) => broad == narrow,
+        (Test::SegmentPrefix(broad), Test::Template(narrow)) => within(broad, literal_head(narrow)),
         (Test::Regex(broad), Test::Exact(narrow)) => {
             regex::Regex::new(&format!("^(?:{broad})$")).is_ok_and(|regex| regex.is_match(narrow))
         }
@@ -57,6 +61,12 @@ fn path_covers(broad: &PathMatch, narrow: &PathMatch) -> bool {
 fn within(prefix: &str, path: &str) -> bool {
     let rest = path.strip_prefix(trimmed(prefix));
     rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+}
+
+/// The segments before a template's first operator.
+fn literal_head(template: &str) -> &str {
+    let head = template.split('{').next().unwrap_or_default();
+    if head.len() == template.len() { head } else { trimmed(head) }
 }
 
 fn trimmed(prefix: &str) -> &str {
@@ -92,6 +102,14 @@ mod tests {
             ("{ path: { regex: '/[a-z]+' } }", "{ path: { exact: /abc } }", true),
             ("{ path: { regex: '/[a-z]+' } }", "{ path: { exact: /1 } }", false),
             ("{ path: { regex: '/[a-z]+' } }", "{ path: { prefix: /a } }", false),
+            ("{ path: { prefix: /a } }", "{ path: { template: '/a/{*}' } }", true),
+            ("{ path: { prefix: /a/b } }", "{ path: { template: '/a/{*}' } }", false),
+            ("{ path: { prefix: / } }", "{ path: { template: '/{*}' } }", true),
+            ("{ path: { template: '/a/{*}' } }", "{ path: { template: '/a/{*}' } }", true),
+            ("{ path: { template: '/a/{**}' } }", "{ path: { exact: /a/b } }", false),
+            ("{}", "{ source: { namespaces: [a] } }", true),
+            ("{ source: { namespaces: [a] } }", "{}", false),
+            ("{ source: { namespaces: [a] } }", "{ source: { namespaces: [a] } }", true),
             ("{ methods: [GET, HEAD] }", "{ methods: [GET] }", true),
             ("{ methods: [GET] }", "{ methods: [GET, HEAD] }", false),
             ("{ methods: [GET] }", "{}", false),

@@ -6,6 +6,7 @@ use crate::config::diagnostic::Path;
 use crate::config::document::Document;
 use crate::config::hashing::HashPolicy;
 use crate::config::listener::{Listener, ListenerProtocol};
+use crate::config::path::{EscapedSlashes, JudgedPaths};
 use crate::config::policy::CacheAttribute;
 use crate::config::route::{Matches, Rule};
 use crate::config::value::Name;
@@ -43,6 +44,10 @@ fn check_listener(listener: &Listener, path: &Path<'_>, report: &mut Report<'_>)
         ("load_reports", listener.load_reports.is_some()),
         ("concurrency", listener.concurrency.is_some()),
         ("health", listener.health.is_some()),
+        ("normalize_path", !listener.normalize_path),
+        ("merge_slashes", listener.merge_slashes),
+        ("path_with_escaped_slashes_action", listener.path_with_escaped_slashes_action != EscapedSlashes::default()),
+        ("judged_paths", listener.judged_paths != JudgedPaths::default()),
     ] {
         if is_written {
             report.error(&path.field(field), format!("`{field}` is about requests, and a TCP listener has none"));
@@ -73,6 +78,10 @@ fn check_hashes(policies: &[HashPolicy], path: &Path<'_>, report: &mut Report<'_
 /// A rule leads to connections or to requests, not to both.
 fn check_rule(rule: &Rule, document: &Document, path: &Path<'_>, report: &mut Report<'_>) {
     let speaks_tcp = |name: &Name| document.clusters.iter().any(|c| c.name == *name && c.protocol == Protocol::Tcp);
+    let mirror = path.field("mirror");
+    for (index, _) in rule.mirror.iter().enumerate().filter(|(_, copy)| speaks_tcp(&copy.cluster)) {
+        report.error(&mirror.index(index).field("cluster"), "the cluster speaks TCP, and only requests are copied");
+    }
     let tcp = rule.backends.iter().filter(|backend| speaks_tcp(&backend.cluster)).count();
     if tcp == 0 {
         return;
@@ -86,6 +95,7 @@ fn check_rule(rule: &Rule, document: &Document, path: &Path<'_>, report: &mut Re
         ("request_headers", rule.request_headers.is_some()),
         ("response_headers", rule.response_headers.is_some()),
         ("fault", rule.fault.is_some()),
+        ("mirror", !rule.mirror.is_empty()),
         ("hedge", rule.hedge.is_some()),
         ("session", rule.session.is_some()),
     ] {

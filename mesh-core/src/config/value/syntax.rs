@@ -175,6 +175,14 @@ pub(super) fn parse_method(text: &str) -> Result<String, ValueError> {
     Ok(text.to_owned())
 }
 
+pub(super) fn parse_path(text: &str) -> Result<String, ValueError> {
+    match text {
+        text if !text.starts_with('/') => Err(ValueError::new("a path begins with `/`")),
+        text if text.contains(['?', '#']) => Err(ValueError::new("a path holds neither a query nor a fragment")),
+        text => Ok(text.to_owned()),
+    }
+}
+
 pub(super) fn parse_regex(text: &str) -> Result<String, ValueError> {
     let anchored = format!("^(?:{text})$");
     let built = regex::RegexBuilder::new(&anchored).size_limit(MAX_REGEX).build();
