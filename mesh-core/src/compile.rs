@@ -24,6 +24,7 @@ mod answer;
 mod balancing;
 mod cluster;
 mod effects;
+mod global_limit;
 mod guard;
 mod health;
 mod limit;

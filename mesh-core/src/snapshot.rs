@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 
 use crate::access::authorization::Policies;
 use crate::access::check::RemoteCheck;
+use crate::access::global_limit::GlobalLimit;
 use crate::access::limit::LocalLimit;
 use crate::access::rbac::Rules;
 use crate::cluster::group::Cluster;
@@ -183,6 +184,8 @@ pub struct ListenerPolicy {
     pub authorization: Arc<Policies>,
     /// Local rate limits; each has to have a token.
     pub limits: Vec<Arc<LocalLimit>>,
+    /// Limits that are counted elsewhere, in the order they are asked.
+    pub global_limits: Vec<GlobalLimitPolicy>,
     /// Remote checks, in the order they are asked.
     pub checks: Vec<CheckPolicy>,
 }
@@ -208,6 +211,17 @@ pub struct CheckPolicy {
     /// Whether it is asked only where an authorization policy names it.
     pub is_provider_only: bool,
     /// The cluster of the policy server.
+    pub cluster: Arc<str>,
+}
+
+/// A global rate limit and the requests it is asked about.
+#[derive(Clone)]
+pub struct GlobalLimitPolicy {
+    /// Asks, and keeps what it was granted.
+    pub limit: Arc<GlobalLimit>,
+    /// Empty: every request.
+    pub matches: Vec<RequestMatch>,
+    /// The cluster that counts.
     pub cluster: Arc<str>,
 }
 

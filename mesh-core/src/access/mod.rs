@@ -9,8 +9,11 @@ pub mod attributes;
 pub mod authorization;
 pub mod cache;
 pub mod check;
+pub mod descriptor;
 pub mod fact;
+pub mod global_limit;
 pub mod limit;
+pub mod limit_headers;
 pub mod rbac;
 pub mod verdict;
 

@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::Context;
-use super::limit;
 use super::problems::Problems;
 use super::route::{compile_header, compile_matches};
+use super::{global_limit, limit};
 use crate::access::authorization::{self, MeshNames, Policies, Workload};
 use crate::access::cache::CacheConfig;
 use crate::access::check::{CheckConfig, FailureMode, RemoteCheck};
@@ -32,6 +32,7 @@ pub(super) fn compile(
         checks.extend(problems.note(format!("policy.checks[{index}]"), compile_check(written, document, context)));
     }
     let limits = limit::compile(document, context, problems);
+    let global_limits = global_limit::compile(document, context, problems);
     let authorization = compile_authorization(document, problems);
     let mut listeners = BTreeMap::new();
     for (index, listener) in document.listeners.iter().enumerate() {
@@ -62,6 +63,11 @@ pub(super) fn compile(
                 .iter()
                 .filter(|(listeners, _)| is_for(listeners.as_deref(), &name))
                 .map(|(_, limit)| Arc::clone(limit))
+                .collect(),
+            global_limits: global_limits
+                .iter()
+                .filter(|(listeners, _)| is_for(listeners.as_deref(), &name))
+                .map(|(_, limit)| limit.clone())
                 .collect(),
             checks: mine.map(|(_, check)| check.clone()).collect(),
             name: Arc::clone(&name),

@@ -6,6 +6,7 @@
 mod admission;
 mod balancing;
 mod dns;
+mod global_limits;
 mod hashing;
 mod health;
 mod limits;
@@ -31,6 +32,7 @@ pub fn document(document: &Document, positions: &Positions) -> Vec<Diagnostic> {
     balancing::check(document, &mut report);
     hashing::check(document, &mut report);
     tcp::check(document, &mut report);
+    global_limits::check(document, &mut report);
     for (index, cluster) in document.clusters.iter().enumerate() {
         check_cluster(cluster, &Path::ROOT.field("clusters").index(index), &mut report);
         health::check(cluster, &Path::ROOT.field("clusters").index(index), &mut report);

@@ -15,6 +15,7 @@ pub mod diagnostic;
 pub mod dns;
 pub mod document;
 pub mod duration;
+pub mod global_limit;
 pub mod guard;
 pub mod hashing;
 pub mod health;

@@ -16,6 +16,7 @@ use tokio::sync::{Mutex, mpsc};
 
 use super::admission::{ask, check_refusal, demanded, judge, refusal};
 use super::listener::{ACCEPT_PAUSE, HANDSHAKE_TIMEOUT, admit};
+use super::quota;
 use super::socket::{Accepted, Socket};
 use super::{ConnectionAddress, Inbound};
 use crate::access::attributes::Attributes;
@@ -184,6 +185,7 @@ impl Arrival<'_> {
         ));
         context.peer = self.peer.as_ref().map(|peer| peer.id.as_str().into());
         context.address = self.address.map(|address| address.remote.ip());
+        quota::ask_about_connection(inbound, policy, &attributes, &context).await.map_err(|refused| refused.error)?;
         let origin = (self.address, self.peer.clone());
         for check in &policy.checks {
             let name = &check.check.config().name;

@@ -11,6 +11,7 @@ use http::Request;
 use super::Inbound;
 use super::facts::Facts;
 use super::gate::Inside;
+use super::quota;
 use super::serve::Origin;
 use crate::access::attributes::Attributes;
 use crate::access::authorization::Ruling;
@@ -30,7 +31,7 @@ use crate::telemetry::names::label;
 pub(super) struct Admitted {
     /// Its place, where the listener has a limit.
     pub(super) inside: Option<Inside>,
-    /// What the checks said, in the order they were asked.
+    /// What global limits and checks said, in the order they were asked.
     pub(super) verdicts: Vec<Arc<Verdict>>,
 }
 
@@ -56,8 +57,8 @@ pub(super) async fn admit(
     // Which checks the policies demand is read of the request as it came: a check may change its headers.
     let demanded = demanded(policy, &attributes).inspect_err(|_| inbound.decisions.denied.inc())?;
     limit(inbound, policy, (&facts, request))?;
+    let mut verdicts = quota::ask(inbound, policy, (&facts, request), context).await?;
     let inside = pass_gate(inbound, context).await?;
-    let mut verdicts = Vec::new();
     for check in &policy.checks {
         let name = &check.check.config().name;
         if !demanded.contains(&name.as_str()) && !is_asked(check, (&facts, request)) {

@@ -33,6 +33,7 @@ mod health;
 pub mod listener;
 mod load;
 mod preface;
+mod quota;
 pub(crate) mod serve;
 mod socket;
 mod trailers;
