@@ -20,6 +20,7 @@ command -v make >/dev/null 2>&1 || packages+=(make)
 command -v valgrind >/dev/null 2>&1 || packages+=(valgrind)
 command -v pkg-config >/dev/null 2>&1 || packages+=(pkg-config)
 command -v readelf >/dev/null 2>&1 || packages+=(binutils)
+command -v redis-server >/dev/null 2>&1 || packages+=(redis-server)
 python3 -c 'import ensurepip' >/dev/null 2>&1 || packages+=(python3-venv)
 if [ "${#packages[@]}" -gt 0 ]; then
   if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null 2>&1; then
@@ -55,4 +56,12 @@ wanted=$(cat tests/peers/opa/go.mod tests/peers/opa/go.sum tests/peers/opa/*.go 
 if [ ! -x .venv/bin/mesh-opa ] || [ "$(cat .venv/opa 2>/dev/null)" != "$wanted" ]; then
   (cd tests/peers/opa && go build -buildvcs=false -trimpath -o ../../../.venv/bin/mesh-opa .)
   printf '%s' "$wanted" > .venv/opa
+fi
+
+# Envoy's reference rate limit service, a peer of the tests. It has no releases; go fetches the toolchain it asks for.
+ratelimit=v1.4.1-0.20260122083618-3fb702589d36
+if [ ! -x .venv/bin/ratelimit ] || [ "$(cat .venv/ratelimit 2>/dev/null)" != "$ratelimit" ]; then
+  GOBIN="$PWD/.venv/bin" go install "github.com/envoyproxy/ratelimit/src/service_cmd@$ratelimit"
+  mv .venv/bin/service_cmd .venv/bin/ratelimit
+  printf '%s' "$ratelimit" > .venv/ratelimit
 fi

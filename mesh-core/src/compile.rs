@@ -26,6 +26,7 @@ mod cluster;
 mod effects;
 mod end_user;
 mod ext_authz;
+mod global_limit;
 mod guard;
 mod health;
 mod limit;

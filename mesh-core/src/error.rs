@@ -50,6 +50,8 @@ pub enum ErrorKind {
     CheckDenied,
     /// A remote check failed and the rule fails closed.
     CheckFailed,
+    /// A global rate limit could not be asked and fails closed.
+    LimitFailed,
     /// Credentials are missing or not valid.
     Unauthenticated,
     /// The request itself is malformed (no host, bad path).
@@ -111,6 +113,7 @@ impl ErrorKind {
         Self::Denied,
         Self::CheckDenied,
         Self::CheckFailed,
+        Self::LimitFailed,
         Self::Unauthenticated,
         Self::BadRequest,
         Self::BodyTooLarge,
@@ -143,6 +146,7 @@ impl ErrorKind {
             Self::Denied => "denied",
             Self::CheckDenied => "check_denied",
             Self::CheckFailed => "check_failed",
+            Self::LimitFailed => "limit_failed",
             Self::Unauthenticated => "unauthenticated",
             Self::BadRequest => "bad_request",
             Self::BodyTooLarge => "body_too_large",
@@ -176,6 +180,7 @@ impl ErrorKind {
             Self::RateLimited => (429, 14, "RL"),
             Self::Denied => (403, 7, "-"),
             Self::CheckDenied | Self::CheckFailed => (403, 7, "UAEX"),
+            Self::LimitFailed => (500, 14, "RLSE"),
             Self::Unauthenticated => (401, 16, "-"),
             Self::BadRequest => (400, 13, "DPE"),
             Self::BodyTooLarge => (413, 2, "-"),

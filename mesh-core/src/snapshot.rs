@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 
 use crate::access::authorization::Policies;
 use crate::access::check::RemoteCheck;
+use crate::access::global_limit::GlobalLimit;
 use crate::access::jwt::EndUsers;
 use crate::access::limit::LocalLimit;
 use crate::access::rbac::Rules;
@@ -200,6 +201,8 @@ pub struct ListenerPolicy {
     pub authorization: Arc<Policies>,
     /// Local rate limits; each has to have a token.
     pub limits: Vec<Arc<LocalLimit>>,
+    /// Limits that are counted elsewhere, in the order they are asked.
+    pub global_limits: Vec<GlobalLimitPolicy>,
     /// Remote checks, in the order they are asked.
     pub checks: Vec<CheckPolicy>,
 }
@@ -239,6 +242,17 @@ pub struct Sampling {
     pub share: f64,
     /// Whether the others are refused; else they pass.
     pub denies_others: bool,
+}
+
+/// A global rate limit and the requests it is asked about.
+#[derive(Clone)]
+pub struct GlobalLimitPolicy {
+    /// Asks, and keeps what it was granted.
+    pub limit: Arc<GlobalLimit>,
+    /// Empty: every request.
+    pub matches: Vec<RequestMatch>,
+    /// The cluster that counts.
+    pub cluster: Arc<str>,
 }
 
 impl Snapshot {

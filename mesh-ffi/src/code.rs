@@ -72,6 +72,8 @@ pub const MESH_E_CHECK_DENIED: i32 = 505;
 pub const MESH_E_CHECK_FAILED: i32 = 506;
 /// Credentials are missing or not valid.
 pub const MESH_E_UNAUTHENTICATED: i32 = 507;
+/// A global rate limit could not be asked and fails closed.
+pub const MESH_E_LIMIT_FAILED: i32 = 508;
 /// The mesh or the listener is draining and takes no new work.
 pub const MESH_E_DRAINING: i32 = 601;
 /// The mesh was closed.
@@ -116,6 +118,7 @@ pub fn code_of(kind: ErrorKind) -> mesh_code {
         ErrorKind::Denied => MESH_E_DENIED,
         ErrorKind::CheckDenied => MESH_E_CHECK_DENIED,
         ErrorKind::CheckFailed => MESH_E_CHECK_FAILED,
+        ErrorKind::LimitFailed => MESH_E_LIMIT_FAILED,
         ErrorKind::Unauthenticated => MESH_E_UNAUTHENTICATED,
         ErrorKind::Draining => MESH_E_DRAINING,
         ErrorKind::Closed => MESH_E_CLOSED,
@@ -136,6 +139,7 @@ pub fn flags_of(kind: ErrorKind) -> u32 {
         | ErrorKind::Denied
         | ErrorKind::CheckDenied
         | ErrorKind::CheckFailed
+        | ErrorKind::LimitFailed
         | ErrorKind::Unauthenticated => MESH_ERR_POLICY,
         ErrorKind::Closed | ErrorKind::Forked => MESH_ERR_FATAL,
         _ => 0,

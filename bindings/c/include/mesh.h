@@ -144,6 +144,9 @@
 // Credentials are missing or not valid.
 #define MESH_E_UNAUTHENTICATED 507
 
+// A global rate limit could not be asked and fails closed.
+#define MESH_E_LIMIT_FAILED 508
+
 // The mesh or the listener is draining and takes no new work.
 #define MESH_E_DRAINING 601
 

@@ -212,7 +212,7 @@ fn first_segments(path: &str, segments: usize) -> &str {
 }
 
 /// The network an address is in.
-fn block(address: IpAddr, bits: u8) -> IpAddr {
+pub(super) fn block(address: IpAddr, bits: u8) -> IpAddr {
     match address {
         IpAddr::V4(address) => {
             let mask = u32::MAX.checked_shl(32 - u32::from(bits.min(32))).unwrap_or(0);

@@ -9,8 +9,9 @@ use std::time::{Duration, Instant};
 
 use super::attributes::Attributes;
 use super::fact::Fact;
+use super::limit_headers::{HeaderForm, Remainder};
 use super::verdict::Verdict;
-use crate::policy::rate_limit::KeyedBuckets;
+use crate::policy::rate_limit::{KeyedBuckets, Limited};
 use crate::route::matcher::{RequestHead, RequestMatch, first_match};
 
 /// One limit.
@@ -23,6 +24,8 @@ pub struct LocalLimit {
     pub by: Vec<Fact>,
     /// The reply to a refused request.
     pub reply: Arc<Verdict>,
+    /// What a refusal says of the limit.
+    pub headers: HeaderForm,
     /// Share of the refusals that are enforced, 0 to 1.
     pub enforced: f64,
     /// The tokens, which outlive the document.
@@ -62,9 +65,21 @@ impl LocalLimit {
         self.buckets.take(&self.key(attributes), now).map_err(|limited| OverLimit {
             name: Arc::clone(&self.name),
             retry_after: limited.retry_after,
-            reply: Arc::clone(&self.reply),
+            reply: self.reply(limited),
             is_enforced: rng.f64() < self.enforced,
         })
+    }
+
+    fn reply(&self, limited: Limited) -> Arc<Verdict> {
+        if self.headers == HeaderForm::Off {
+            return Arc::clone(&self.reply);
+        }
+        let (limit, window) = self.buckets.limit();
+        let left =
+            Remainder { name: &self.name, limit, window: Some(window), remaining: 0, reset: Some(limited.retry_after) };
+        let mut reply = Verdict::clone(&self.reply);
+        reply.response_headers.extend(self.headers.tell(left));
+        Arc::new(reply)
     }
 
     /// Lengths keep values apart; an absent one differs from an empty one. Credentials are only there as digests, and
@@ -108,6 +123,7 @@ mod tests {
             matches: Vec::new(),
             by: vec![Fact::parse(by).unwrap()],
             reply: Arc::new(Verdict::deny(429)),
+            headers: HeaderForm::Off,
             enforced: 1.0,
             buckets: Arc::new(KeyedBuckets::new(limit, 10)),
         }

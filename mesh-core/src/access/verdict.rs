@@ -16,6 +16,8 @@ pub struct Verdict {
     pub allow: bool,
     /// HTTP status of the reply to a refused request.
     pub status: u16,
+    /// gRPC status of the reply; `None`: as the kind of the refusal says.
+    pub grpc_status: Option<u16>,
     /// Changes to the request headers, in order.
     pub request_headers: Vec<HeaderChange>,
     /// Request headers that are removed after the changes.
@@ -36,6 +38,7 @@ impl Verdict {
         Self {
             allow: true,
             status: 200,
+            grpc_status: None,
             request_headers: Vec::new(),
             request_headers_to_remove: Vec::new(),
             response_headers: Vec::new(),

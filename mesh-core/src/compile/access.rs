@@ -7,7 +7,7 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 
 use super::problems::Problems;
 use super::route::{compile_header, compile_matches};
-use super::{Context, end_user, ext_authz, limit};
+use super::{Context, end_user, ext_authz, global_limit, limit};
 use crate::access::authorization::{self, MeshNames, Policies, Workload};
 use crate::access::cache::CacheConfig;
 use crate::access::check::{CheckConfig, FailureMode, RemoteCheck};
@@ -37,6 +37,7 @@ pub(super) fn compile(
     }
     let limits = limit::compile(document, context, problems);
     let issuers = end_user::compile(document, context, problems);
+    let global_limits = global_limit::compile(document, context, problems);
     let authorization = compile_authorization(document, problems);
     let mut listeners = BTreeMap::new();
     for (index, listener) in document.listeners.iter().enumerate() {
@@ -67,6 +68,11 @@ pub(super) fn compile(
             rules: compile_rules(document, listener, problems),
             authorization: Arc::clone(&authorization),
             limits: chosen(&limits, &name),
+            global_limits: global_limits
+                .iter()
+                .filter(|(listeners, _)| is_for(listeners.as_deref(), &name))
+                .map(|(_, limit)| limit.clone())
+                .collect(),
             checks: mine.map(|(_, check)| check.clone()).collect(),
             name: Arc::clone(&name),
         };

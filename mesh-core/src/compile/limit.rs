@@ -1,16 +1,19 @@
 //! Rate limits: a limit whose numbers did not change keeps its tokens.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::Context;
+use super::global_limit::RESOURCE_EXHAUSTED;
 use super::problems::Problems;
 use super::route::compile_matches;
 use crate::access::fact::Fact;
 use crate::access::limit::LocalLimit;
+use crate::access::limit_headers::HeaderForm;
 use crate::access::verdict::{HeaderChange, Verdict};
 use crate::config::document::Document;
-use crate::config::rate_limit::RateLimit as Written;
-use crate::config::value::Name;
+use crate::config::rate_limit::{RateLimit as Written, RateLimitHeaders};
+use crate::config::value::{HeaderName, Name};
 use crate::policy::rate_limit::{KeyedBuckets, RateLimit};
 
 /// Each limit with the listeners it is for; `None`: all.
@@ -32,21 +35,37 @@ fn compile_limit(written: &Written, context: &Context<'_>) -> Result<LocalLimit,
     let limit = RateLimit::new(written.max_tokens, tokens_per_fill, written.fill_interval.0)
         .map_err(|error| error.to_string())?;
     let by = written.by.iter().map(|fact| Fact::parse(&fact.to_string()).map_err(|unknown| unknown.to_string()));
-    let response_headers = written.response_headers.iter().map(|(name, value)| {
-        HeaderChange::set(name.as_str(), value)
-            .ok_or_else(|| format!("response_headers.{}: not a value", name.as_str()))
-    });
-    let reply =
-        Verdict { response_headers: response_headers.collect::<Result<_, _>>()?, ..Verdict::deny(written.status) };
+    let reply = Verdict {
+        response_headers: header_changes(&written.response_headers)?,
+        grpc_status: Some(RESOURCE_EXHAUSTED),
+        ..Verdict::deny(written.status)
+    };
     Ok(LocalLimit {
         name: written.name.as_str().into(),
         matches: compile_matches(&written.matches).map_err(|reason| format!("match: {reason}"))?,
         by: by.collect::<Result<_, _>>()?,
         reply: Arc::new(reply),
+        headers: header_form(written.headers),
         enforced: written.enforce_percent.fraction(),
         buckets: kept(written, context)
             .unwrap_or_else(|| Arc::new(KeyedBuckets::new(limit, written.max_keys as usize))),
     })
+}
+
+pub(super) fn header_changes(written: &BTreeMap<HeaderName, String>) -> Result<Vec<HeaderChange>, String> {
+    let change = |(name, value): (&HeaderName, &String)| {
+        HeaderChange::set(name.as_str(), value)
+            .ok_or_else(|| format!("response_headers.{}: not a value", name.as_str()))
+    };
+    written.iter().map(change).collect()
+}
+
+pub(super) fn header_form(written: RateLimitHeaders) -> HeaderForm {
+    match written {
+        RateLimitHeaders::Off => HeaderForm::Off,
+        RateLimitHeaders::RateLimit => HeaderForm::RateLimit,
+        RateLimitHeaders::XRateLimit => HeaderForm::XRateLimit,
+    }
 }
 
 /// What a bucket holds depends on these fields alone.

@@ -171,7 +171,7 @@ pub(super) fn compile_header(written: &written::HeaderMatch) -> Result<HeaderMat
     Ok(HeaderMatcher::new(written.name.as_str(), compile_value(test)?)?.inverted(written.invert))
 }
 
-fn compile_query(written: &written::QueryMatch) -> Result<QueryMatcher, String> {
+pub(super) fn compile_query(written: &written::QueryMatch) -> Result<QueryMatcher, String> {
     let test = written.test().ok_or("a query condition needs one of exact, regex, present")?;
     QueryMatcher::new(&written.name, compile_value(test)?)
 }

@@ -9,6 +9,7 @@ mod balancing;
 mod dns;
 mod end_users;
 mod ext_authz;
+mod global_limits;
 mod hashing;
 mod health;
 mod limits;
@@ -38,6 +39,7 @@ pub fn document(document: &Document, positions: &Positions) -> Vec<Diagnostic> {
     end_users::check(document, &mut report);
     access::check(document, &mut report);
     paths::check(document, &mut report);
+    global_limits::check(document, &mut report);
     for (index, cluster) in document.clusters.iter().enumerate() {
         check_cluster(cluster, &Path::ROOT.field("clusters").index(index), &mut report);
         health::check(cluster, &Path::ROOT.field("clusters").index(index), &mut report);

@@ -18,6 +18,7 @@ pub mod document;
 pub mod duration;
 pub mod end_user;
 pub mod ext_authz;
+pub mod global_limit;
 pub mod guard;
 pub mod hashing;
 pub mod health;

@@ -16,6 +16,7 @@ use super::check_cache::CheckCache;
 use super::duration::TimeSpan;
 use super::end_user::{ClaimPath, EndUserIssuer};
 use super::ext_authz::{HttpCheck, RequestBody};
+use super::global_limit::GlobalRateLimit;
 use super::hedge::HedgeDelay;
 use super::rate_limit::RateLimit;
 use super::route::{HeaderMatch, Matches};
@@ -34,6 +35,8 @@ pub struct Policy {
     pub authorization: Authorization,
     /// How many requests may come in, in a span of time.
     pub rate_limits: Vec<RateLimit>,
+    /// The same, counted elsewhere for many processes; asked in this order after the local ones.
+    pub global_rate_limits: Vec<GlobalRateLimit>,
     /// Remote decisions, asked in this order after the local rules allowed.
     pub checks: Vec<Check>,
 }

@@ -48,12 +48,28 @@ pub struct RateLimit {
     #[serde(default = "default_status")]
     #[schemars(range(min = 400, max = 599))]
     pub status: u16,
+    /// Headers of a refusal that tell when there is a token again. Default: off (Envoy).
+    #[serde(default)]
+    pub headers: RateLimitHeaders,
     /// Headers of a refusal, besides `retry-after`. Default: none.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub response_headers: BTreeMap<HeaderName, String>,
     /// Share of the refusals that are enforced; the rest is counted and passes. Default: 100.
     #[serde(default = "default_enforced")]
     pub enforce_percent: Percent,
+}
+
+/// Headers that tell what is left of a limit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum RateLimitHeaders {
+    /// None.
+    #[default]
+    Off,
+    /// `RateLimit` and `RateLimit-Policy` (draft-ietf-httpapi-ratelimit-headers-10).
+    RateLimit,
+    /// `x-ratelimit-limit`, `-remaining` and `-reset` (the draft's version 03, as Envoy).
+    XRateLimit,
 }
 
 fn default_interval() -> TimeSpan {

@@ -8,6 +8,7 @@ use std::time::Instant;
 use super::Core;
 use crate::access::cache::CacheStats;
 use crate::access::check::RemoteCheck;
+use crate::access::global_limit::{GlobalLimit, Purpose, REASONS};
 use crate::access::verdict::FailureReason;
 use crate::cluster::group::Cluster;
 use crate::policy::circuit_breaker::State;
@@ -71,6 +72,9 @@ impl Core {
         for policy in snapshot.listeners.values().flat_map(|listener| &listener.checks) {
             self.register_check(&policy.check);
         }
+        for policy in snapshot.listeners.values().flat_map(|listener| &listener.global_limits) {
+            self.register_limit(&policy.limit);
+        }
     }
 
     fn register_cluster(&self, cluster: &Arc<Cluster>) {
@@ -126,6 +130,35 @@ impl Core {
             let ask = move |counts: &Counts| counts.refused().find(|(known, _)| *known == reason).map_or(0, |(_, n)| n);
             registry.counter_fn(&metric::GUARD_RETRIES_REFUSED, &labels, count(Box::new(ask)));
         }
+    }
+
+    fn register_limit(&self, limit: &Arc<GlobalLimit>) {
+        let registry = &self.telemetry.registry;
+        let name = [(label::LIMIT, &*limit.config().name)];
+        let of = |ask: Box<dyn Fn(&GlobalLimit) -> u64 + Send + Sync>| {
+            let limit = Arc::downgrade(limit);
+            move || limit.upgrade().map(|limit| ask(&limit))
+        };
+        for purpose in [Purpose::Request, Purpose::Lease] {
+            let labels = [name[0], (label::PURPOSE, purpose.as_str())];
+            let ask = move |limit: &GlobalLimit| limit.counts().calls(purpose);
+            registry.counter_fn(&metric::RATE_LIMIT_CALLS, &labels, of(Box::new(ask)));
+        }
+        for (reason, (outcome, passed)) in
+            REASONS.into_iter().flat_map(|reason| [("passed", true), ("refused", false)].map(|ended| (reason, ended)))
+        {
+            let labels = [name[0], (label::OUTCOME, outcome), (label::REASON, reason)];
+            let ask = move |limit: &GlobalLimit| limit.counts().failures(reason, passed);
+            registry.counter_fn(&metric::RATE_LIMIT_FAILURES, &labels, of(Box::new(ask)));
+        }
+        registry.counter_fn(&metric::RATE_LIMIT_LEASED, &name, of(Box::new(|limit| limit.counts().leased_total())));
+        if limit.config().lease.is_none() {
+            return;
+        }
+        registry.counter_fn(&metric::RATE_LIMIT_LEASES_EVICTED, &name, of(Box::new(|limit| limit.leases().1)));
+        let keys = Arc::downgrade(limit);
+        let keys = move || keys.upgrade().map(|limit| limit.leases().0 as f64);
+        registry.gauge_fn(&metric::RATE_LIMIT_LEASES, &name, keys);
     }
 
     fn register_check(&self, check: &Arc<RemoteCheck>) {

@@ -18,6 +18,7 @@ use super::admission::{demanded, refusal};
 use super::checks::Asking;
 use super::judging;
 use super::listener::{ACCEPT_PAUSE, HANDSHAKE_TIMEOUT, admit};
+use super::quota;
 use super::socket::{Accepted, Socket};
 use super::{ConnectionAddress, Inbound};
 use crate::access::attributes::Attributes;
@@ -192,6 +193,7 @@ impl Arrival<'_> {
         ));
         context.peer = self.peer.as_ref().map(|peer| peer.id.as_str().into());
         context.address = self.address.map(|address| address.remote.ip());
+        quota::ask_about_connection(inbound, policy, &attributes, &context).await.map_err(|refused| refused.error)?;
         let origin = (self.address, self.peer.clone());
         let asking = Asking { inbound, origin: &origin, context: &context };
         asking.pass_connection(&policy.checks, &attributes, &demanded).await.map_err(|refused| refused.error)

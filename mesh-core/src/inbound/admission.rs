@@ -12,6 +12,7 @@ use super::checks::Asking;
 use super::facts::Facts;
 use super::gate::Inside;
 use super::judging;
+use super::quota;
 use super::readings;
 use super::serve::Origin;
 use super::{Inbound, end_user};
@@ -30,7 +31,7 @@ use crate::telemetry::names::label;
 pub(super) struct Admitted {
     /// Its place, where the listener has a limit.
     pub(super) inside: Option<Inside>,
-    /// What the checks said, in the order they were asked.
+    /// What global limits and checks said, in the order they were asked.
     pub(super) verdicts: Vec<Arc<Verdict>>,
 }
 
@@ -62,9 +63,10 @@ pub(super) async fn admit(
     }
     let demanded = demanded.inspect_err(|_| inbound.decisions.denied.inc())?;
     limit(inbound, policy, (&facts, request))?;
+    let mut verdicts = quota::ask(inbound, policy, (&facts, request), context).await?;
     let inside = pass_gate(inbound, context).await?;
     let asking = Asking { inbound, origin, context };
-    let verdicts = asking.pass(&policy.checks, (&mut facts, request), &demanded).await?;
+    verdicts.extend(asking.pass(&policy.checks, (&mut facts, request), &demanded).await?);
     in_time(inbound, context, "the caller's deadline passed while the request was admitted")?;
     inbound.decisions.allowed.inc();
     Ok(Admitted { inside, verdicts })

@@ -109,6 +109,16 @@ pub fn check_reply(verdict: &Verdict) -> Response<Body> {
     response
 }
 
+/// The same, to a gRPC caller: no body, and the status among the headers.
+pub(crate) fn grpc_reply(error: &Error, verdict: &Verdict) -> Response<Body> {
+    let mut response = local_reply(error, true);
+    apply_to_response(verdict, response.headers_mut());
+    if let Some(status) = verdict.grpc_status {
+        response.headers_mut().insert("grpc-status", header::HeaderValue::from(status));
+    }
+    response
+}
+
 /// RFC 9110 7.6.1: these belong to one connection. `te: trailers` stays, gRPC needs it.
 pub(crate) fn strip_hop_by_hop(headers: &mut HeaderMap) {
     let named: Vec<header::HeaderName> = headers

@@ -37,6 +37,7 @@ pub mod listener;
 mod load;
 mod policy_channel;
 mod preface;
+mod quota;
 mod read_ahead;
 mod readings;
 pub(crate) mod serve;

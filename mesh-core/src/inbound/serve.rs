@@ -16,7 +16,7 @@ use tower_service::Service;
 use super::admission::{Admitted, Refused, admit, refusal};
 use super::body::{counted, recorded};
 use super::facts::authority;
-use super::forward::{check_reply, local_reply, overloaded_reply};
+use super::forward::{check_reply, grpc_reply, local_reply, overloaded_reply};
 use super::judging::Told;
 use super::load::{self, Reporting};
 use super::{ConnectionAddress, Inbound, health};
@@ -138,6 +138,7 @@ fn refuse(refused: Refused, record: &mut Record, grpc: bool) -> Response<Body> {
     record.facts.response_code = 0;
     let mut reply = match refused.verdict {
         Some(verdict) if !grpc => check_reply(&verdict),
+        Some(verdict) if verdict.grpc_status.is_some() => grpc_reply(&refused.error, &verdict),
         _ if refused.error.kind() == ErrorKind::Overloaded => overloaded_reply(&refused.error, grpc),
         _ => local_reply(&refused.error, grpc),
     };

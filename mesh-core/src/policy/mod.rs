@@ -15,6 +15,7 @@ pub mod fault;
 pub mod guard;
 pub mod hedge;
 pub mod latency;
+pub mod lease;
 pub mod mirror;
 pub mod rate_limit;
 pub mod retry;

@@ -37,6 +37,11 @@ impl RateLimit {
         }
         Ok(Self { max_tokens, tokens_per_fill, fill_interval })
     }
+
+    /// What passes in the long run: so many in each interval.
+    pub(super) fn rate(self) -> (u32, Duration) {
+        (self.tokens_per_fill.min(self.max_tokens), self.fill_interval)
+    }
 }
 
 /// Tokens that requests take and time gives back.

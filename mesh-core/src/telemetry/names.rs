@@ -221,6 +221,27 @@ pub mod metric {
     /// Requests over a rate limit.
     pub const RATE_LIMITED: Metric =
         Metric::new("libmesh_rate_limited_total", "Requests over a rate limit: refused, or passed and only counted.");
+    /// Calls to a rate limit service.
+    pub const RATE_LIMIT_CALLS: Metric =
+        Metric::new("libmesh_rate_limit_calls_total", "Calls to a rate limit service, for a request or for a lease.");
+    /// Requests on a lease.
+    pub const RATE_LIMIT_LEASED: Metric = Metric::new(
+        "libmesh_rate_limit_leased_total",
+        "Requests that passed a global limit on a lease, without a call.",
+    );
+    /// Requests that a rate limit service did not answer for.
+    pub const RATE_LIMIT_FAILURES: Metric = Metric::new(
+        "libmesh_rate_limit_failures_total",
+        "Requests that a rate limit service gave no answer for: passed or refused, by reason.",
+    );
+    /// Leases kept.
+    pub const RATE_LIMIT_LEASES: Metric =
+        Metric::new("libmesh_rate_limit_leases", "Sets of descriptors that a global limit keeps a lease of.");
+    /// Leases forgotten.
+    pub const RATE_LIMIT_LEASES_EVICTED: Metric = Metric::new(
+        "libmesh_rate_limit_leases_evicted_total",
+        "Leases of a global limit that were forgotten although in use: `max_keys` is too small.",
+    );
     /// Check lookups answered from the cache.
     pub const CHECK_CACHE_HITS: Metric =
         Metric::new("libmesh_check_cache_hits_total", "Checks answered from the cache.");
@@ -366,6 +387,8 @@ pub mod label {
     pub const RULE: &str = "rule";
     /// The name of a rate limit.
     pub const LIMIT: &str = "limit";
+    /// What a call is for: `request` or `lease`.
+    pub const PURPOSE: &str = "purpose";
     /// How something ended.
     pub const OUTCOME: &str = "outcome";
     /// A state by name.

@@ -240,6 +240,7 @@ _CLASSES: dict[str, type[MeshError]] = {
     "denied": Denied,
     "check_denied": Denied,
     "check_failed": Denied,
+    "limit_failed": Rejected,
     "unauthenticated": Denied,
     "bad_request": UsageError,
     "body_too_large": UsageError,

@@ -14,8 +14,8 @@ const VECTORS: &str = include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/../test
 const CALLERS: usize = 500;
 /// Callers share no entry, so a fifth of them shows the same ratio in a fifth of the time.
 const SAMPLED_CALLERS: usize = 100;
-/// Owned by the rate limiter.
-const KIND_OUT_OF_SCOPE: &str = "quota_prefetch";
+/// Asserted where it is decided: `policy/lease/tests.rs`.
+const KIND_OF_LEASES: &str = "quota_prefetch";
 
 #[test]
 fn every_kind_of_vector_is_covered_or_named() {
@@ -25,7 +25,7 @@ fn every_kind_of_vector_is_covered_or_named() {
         *counts.entry(kind).or_default() += 1;
     }
     let covered = [("formula", 4), ("simulation", 15), ("acceptance", 1), ("status_mapping", 17)];
-    assert_eq!(counts.remove(KIND_OUT_OF_SCOPE), Some(7));
+    assert_eq!(counts.remove(KIND_OF_LEASES), Some(7));
     assert_eq!(counts, covered.into());
 }
 

@@ -52,6 +52,11 @@ impl KeyedBuckets {
         digest.to_le_bytes()
     }
 
+    /// Requests, and in which span, of each bucket in the long run.
+    pub fn limit(&self) -> (u32, std::time::Duration) {
+        self.limit.rate()
+    }
+
     /// Keys that are remembered.
     pub fn keys(&self) -> usize {
         self.shards.iter().map(|shard| lock(shard).len()).sum()
