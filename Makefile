@@ -57,7 +57,7 @@ test-go: build
 	cd bindings/go && go vet ./... && go test ./... && GOEXPERIMENT=cgocheck2 go test -race ./...
 
 # The same scenarios and stories in every language, and the README's quick starts as they stand.
-STORIES := broken_configs calls drain envoy_hashing envoy_rbac guards many_endpoints moving_endpoints outage refused_peers \
+STORIES := broken_configs calls drain envoy_hashing envoy_rbac guards many_endpoints moving_endpoints outage policy_reload refused_peers \
 	reload rolling_restart scenarios slow_endpoint storms telemetry docs
 test-corpus: build python-module
 	cargo build --release $(CARGO_ALL) --example quickstart
