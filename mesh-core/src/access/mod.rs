@@ -9,6 +9,8 @@ pub mod attributes;
 pub mod authorization;
 pub mod cache;
 pub mod check;
+#[cfg_attr(not(feature = "cel"), path = "no_expression.rs")]
+pub mod expression;
 pub mod fact;
 pub mod judgement;
 pub mod limit;

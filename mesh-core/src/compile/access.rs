@@ -12,6 +12,7 @@ use super::route::{compile_header, compile_matches};
 use crate::access::authorization::{self, MeshNames, Policies, Workload};
 use crate::access::cache::CacheConfig;
 use crate::access::check::{CheckConfig, FailureMode, RemoteCheck};
+use crate::access::expression::Expression;
 use crate::access::fact::Fact;
 use crate::access::rbac::{Effect, HeaderCondition, Pattern, Rule, Rules};
 use crate::access::rollout::Rollout;
@@ -36,6 +37,7 @@ pub(super) fn compile(
     }
     let limits = limit::compile(document, context, problems);
     let authorization = compile_authorization(document, problems);
+    let conditions = compile_conditions(document, problems);
     let mut listeners = BTreeMap::new();
     for (index, listener) in document.listeners.iter().enumerate() {
         let name: Arc<str> = listener.name.as_str().into();
@@ -59,7 +61,7 @@ pub(super) fn compile(
             intake: intake.flatten(),
             max_criticality: super::admission::criticality(listener.max_criticality),
             health: listener.health.clone().unwrap_or_default(),
-            rules: compile_rules(document, listener, problems),
+            rules: compile_rules((document, listener), &conditions, problems),
             authorization: Arc::clone(&authorization),
             limits: limits
                 .iter()
@@ -100,11 +102,26 @@ fn tls_mode(listener: &Listener, document: &Document) -> TlsMode {
     }
 }
 
-fn compile_rules(document: &Document, listener: &Listener, problems: &mut Problems) -> Rules {
+/// The conditions of the rules, in their order; every listener has the same.
+fn compile_conditions(document: &Document, problems: &mut Problems) -> Vec<Option<Arc<Expression>>> {
+    let rules = document.policy.access.rules.iter().enumerate();
+    let compiled = rules.map(|(index, rule)| {
+        let condition = rule.condition.as_deref().map(Expression::read).transpose();
+        problems.note(format!("policy.access.rules[{index}].condition"), condition).flatten().map(Arc::new)
+    });
+    compiled.collect()
+}
+
+fn compile_rules(
+    (document, listener): (&Document, &Listener),
+    conditions: &[Option<Arc<Expression>>],
+    problems: &mut Problems,
+) -> Rules {
     let access = &document.policy.access;
     let mut rules = Vec::new();
     for (index, written) in access.rules.iter().enumerate() {
-        rules.extend(problems.note(format!("policy.access.rules[{index}]"), compile_rule(written)));
+        let rule = problems.note(format!("policy.access.rules[{index}]"), compile_rule(written));
+        rules.extend(rule.map(|rule| Rule { condition: conditions[index].clone(), ..rule }));
     }
     let is_closed = access.default == Action::Deny || listener.access_default == Some(Action::Deny);
     Rules::new(if is_closed { Effect::Deny } else { Effect::Allow }, rules)
@@ -173,6 +190,7 @@ fn compile_rule(written: &AccessRule) -> Result<Rule, String> {
         paths: patterns(&written.paths),
         hosts: written.hosts.iter().map(|host| Pattern::host(host.as_str())).collect(),
         headers: headers.collect::<Result<_, String>>()?,
+        condition: None,
         rollout: if written.dry_run { Rollout::DRY_RUN } else { Rollout::share(written.enforce_percent.fraction()) },
     })
 }
