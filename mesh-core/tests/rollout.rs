@@ -206,3 +206,38 @@ async fn with_deny_by_default_nobody_passes_who_was_not_let_in_by_name() {
         assert!(!bare(ports.1).await, "{by}: no policy must never mean no policy");
     }
 }
+
+#[tokio::test]
+async fn a_condition_decides_and_one_that_cannot_be_evaluated_refuses_and_is_counted() {
+    let document = |condition: &str| {
+        format!(
+            "listeners: [{{name: in}}]\npolicy: {{access: {{rules: [{{name: c, action: deny, condition: \"{condition}\"}}]}}}}"
+        )
+    };
+    let mesh = Mesh::from_yaml(&document("request.path == '/orders' && request.host == 'a'"), "mesh.yaml").unwrap();
+    assert_eq!(refused(&mesh, 1).await, 1);
+    mesh.reload(&document("request.path == '/books'"), "mesh.yaml").unwrap();
+    assert_eq!(refused(&mesh, 1).await, 0);
+    mesh.reload(&document("request.headers['x-none'] == 'a'"), "mesh.yaml").unwrap();
+    assert_eq!(refused(&mesh, 3).await, 3);
+    let failures = "libmesh_access_condition_failures_total{listener=\"in\",rule=\"c\"} 3";
+    assert!(mesh.metrics_text().contains(failures), "{}", mesh.metrics_text());
+}
+
+#[test]
+fn a_condition_with_a_mistake_is_refused_at_its_place() {
+    for (condition, message) in [
+        ("request.pth == '/a'", "`request.pth` is not known"),
+        ("request.path ==", "no CEL"),
+        ("size(request.path)", "a condition is true or false"),
+    ] {
+        // Without a listener, too, as `mesh check` may see it.
+        let text = format!(
+            "policy:\n  access:\n    rules:\n      - name: c\n        action: deny\n        condition: {condition:?}\n"
+        );
+        let refused = Mesh::check(&text, "mesh.yaml").unwrap_err().to_string();
+        assert!(refused.contains("mesh.yaml:6:"), "{refused}");
+        assert!(refused.contains("policy.access.rules[0].condition"), "{refused}");
+        assert!(refused.contains(message), "{refused}");
+    }
+}

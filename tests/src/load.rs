@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use http::Request;
 use mesh_core::{Body, CallReport, ServiceClient};
@@ -19,6 +19,10 @@ pub struct Load {
 pub struct Shot {
     /// Its number, from 0.
     pub number: u64,
+    /// When it was sent.
+    pub began: Instant,
+    /// When it was answered to the end, or failed.
+    pub ended: Instant,
     /// Status, or the error.
     pub result: Result<u16, String>,
     /// Body, when it was read to its end.
@@ -69,7 +73,8 @@ pub fn failures(shots: &[Shot]) -> Vec<String> {
 }
 
 async fn shoot(client: ServiceClient, number: u64, request: Request<Body>) -> Shot {
-    let mut shot = Shot { number, result: Ok(0), body: String::new(), report: None };
+    let began = Instant::now();
+    let mut shot = Shot { number, began, ended: began, result: Ok(0), body: String::new(), report: None };
     match client.call(request).await {
         Ok(response) => {
             shot.report = response.extensions().get::<CallReport>().cloned();
@@ -81,5 +86,6 @@ async fn shoot(client: ServiceClient, number: u64, request: Request<Body>) -> Sh
         }
         Err(error) => shot.result = Err(error.to_string()),
     }
+    shot.ended = Instant::now();
     shot
 }

@@ -11,6 +11,8 @@ pub mod authorization;
 pub mod cache;
 pub mod check;
 pub mod descriptor;
+#[cfg_attr(not(feature = "cel"), path = "no_expression.rs")]
+pub mod expression;
 pub mod fact;
 pub mod global_limit;
 pub mod judgement;

@@ -6,10 +6,12 @@
 //! Invariant: an unauthenticated caller never satisfies a `principals` condition, not even `*`.
 
 use std::fmt;
+use std::sync::Arc;
 
 use http::HeaderMap;
 
 use super::attributes::Attributes;
+use super::expression::Expression;
 use super::rollout::{Draw, Rollout, Stage};
 use crate::route::host;
 
@@ -31,6 +33,13 @@ impl Rules {
     /// Whether a rule is not in force for every request.
     pub fn is_partial(&self) -> bool {
         self.is_partial
+    }
+
+    /// The rules whose condition could not be evaluated since this was asked last, and how often.
+    pub fn take_failures(&self) -> impl Iterator<Item = (&str, u64)> {
+        let failures =
+            self.rules.iter().filter_map(|rule| Some((&*rule.name, rule.condition.as_ref()?.take_failures())));
+        failures.filter(|(_, count)| *count > 0)
     }
 
     /// Decides about one request; a rule that is in force for a share of them counts as in force.
@@ -129,6 +138,8 @@ pub struct Rule {
     pub hosts: Vec<Pattern>,
     /// Header conditions; all must hold.
     pub headers: Vec<Box<dyn HeaderCondition>>,
+    /// A condition in CEL. Where it cannot be evaluated, a deny rule counts it as met and an allow rule does not.
+    pub condition: Option<Arc<Expression>>,
     /// The share of requests it is in force for.
     pub rollout: Rollout,
 }
@@ -147,14 +158,26 @@ impl Rule {
             && any(&self.paths, attributes.path)
             && (self.hosts.is_empty() || any(&self.hosts, &host_name(attributes.host)))
             && self.headers.iter().all(|condition| condition.matches(attributes.headers))
+            && self.meets_condition(attributes)
     }
 
     /// Of a bare connection only the caller is known. A rule that asks for more never allows, and denies as if it
     /// had been answered: as Istio's policies do.
     fn matches_connection(&self, attributes: &Attributes<'_>) -> bool {
-        let asks_for_more =
-            !self.methods.is_empty() || !self.paths.is_empty() || !self.hosts.is_empty() || !self.headers.is_empty();
-        (self.action == Effect::Deny || !asks_for_more) && self.matches_caller(attributes.principal)
+        let asks_of_requests = self.condition.as_ref().is_some_and(|condition| condition.is_about_requests());
+        let asks_for_more = !self.methods.is_empty()
+            || !self.paths.is_empty()
+            || !self.hosts.is_empty()
+            || !self.headers.is_empty()
+            || asks_of_requests;
+        (self.action == Effect::Deny || !asks_for_more)
+            && self.matches_caller(attributes.principal)
+            && (asks_of_requests || self.meets_condition(attributes))
+    }
+
+    fn meets_condition(&self, attributes: &Attributes<'_>) -> bool {
+        let Some(condition) = &self.condition else { return true };
+        condition.holds(attributes).unwrap_or(self.action == Effect::Deny)
     }
 
     fn matches_caller(&self, principal: Option<&str>) -> bool {
@@ -276,6 +299,39 @@ mod tests {
         }
         let by_caller = Rule { principals: patterns(&[&caller]), ..rule("r", Effect::Allow) };
         assert_eq!(decides(Effect::Deny, by_caller), Effect::Allow);
+    }
+
+    #[cfg(feature = "cel")]
+    #[test]
+    fn a_condition_that_cannot_be_evaluated_refuses_in_either_kind_of_rule() {
+        let with = |action, text: &str| {
+            let condition = Some(Arc::new(Expression::read(text).unwrap()));
+            Rules::new(Effect::Allow, vec![Rule { condition, ..rule("r", action) }])
+        };
+        let passes = |rules: &Rules, is_tcp| {
+            let attributes = AttributesBuf { is_tcp, ..AttributesBuf::default() };
+            matches!(rules.decide(&attributes.borrow()), Decision::Allow { .. })
+        };
+        let (unknown, of_caller) = ("request.headers.x == 'a'", "source.principal.endsWith('/sa/caller')");
+        for (action, text, request, connection) in [
+            (Effect::Allow, "request.method == 'GET'", true, false),
+            (Effect::Allow, "request.method == 'PUT'", false, false),
+            (Effect::Allow, unknown, false, false),
+            (Effect::Allow, of_caller, true, true),
+            (Effect::Deny, "request.method == 'GET'", false, false),
+            (Effect::Deny, "request.method == 'PUT'", true, false),
+            (Effect::Deny, unknown, false, false),
+            (Effect::Deny, of_caller, false, false),
+            (Effect::Deny, "source.principal.endsWith('/sa/other')", true, true),
+            (Effect::Deny, "connection.sni == 'a'", false, false),
+        ] {
+            let rules = with(action, text);
+            assert_eq!((passes(&rules, false), passes(&rules, true)), (request, connection), "{action:?} {text}");
+        }
+        let rules = with(Effect::Deny, unknown);
+        assert!(!passes(&rules, false) && !passes(&rules, false));
+        assert_eq!(rules.take_failures().collect::<Vec<_>>(), [("r", 2)]);
+        assert_eq!(rules.take_failures().count(), 0);
     }
 
     #[test]

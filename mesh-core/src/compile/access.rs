@@ -11,6 +11,7 @@ use super::{Context, end_user, ext_authz, global_limit, limit};
 use crate::access::authorization::{self, MeshNames, Policies, Workload};
 use crate::access::cache::CacheConfig;
 use crate::access::check::{CheckConfig, FailureMode, RemoteCheck};
+use crate::access::expression::Expression;
 use crate::access::fact::Fact;
 use crate::access::jwt::EndUsers;
 use crate::access::rbac::{Effect, HeaderCondition, Pattern, Rule, Rules};
@@ -39,6 +40,7 @@ pub(super) fn compile(
     let issuers = end_user::compile(document, context, problems);
     let global_limits = global_limit::compile(document, context, problems);
     let authorization = compile_authorization(document, problems);
+    let conditions = compile_conditions(document, problems);
     let mut listeners = BTreeMap::new();
     for (index, listener) in document.listeners.iter().enumerate() {
         let name: Arc<str> = listener.name.as_str().into();
@@ -65,7 +67,7 @@ pub(super) fn compile(
             max_criticality: super::admission::criticality(listener.max_criticality),
             health: listener.health.clone().unwrap_or_default(),
             end_users: EndUsers::new(chosen(&issuers, &name)),
-            rules: compile_rules(document, listener, problems),
+            rules: compile_rules((document, listener), &conditions, problems),
             authorization: Arc::clone(&authorization),
             limits: chosen(&limits, &name),
             global_limits: global_limits
@@ -113,11 +115,26 @@ fn tls_mode(listener: &Listener, document: &Document) -> TlsMode {
     }
 }
 
-fn compile_rules(document: &Document, listener: &Listener, problems: &mut Problems) -> Rules {
+/// The conditions of the rules, in their order; every listener has the same.
+fn compile_conditions(document: &Document, problems: &mut Problems) -> Vec<Option<Arc<Expression>>> {
+    let rules = document.policy.access.rules.iter().enumerate();
+    let compiled = rules.map(|(index, rule)| {
+        let condition = rule.condition.as_deref().map(Expression::read).transpose();
+        problems.note(format!("policy.access.rules[{index}].condition"), condition).flatten().map(Arc::new)
+    });
+    compiled.collect()
+}
+
+fn compile_rules(
+    (document, listener): (&Document, &Listener),
+    conditions: &[Option<Arc<Expression>>],
+    problems: &mut Problems,
+) -> Rules {
     let access = &document.policy.access;
     let mut rules = Vec::new();
     for (index, written) in access.rules.iter().enumerate() {
-        rules.extend(problems.note(format!("policy.access.rules[{index}]"), compile_rule(written)));
+        let rule = problems.note(format!("policy.access.rules[{index}]"), compile_rule(written));
+        rules.extend(rule.map(|rule| Rule { condition: conditions[index].clone(), ..rule }));
     }
     let is_closed = access.default == Action::Deny || listener.access_default == Some(Action::Deny);
     Rules::new(if is_closed { Effect::Deny } else { Effect::Allow }, rules)
@@ -186,6 +203,7 @@ fn compile_rule(written: &AccessRule) -> Result<Rule, String> {
         paths: patterns(&written.paths),
         hosts: written.hosts.iter().map(|host| Pattern::host(host.as_str())).collect(),
         headers: headers.collect::<Result<_, String>>()?,
+        condition: None,
         rollout: if written.dry_run { Rollout::DRY_RUN } else { Rollout::share(written.enforce_percent.fraction()) },
     })
 }

@@ -66,6 +66,14 @@ pub struct AccessRule {
     /// All of these hold.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub headers: Vec<HeaderMatch>,
+    /// A condition in CEL, for what the others cannot say: true or false of `request.` (`method`, `path` without query,
+    /// `query`, `host`, `scheme`, `protocol`, `id`, `headers`, `auth.principal`, `auth.audiences`, `auth.presenter`,
+    /// `auth.claims`), `source.` and `destination.` (`principal`, `address`, `ip`, `port`), `destination.service`,
+    /// `destination.listener`, `connection.mtls`, `connection.sni`. One that asks for what a request does not have, and
+    /// does not guard that by `has()` or `in`, refuses: a deny rule counts it as met, an allow rule does not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 2048))]
+    pub condition: Option<String>,
     /// Whether the rule is only tried out: the verdict is made without it, and what it would change is counted and
     /// logged under its name. An allow rule in dry run does not make others be refused either. Default: false.
     #[serde(default)]

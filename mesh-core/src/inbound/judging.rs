@@ -52,6 +52,11 @@ pub(super) fn judge(
     let is_allowed = judgement.verdict.passes();
     tracing::debug!(listener = %inbound.name, rule = %judgement.verdict, is_allowed, "access judged");
     audit(policy, attributes);
+    for (rule, count) in policy.rules.take_failures() {
+        let labels = [(label::LISTENER, &*inbound.name), (label::RULE, rule)];
+        inbound.core.telemetry.registry.counter(&metric::CONDITION_FAILURES, &labels).add(count);
+        tracing::warn!(listener = %inbound.name, rule, "the condition of an access rule cannot be evaluated");
+    }
     if let Some(planned) = &judgement.planned {
         count_planned(inbound, planned);
     }

@@ -218,6 +218,11 @@ pub mod metric {
         "libmesh_access_planned_total",
         "Requests that access rules in dry run, or in force for a share, would decide otherwise, by rule and outcome.",
     );
+    /// Conditions that could not be evaluated.
+    pub const CONDITION_FAILURES: Metric = Metric::new(
+        "libmesh_access_condition_failures_total",
+        "Conditions of access rules that could not be evaluated, and counted on the safe side, by rule.",
+    );
     /// Requests over a rate limit.
     pub const RATE_LIMITED: Metric =
         Metric::new("libmesh_rate_limited_total", "Requests over a rate limit: refused, or passed and only counted.");

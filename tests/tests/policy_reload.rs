@@ -1,0 +1,173 @@
+//! The policy file of a server changes under load, from allow to deny and back: each language enforces it within a
+//! second, and no request meets half of it.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test may panic")]
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use http::Request;
+use mesh_core::{Body, Mesh};
+use mesh_tests::load::{Load, Shot};
+use mesh_tests::process::{Process, free_port, wait_for_port, wait_until};
+use mesh_tests::toolchain::{LANGUAGES, server};
+use serde_json::Value;
+
+/// Requests a second; every second one is for `/never`.
+const RATE: u32 = 500;
+/// Time in which a change has to be enforced: the bound of the requirement.
+const BOUND: Duration = Duration::from_secs(1);
+/// How long a policy stays.
+const PHASE: Duration = Duration::from_millis(2500);
+
+/// What a policy says of the two paths: who is named, and whether it refuses.
+struct Policy {
+    text: &'static str,
+    orders: (&'static str, bool),
+    never: (&'static str, bool),
+}
+
+/// Nobody ever reaches `/never`: a local rule refuses it in the one policy, a document of Istio's in the other. The rules of
+/// the second with the documents of the first would let it pass.
+const OPEN: Policy = Policy {
+    text: "{ access: { rules: [{ name: no-never, action: deny, paths: [/never] }] } }",
+    orders: ("default", false),
+    never: ("no-never", true),
+};
+const CLOSED: Policy = Policy {
+    text: "{ authorization: { policies: [{ metadata: { name: closed }, spec: { action: DENY, rules: [{}] } }] } }",
+    orders: ("shop/closed", true),
+    never: ("shop/closed", true),
+};
+const PHASES: [&Policy; 3] = [&OPEN, &CLOSED, &OPEN];
+
+struct Served {
+    port: u16,
+    config: std::path::PathBuf,
+    log: std::path::PathBuf,
+    _process: Process,
+}
+
+impl Served {
+    fn start(language: &str, directory: &Path) -> Self {
+        let port = free_port().unwrap();
+        let (config, log) = (directory.join(format!("{language}.yaml")), directory.join(format!("{language}.log")));
+        let program = server(language).unwrap();
+        let mut command = Command::new(&program.command[0]);
+        command.args(&program.command[1..]).arg(&config).envs(program.environment.iter().cloned());
+        put(&config, port, &log, &OPEN);
+        let process = Process::start(&mut command).unwrap();
+        wait_for_port(port).unwrap();
+        Self { port, config, log, _process: process }
+    }
+
+    /// The lines of the access log by request id, once all `count` are there.
+    fn lines(&self, count: usize) -> BTreeMap<u64, Value> {
+        let read = || std::fs::read_to_string(&self.log).unwrap_or_default();
+        wait_until("the access log", || read().lines().count() >= count).unwrap();
+        let lines = read().lines().map(|line| serde_json::from_str::<Value>(line).unwrap()).collect::<Vec<_>>();
+        lines.into_iter().map(|line| (line["request_id"].as_str().unwrap().parse().unwrap(), line)).collect()
+    }
+}
+
+fn put(config: &Path, port: u16, log: &Path, policy: &Policy) {
+    let text = format!(
+        "version: 1
+node: {{ service: orders, namespace: shop }}
+listeners: [{{ name: inbound, address: \"127.0.0.1:{port}\" }}]
+policy: {}
+telemetry: {{ access_log: {{ path: \"{}\" }} }}
+",
+        policy.text,
+        log.display()
+    );
+    let new = config.with_extension("new");
+    std::fs::write(&new, text).unwrap();
+    std::fs::rename(&new, config).unwrap();
+}
+
+fn path(number: u64) -> &'static str {
+    if number.is_multiple_of(2) { "/orders" } else { "/never" }
+}
+
+fn client(port: u16) -> Mesh {
+    let text = format!(
+        "version: 1
+clusters: [{{ name: a, endpoints: [{{ address: \"127.0.0.1:{port}\" }}] }}]
+routes: [{{ hosts: [a], rules: [{{ backends: [{{ cluster: a }}] }}] }}]
+"
+    );
+    Mesh::from_yaml(&text, "client.yaml").unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_changed_policy_is_enforced_within_a_second_in_every_language_and_never_by_half() {
+    let directory = tempfile::tempdir().unwrap();
+    for language in LANGUAGES {
+        let served = Served::start(language, directory.path());
+        let mesh = client(served.port);
+        let load = Load::start(mesh.client(), RATE, |number| {
+            let request = Request::get(format!("http://a{}", path(number))).header("x-request-id", number.to_string());
+            request.body(Body::empty()).unwrap()
+        });
+        let mut changed = vec![Instant::now()];
+        for policy in &PHASES[1..] {
+            tokio::time::sleep(PHASE).await;
+            put(&served.config, served.port, &served.log, policy);
+            changed.push(Instant::now());
+        }
+        tokio::time::sleep(PHASE).await;
+        let shots = load.stop().await;
+        judge_answers(language, &shots, &changed);
+        judge_log(language, &shots, &served.lines(shots.len()));
+    }
+}
+
+/// What began later than the bound after a change and ended before the next one has the verdict of that policy.
+fn judge_answers(language: &str, shots: &[Shot], changed: &[Instant]) {
+    let answered = |shot: &Shot| *shot.result.as_ref().unwrap_or_else(|error| panic!("{language}: {error}"));
+    for (phase, policy) in PHASES.iter().enumerate() {
+        let from = changed[phase] + if phase == 0 { Duration::ZERO } else { BOUND };
+        let is_within =
+            |shot: &&Shot| shot.began >= from && changed.get(phase + 1).is_none_or(|next| shot.ended < *next);
+        let within: Vec<_> = shots.iter().filter(is_within).collect();
+        assert!(within.len() > RATE as usize / 2, "{language}: only {} requests tell of phase {phase}", within.len());
+        for shot in within {
+            let (_, is_refused) = if shot.number.is_multiple_of(2) { policy.orders } else { policy.never };
+            let expected = if is_refused { 403 } else { 200 };
+            assert_eq!(answered(shot), expected, "{language}, phase {phase}: {}", path(shot.number));
+        }
+    }
+    let passed = shots.iter().filter(|shot| !shot.number.is_multiple_of(2) && answered(shot) != 403).count();
+    assert_eq!(passed, 0, "{language}: met the rules of one policy and the documents of the other");
+}
+
+/// Each line names the revision that decided, and what decided is of that revision; who began after another had ended
+/// met no older one.
+fn judge_log(language: &str, shots: &[Shot], lines: &BTreeMap<u64, Value>) {
+    let revision = |number: u64| lines[&number]["revision"].as_str().unwrap().parse::<usize>().unwrap();
+    let mut met = [0; PHASES.len()];
+    for shot in shots {
+        let (line, revision) = (&lines[&shot.number], revision(shot.number));
+        met[revision - 1] += 1;
+        let policy = PHASES[revision - 1];
+        let (by, is_refused) = if shot.number.is_multiple_of(2) { policy.orders } else { policy.never };
+        assert_eq!(line["access_rule"], by, "{language}: {line}");
+        assert_eq!(line["error_type"] == "denied", is_refused, "{language}: {line}");
+    }
+    assert!(met.iter().all(|count| *count > 0), "{language}: {met:?}");
+    let mut by_end: Vec<_> = shots.iter().map(|shot| (shot.ended, revision(shot.number))).collect();
+    by_end.sort();
+    let mut by_beginning: Vec<_> = shots.iter().map(|shot| (shot.began, revision(shot.number))).collect();
+    by_beginning.sort();
+    let (mut ended, mut newest) = (by_end.into_iter().peekable(), 0);
+    for (began, revision) in by_beginning {
+        while let Some((_, earlier)) = ended.next_if(|(end, _)| *end < began) {
+            newest = newest.max(earlier);
+        }
+        assert!(revision >= newest, "{language}: revision {revision} after {newest}");
+    }
+    println!("{language}: {} requests, by revision {met:?}", shots.len());
+}
