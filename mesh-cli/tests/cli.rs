@@ -304,3 +304,47 @@ fn a_reader_that_leaves_early_is_no_error() {
     let output = Command::new("bash").args(["-o", "pipefail", "-c", &script]).output().unwrap();
     assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
 }
+
+#[test]
+fn check_warns_of_a_deny_that_another_spelling_may_dodge_and_takes_the_file() {
+    let directory = workplace();
+    let text = "listeners: [{ name: in, judged_paths: as_handed_on }]
+policy:
+  access:
+    rules:
+      - { name: no-admin, action: deny, paths: [\"/admin*\"] }
+";
+    fs::write(directory.path().join("open.yaml"), text).unwrap();
+    let output = mesh(directory.path(), &["check", "open.yaml"]);
+    assert_eq!(output.status.code(), Some(0));
+    assert_shows(
+        &output,
+        &[
+            "warning: on the listener `in` another spelling may dodge it",
+            "open.yaml:5:",
+            "policy.access.rules[0].paths",
+        ],
+    );
+}
+
+#[test]
+fn explain_shows_templates_sources_and_copies() {
+    let directory = workplace();
+    let text = "clusters: [{ name: a, endpoints: [{ address: \"127.0.2.11:80\" }] }]
+routes:
+  - hosts: [a]
+    rules:
+      - { match: { source: { namespaces: [web] } }, backends: [{ cluster: a }] }
+      - match: { path: { template: \"/v1/{id}/{rest=**}\" } }
+        rewrite: { template: \"/v2/{rest}/{id}\" }
+        backends: [{ cluster: a }]
+        mirror: [{ cluster: a, percent: 5 }]
+";
+    fs::write(directory.path().join("rules.yaml"), text).unwrap();
+    let output = mesh(directory.path(), &["explain", "rules.yaml", "GET", "http://a/v1/7/x/y?q"]);
+    assert_eq!(output.status.code(), Some(0));
+    assert_shows(
+        &output,
+        &["not met: source", "fits /v1/{id}/{rest=**}", "sent as GET http://a/v2/x/y/7?q", "mirror    5 % to a"],
+    );
+}

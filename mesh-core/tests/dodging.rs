@@ -310,3 +310,32 @@ proptest! {
         });
     }
 }
+
+/// A check that is asked about some paths only, by its own `match` or by a CUSTOM policy, is asked about each of their
+/// spellings. Its server is gone, and it fails closed.
+#[tokio::test]
+async fn no_spelling_of_a_path_dodges_the_check_that_is_asked_about_it() {
+    let checks = |rest: &str| {
+        format!("checks: [{{name: opa, cluster: opa, timeout: 1s, failure: closed, status_on_error: 418{rest}}}]")
+    };
+    let by_match = checks(", match: {path: {prefix: /admin}}");
+    let by_policy = checks(", provider_only: true")
+        + r#", authorization: {policies: [{metadata: {name: ask}, spec: {action: CUSTOM, provider: {name: opa},
+            rules: [{to: [{operation: {paths: ["/admin", "/admin/*"]}}]}]}}]}"#;
+    for policy in [by_match, by_policy] {
+        let text = format!(
+            "listeners: [{{name: in}}]\nclusters: [{{name: opa, protocol: http2, endpoints: [{{address: \"127.0.0.1:1\"}}]}}]\npolicy: {{{policy}}}\n"
+        );
+        let mesh = Mesh::from_yaml(&text, "server.yaml").unwrap();
+        let answer = tower::service_fn(|_: Request<Body>| async { Ok::<_, BoxError>(Response::new(Body::empty())) });
+        let layer = mesh.server_layer("in").unwrap();
+        for (target, expected) in TARGETS.iter().filter(|(target, _)| target.starts_with('/') && !target.contains('#'))
+        {
+            let Ok(request) = Request::get(format!("http://a.test{target}")).body(Body::empty()) else { continue };
+            let service = tower::Layer::layer(&layer, answer);
+            let status = tower::ServiceExt::oneshot(service, request).await.unwrap().status();
+            let expected = if *expected == 403 { 418 } else { *expected };
+            assert_eq!(status.as_u16(), expected, "{target} under {policy}");
+        }
+    }
+}

@@ -3,10 +3,12 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use std::path::Path;
+use std::time::{Duration, SystemTime};
 
 use http::{Request, Response};
 use mesh_core::error::BoxError;
-use mesh_core::{Body, Mesh};
+use mesh_core::identity::SpiffeId;
+use mesh_core::{Body, Mesh, PeerIdentity};
 
 fn identity(ca: &Path, id: &str) -> String {
     format!("identity: {{spiffe_id: \"spiffe://test/{id}\", dev_ca: {{directory: \"{}\"}}}}\n", ca.display())
@@ -136,5 +138,43 @@ async fn a_redirect_to_the_decoded_path_stays_on_its_host() {
         let told = response.headers().get("location").map(|location| location.to_str().unwrap());
         assert_eq!(told, location, "{path}");
         assert_eq!(grpc, response.headers().get("grpc-status").is_some_and(|status| status == "13"), "{path}");
+    }
+}
+
+/// Checks and rate limits know the caller as routes do.
+#[tokio::test]
+async fn a_check_and_a_limit_may_be_about_some_callers_only() {
+    let source = "match: {source: {namespaces: [web]}}";
+    for (policy, refused) in [
+        (
+            format!(
+                "checks: [{{name: opa, cluster: opa, timeout: 1s, failure: closed, status_on_error: 418, {source}}}]"
+            ),
+            418,
+        ),
+        (format!("rate_limits: [{{name: few, max_tokens: 1, fill_interval: 1h, {source}}}]"), 429),
+    ] {
+        let text = format!(
+            "listeners: [{{name: in}}]\nclusters: [{{name: opa, protocol: http2, endpoints: [{{address: \"127.0.0.1:1\"}}]}}]\npolicy: {{{policy}}}\n"
+        );
+        let mesh = Mesh::from_yaml(&text, "server.yaml").unwrap();
+        let answer = tower::service_fn(|_: Request<Body>| async { Ok::<_, BoxError>(Response::new(Body::empty())) });
+        let layer = mesh.server_layer("in").unwrap();
+        let status = async |id: Option<&str>| {
+            let mut request = Request::get("http://a.test/").body(Body::empty()).unwrap();
+            if let Some(id) = id {
+                let id = SpiffeId::parse(id).unwrap();
+                let not_after = SystemTime::now() + Duration::from_secs(600);
+                request.extensions_mut().insert(PeerIdentity { id, serial: "7".to_owned(), not_after });
+            }
+            let service = tower::Layer::layer(&layer, answer);
+            tower::ServiceExt::oneshot(service, request).await.unwrap().status().as_u16()
+        };
+        // The first takes the only token there is.
+        let first = status(Some("spiffe://test/ns/web/sa/page")).await;
+        assert_eq!(first, if refused == 429 { 200 } else { refused }, "{policy}");
+        assert_eq!(status(Some("spiffe://test/ns/web/sa/page")).await, refused, "{policy}");
+        assert_eq!(status(Some("spiffe://test/ns/shop/sa/orders")).await, 200, "{policy}");
+        assert_eq!(status(None).await, 200, "{policy}");
     }
 }

@@ -67,8 +67,7 @@ fn compile_rule(
     let matches = compile_matches(&rule.matches).map_err(|reason| format!("match: {reason}"));
     let matches = problems.note(&place.path, matches);
     let to = destination(rule, clusters, (place, problems));
-    let rewrite = rule.rewrite.as_ref().map(compile_rewrite).transpose();
-    let rewrite = problems.note(format!("{}.rewrite", place.path), rewrite);
+    let rewrite = rewrite(rule, (place, problems));
     let request_headers = super::answer::header_changes(rule.request_headers.as_ref());
     let request_headers = problems.note(format!("{}.request_headers", place.path), request_headers);
     let response_headers = super::answer::header_changes(rule.response_headers.as_ref());
@@ -78,8 +77,7 @@ fn compile_rule(
     let retry = problems.note(format!("{}.retry", place.path), retry::retry_policy(&retry));
     let hedge = retry::hedging(rule, document, learned.get(place.name.as_str()));
     let hedge = problems.note(format!("{}.hedge", place.path), hedge);
-    let mirrors = rule.mirror.iter().map(|written| compile_mirror(written, clusters)).collect::<Result<Vec<_>, _>>();
-    let mirrors = problems.note(format!("{}.mirror", place.path), mirrors);
+    let mirrors = mirrors(rule, clusters, (place, problems));
     let affinity = affinity::affinity(&rule.hash_policy, rule.session.as_ref());
     let affinity = problems.note(&place.path, affinity);
     let action = Action {
@@ -98,6 +96,17 @@ fn compile_rule(
         affinity: affinity?,
     };
     Some(Rule { name: place.name.clone(), matches: matches?, action })
+}
+
+fn mirrors(rule: &written::Rule, clusters: &Clusters, at: (&Place, &mut Problems)) -> Option<Vec<snapshot::Mirror>> {
+    let (place, problems) = at;
+    let mirrors = rule.mirror.iter().map(|written| compile_mirror(written, clusters));
+    problems.note(format!("{}.mirror", place.path), mirrors.collect::<Result<_, _>>())
+}
+
+fn rewrite(rule: &written::Rule, at: (&Place, &mut Problems)) -> Option<Option<Rewrite>> {
+    let (place, problems) = at;
+    problems.note(format!("{}.rewrite", place.path), rule.rewrite.as_ref().map(compile_rewrite).transpose())
 }
 
 fn compile_mirror(written: &Mirror, clusters: &Clusters) -> Result<snapshot::Mirror, String> {

@@ -2,7 +2,8 @@
 //!
 //! Decides: what a copy carries, and that only a body held in memory is copied. Never: makes the caller wait, fails its
 //! request, spends its deadline, its retries or their budget; a copy is tried once.
-//! Invariant: every copy that a draw demanded is counted once, by what became of it.
+//! Invariant: every copy that a draw demanded is counted once, by what became of it, unless the caller walked away
+//! before its body was known.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};

@@ -87,12 +87,21 @@ fn check_answer(rule: &Rule, path: &Path<'_>, report: &mut Report<'_>) {
             report.error_with(&path.field(field), "it has no effect", "the rule answers by itself; leave it out");
         }
     }
+    check_direct_response(rule, path, report);
+    check_redirect(rule, path, report);
+}
+
+/// Neither HTTP/1.1 nor HTTP/2 carries a body with these.
+fn check_direct_response(rule: &Rule, path: &Path<'_>, report: &mut Report<'_>) {
     if let Some(direct) = rule.direct_response.as_ref().filter(|direct| !direct.body.is_empty())
         && matches!(direct.status, 204 | 205 | 304)
     {
         let message = format!("a response with the status {} has no body", direct.status);
         report.error_with(&path.field("direct_response").field("body"), message, "leave it out (RFC 9110, 15)");
     }
+}
+
+fn check_redirect(rule: &Rule, path: &Path<'_>, report: &mut Report<'_>) {
     let Some(redirect) = &rule.redirect else { return };
     let at = path.field("redirect");
     if redirect.status.is_some_and(|status| matches!(status, 304..=306)) {
