@@ -8,14 +8,13 @@ use std::sync::Arc;
 
 use http::Request;
 
-use super::facts::Facts;
+use super::facts::{Facts, expiry};
 use super::gate::Inside;
 use super::serve::Origin;
 use super::{Inbound, end_user};
 use crate::access::attributes::Attributes;
 use crate::access::authorization::Ruling;
 use crate::access::check::CheckOutcome;
-use crate::access::jwt;
 use crate::access::rbac::Decision;
 use crate::access::verdict::Verdict;
 use crate::body::Body;
@@ -167,10 +166,7 @@ pub(super) async fn ask(
 ) -> CheckOutcome {
     let ((_, peer), context) = call;
     let clock = &inbound.core.clock;
-    // An answer about a caller is worth no longer than the caller's certificate, and the end user's token.
-    let ends = [peer.as_ref().map(|peer| peer.not_after), attributes.claims.and_then(|claims| jwt::expires(claims))];
-    let end = ends.into_iter().flatten().min();
-    let expiry = end.map(|end| crate::time::after(clock.now(), end.duration_since(clock.wall()).unwrap_or_default()));
+    let expiry = expiry(peer.as_deref(), attributes, &**clock);
     let channel = GrpcChannel::new(ServiceClient::to_cluster(Arc::clone(&inbound.core), Arc::clone(&policy.cluster)));
     // The answer is shared with others, so the deadline of this caller must not end the call.
     // Nor does its failure say that what the application does was tried enough.

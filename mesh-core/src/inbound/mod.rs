@@ -26,7 +26,7 @@ use crate::telemetry::names::{label, metric};
 pub mod accept;
 mod admission;
 mod body;
-mod end_user;
+pub(crate) mod end_user;
 pub(crate) mod facts;
 pub mod forward;
 pub mod gate;
