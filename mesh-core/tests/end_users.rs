@@ -10,6 +10,8 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use http::{HeaderMap, Request, Response};
+use http_body::Frame;
+use http_body_util::StreamBody;
 use mesh_core::error::BoxError;
 use mesh_core::time::ManualClock;
 use mesh_core::{Body, EndUser, Mesh};
@@ -311,6 +313,69 @@ async fn keys_of_a_service_are_asked_for_again_and_the_last_good_ones_stay() {
     let late = old.token("EdDSA", &claims(now() + 661));
     assert_eq!(status(&mesh, &late).await, 200);
     assert_eq!(mesh.status()["end_users"]["shop"]["keys"], 2);
+}
+
+/// Says yes to whatever a check asks, and how often it was asked.
+async fn policy_server() -> (Mesh, String, Arc<AtomicUsize>) {
+    let mesh = mesh("listeners: [{name: opa, address: \"127.0.0.1:0\"}]");
+    let asked = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&asked);
+    let allow = tower::service_fn(move |_: Request<Body>| {
+        count.fetch_add(1, Ordering::SeqCst);
+        async move {
+            // CheckResponse { status: { code: 0 } }, and the trailer that says it was no failure.
+            let frames = [Frame::data(vec![0, 0, 0, 0, 2, 0x0a, 0].into()), Frame::trailers(trailers())];
+            let body = Body::new(StreamBody::new(futures_util::stream::iter(frames.map(Ok::<_, BoxError>))));
+            let mut response = Response::new(body);
+            response.headers_mut().insert("content-type", "application/grpc".parse()?);
+            Ok::<_, BoxError>(response)
+        }
+    });
+    let address = mesh.listen("opa", allow).await.unwrap().local_addr().to_string();
+    (mesh, address, asked)
+}
+
+fn trailers() -> HeaderMap {
+    [(http::HeaderName::from_static("grpc-status"), "0".parse().unwrap())].into_iter().collect()
+}
+
+#[tokio::test]
+async fn an_answer_about_a_user_is_nobody_elses_and_ends_with_his_token() {
+    let world = World::new();
+    let (_opa, address, asked) = policy_server().await;
+    let clock = ManualClock::new();
+    let text = format!(
+        "clusters: [{{name: opa, protocol: http2, endpoints: [{{address: \"{address}\"}}]}}]\n{}",
+        document(
+            &inline(&world.shop_keys()),
+            "",
+            "  checks: [{name: opa, cluster: opa, timeout: 10s, cache: {key: [method], ttl: 1h}}]\n"
+        )
+    );
+    let mesh = Mesh::builder().clock(Arc::new(clock.clone())).from_yaml(&text, "server.yaml").unwrap();
+    let alice = world.ed.token("EdDSA", &claims(now()));
+    let again = world.ed.token("EdDSA", &with(&claims(now()), "jti", "2".into()));
+    let bob = world.ed.token("EdDSA", &with(&claims(now()), "sub", "bob".into()));
+    for (token, questions, about) in [
+        (Some(&alice), 1, "she is asked about"),
+        (Some(&alice), 1, "an answer is there"),
+        (Some(&again), 1, "another token of hers"),
+        (Some(&bob), 2, "somebody else"),
+        (None, 3, "nobody"),
+        (None, 3, "nobody, again"),
+    ] {
+        let headers: Vec<_> = token.map(|token| bearer(token.clone())[0].clone()).into_iter().collect();
+        assert_eq!(ask(&mesh, "/", &headers).await.status, 200, "{about}");
+        assert_eq!(asked.load(Ordering::SeqCst), questions, "{about}");
+    }
+    // The token has ended. Its minute of slack is the issuer's clock's; the answer has none.
+    clock.advance(Duration::from_secs(605));
+    assert_eq!(status(&mesh, &alice).await, 200);
+    assert_eq!(asked.load(Ordering::SeqCst), 4, "an answer outlived the token");
+    assert_eq!(ask(&mesh, "/", &[]).await.status, 200);
+    assert_eq!(asked.load(Ordering::SeqCst), 4, "without a token it lasts its hour");
+    clock.advance(Duration::from_secs(60));
+    assert_eq!(status(&mesh, &alice).await, 401);
 }
 
 #[tokio::test]

@@ -165,7 +165,13 @@ async fn a_check_and_a_limit_may_be_about_some_callers_only() {
             if let Some(id) = id {
                 let id = SpiffeId::parse(id).unwrap();
                 let not_after = SystemTime::now() + Duration::from_secs(600);
-                request.extensions_mut().insert(PeerIdentity { id, serial: "7".to_owned(), not_after });
+                request.extensions_mut().insert(PeerIdentity {
+                    id,
+                    serial: "7".to_owned(),
+                    not_after,
+                    certificate: None,
+                    server_name: None,
+                });
             }
             let service = tower::Layer::layer(&layer, answer);
             tower::ServiceExt::oneshot(service, request).await.unwrap().status().as_u16()

@@ -26,8 +26,8 @@ macro_rules! programs {
 }
 
 programs! {
-    access, axum_listener, axum_server, balance, check, circuit_breaker, compose, concurrency, endpoint, grpc_client,
-    grpc_mesh, hedge, retry, shed, timeout, trace,
+    access, axum_listener, axum_server, balance, check, circuit_breaker, compose, concurrency, end_user, endpoint,
+    grpc_client, grpc_mesh, hedge, retry, shed, timeout, trace,
 }
 
 #[test]

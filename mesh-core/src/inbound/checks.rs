@@ -10,13 +10,12 @@ use http::{Request, Uri};
 
 use super::Inbound;
 use super::admission::{Refused, refusal};
-use super::facts::Facts;
+use super::facts::{Facts, expiry};
 use super::policy_channel::PolicyChannel;
 use super::read_ahead::{Ahead, read_ahead};
 use super::serve::Origin;
 use crate::access::attributes::Attributes;
 use crate::access::check::{BodyTerms, CheckOutcome, Question, SentBody};
-use crate::access::jwt;
 use crate::access::verdict::{Verdict, apply_to_query};
 use crate::body::Body;
 use crate::context::{CallContext, GaveUp};
@@ -121,11 +120,7 @@ impl Asking<'_> {
     async fn ask(&self, policy: &CheckPolicy, question: Question<'_>) -> Result<CheckOutcome, Refused> {
         let core = &self.inbound.core;
         let clock = &core.clock;
-        // An answer about a caller is worth no longer than the caller's certificate, and the end user's token.
-        let token_ends = question.attributes.claims.and_then(|claims| jwt::expires(claims));
-        let end = self.origin.1.as_ref().map(|peer| peer.not_after).into_iter().chain(token_ends).min();
-        let life = end.map(|end| end.duration_since(clock.wall()).unwrap_or_default());
-        let max_expiry = life.map(|life| crate::time::after(clock.now(), life));
+        let max_expiry = expiry(self.origin.1.as_deref(), &question.attributes, &**clock);
         let certificate = self.origin.1.as_ref().and_then(|peer| peer.certificate.clone());
         let question = Question { max_expiry, certificate, ..question };
         let channel = GrpcChannel::new(PolicyChannel::new(Arc::clone(core), policy));

@@ -5,6 +5,7 @@
 //! come from a verified token or are not there.
 
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use http::uri::PathAndQuery;
 use http::{Request, Uri};
@@ -12,7 +13,7 @@ use http::{Request, Uri};
 use super::Inbound;
 use super::admission::{Refused, refusal};
 use super::facts::Facts;
-use crate::access::jwt::{EndUser, Refusal, Refused as Unproven};
+use crate::access::jwt::{EndUser, EndUsers, Refusal, Refused as Unproven, Verified};
 use crate::access::verdict::{HeaderChange, Verdict};
 use crate::body::Body;
 use crate::error::ErrorKind;
@@ -30,37 +31,53 @@ pub(super) fn authenticate(
     if end_users.is_empty() {
         return Ok(());
     }
+    match prove(end_users, request, inbound.core.clock.wall()) {
+        Ok(None) => Ok(()),
+        Ok(Some(verified)) => {
+            count(inbound, &verified.issuer.name, "verified");
+            facts.query = request.uri().query().map(str::to_owned);
+            facts.user = Some(verified.user);
+            Ok(())
+        }
+        Err(unproven) => Err(refuse(inbound, &unproven)),
+    }
+}
+
+/// Makes a request say who its user is, by its extensions and headers, and nothing that nobody has proven.
+pub(crate) fn prove<In>(
+    end_users: &EndUsers,
+    request: &mut Request<In>,
+    now: SystemTime,
+) -> Result<Option<Verified>, Unproven> {
     request.extensions_mut().remove::<EndUser>();
     end_users.strip_claims(request.headers_mut());
-    let found = end_users.authenticate(request.headers(), facts.query.as_deref(), inbound.core.clock.wall());
-    let verified = match found {
-        Ok(None) => return Ok(()),
-        Ok(Some(verified)) => verified,
-        Err(unproven) => return Err(refuse(inbound, &unproven)),
+    let Some(verified) = end_users.authenticate(request.headers(), request.uri().query(), now)? else {
+        return Ok(None);
     };
-    count(inbound, &verified.issuer.name, "verified");
-    if let Some(query) = verified.apply(request.headers_mut(), facts.query.as_deref()) {
+    let query = request.uri().query().map(str::to_owned);
+    if let Some(query) = verified.apply(request.headers_mut(), query.as_deref()) {
         replace_query(request, query.as_deref());
-        facts.query = query;
     }
     request.extensions_mut().insert(verified.user.clone());
-    facts.user = Some(verified.user);
-    Ok(())
+    Ok(Some(verified))
 }
 
 /// RFC 6750 3: the caller learns that its token is no good, or that it needs one; why, only we know.
+pub(crate) fn challenge(unproven: &Unproven) -> Verdict {
+    let challenge = if unproven.reason == Refusal::Missing { "Bearer" } else { "Bearer error=\"invalid_token\"" };
+    Verdict {
+        response_headers: HeaderChange::set("www-authenticate", challenge).into_iter().collect(),
+        ..Verdict::deny(ErrorKind::Unauthenticated.status().http)
+    }
+}
+
 fn refuse(inbound: &Inbound, unproven: &Unproven) -> Refused {
     let issuer = unproven.issuer.as_deref().unwrap_or(value::UNKNOWN);
     let reason = unproven.reason.as_str();
     count(inbound, issuer, reason);
     inbound.decisions.unauthenticated.inc();
-    let challenge = if unproven.reason == Refusal::Missing { "Bearer" } else { "Bearer error=\"invalid_token\"" };
-    let reply = Verdict {
-        response_headers: HeaderChange::set("www-authenticate", challenge).into_iter().collect(),
-        ..Verdict::deny(ErrorKind::Unauthenticated.status().http)
-    };
     let error = refusal(ErrorKind::Unauthenticated, format!("end user: token of issuer {issuer}: {reason}"));
-    Refused { error, verdict: Some(Arc::new(reply)) }
+    Refused { error, verdict: Some(Arc::new(challenge(unproven))) }
 }
 
 /// Issuers are named by the configuration, reasons are a closed list.
@@ -70,7 +87,7 @@ fn count(inbound: &Inbound, issuer: &str, outcome: &str) {
 }
 
 /// A part of a good target is a good target; were it not, the old one would hold a token that nobody is to see.
-fn replace_query(request: &mut Request<Body>, query: Option<&str>) {
+fn replace_query<In>(request: &mut Request<In>, query: Option<&str>) {
     let path = request.uri().path();
     let target = query.map_or_else(|| path.to_owned(), |query| format!("{path}?{query}"));
     let mut parts = request.uri().clone().into_parts();

@@ -5,6 +5,7 @@
 //! differs from the authority is replaced by it. Invariant: a request without one clear form is refused (400).
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use http::uri::PathAndQuery;
 use http::{HeaderMap, HeaderValue, Method, Request, Uri, Version, header};
@@ -13,15 +14,17 @@ use super::Inbound;
 use super::admission::{Refused, refusal};
 use super::serve::Origin;
 use crate::access::attributes::Attributes;
-use crate::access::jwt::EndUser;
+use crate::access::jwt::{self, EndUser};
 use crate::access::verdict::{HeaderChange, Verdict};
 use crate::body::Body;
 use crate::context::CallContext;
 use crate::error::{Error, ErrorKind};
+use crate::identity::tls::PeerIdentity;
 use crate::route::host;
 use crate::route::normalize::Normalized;
 use crate::route::path_terms::PathTerms;
 use crate::route::readings::Readings;
+use crate::time::Clock;
 
 /// The facts of one request, normalised.
 pub(super) struct Facts<'a> {
@@ -100,6 +103,13 @@ impl<'a> Facts<'a> {
             time: self.time,
         }
     }
+}
+
+/// When what was said about a caller ceases to hold: no later than the caller's certificate, and the end user's token.
+pub(crate) fn expiry(peer: Option<&PeerIdentity>, attributes: &Attributes<'_>, clock: &dyn Clock) -> Option<Instant> {
+    let token = attributes.claims.and_then(|claims| jwt::expires(claims));
+    let end = peer.map(|peer| peer.not_after).into_iter().chain(token).min()?;
+    Some(crate::time::after(clock.now(), end.duration_since(clock.wall()).unwrap_or_default()))
 }
 
 /// Brings a request to its one form, for whoever judges it and whoever reads it then; or says where its caller has to

@@ -27,7 +27,7 @@ pub mod accept;
 mod admission;
 mod body;
 pub(crate) mod checks;
-mod end_user;
+pub(crate) mod end_user;
 pub(crate) mod facts;
 pub mod forward;
 pub mod gate;

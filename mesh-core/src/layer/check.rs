@@ -16,7 +16,7 @@ use crate::access::verdict::apply_to_response;
 use crate::body::Body;
 use crate::error::BoxError;
 use crate::inbound::checks::change_query;
-use crate::inbound::facts::settle;
+use crate::inbound::facts::{expiry, settle};
 use crate::inbound::forward::{check_reply, local_reply};
 use crate::inbound::peer_of;
 use crate::route::path_terms::PathTerms;
@@ -105,15 +105,10 @@ where
                 return Ok(local_reply(&error, is_grpc(request.headers())));
             }
             let peer = peer_of(request.extensions());
-            let expiry = peer.as_deref().map(|peer| {
-                crate::time::after(
-                    terms.clock.now(),
-                    peer.not_after.duration_since(terms.clock.wall()).unwrap_or_default(),
-                )
-            });
             let (head, body) = request.into_parts();
             let bare = Request::from_parts(head, ());
             let facts = attributes(&bare, &terms.listener, peer.as_deref());
+            let expiry = expiry(peer.as_deref(), &facts, &*terms.clock);
             let outcome = terms.check.check(terms.channel, &facts, &*terms.clock, expiry).await;
             let (head, _) = bare.into_parts();
             request = Request::from_parts(head, body);

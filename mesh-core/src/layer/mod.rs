@@ -26,8 +26,8 @@
 //!
 //! Errors are boxed; one that a layer made is a [`crate::Error`] inside, which [`to_status`] makes a gRPC
 //! status. An inner service's foreign error counts as "the peer may have acted", so nothing unsafe is repeated
-//! because of it; except where tonic's channel says that it could not connect. [`AccessLayer`] and
-//! [`CheckLayer`] add no error of their own: what they refuse is answered.
+//! because of it; except where tonic's channel says that it could not connect. [`AccessLayer`], [`EndUserLayer`]
+//! and [`CheckLayer`] add no error of their own: what they refuse is answered.
 //!
 //! `examples/layers` has a program for each.
 
@@ -42,6 +42,7 @@ mod check;
 mod circuit_breaker;
 mod compose;
 mod concurrency;
+mod end_user;
 mod endpoint;
 mod hedge;
 mod request_body;
@@ -56,6 +57,7 @@ pub use check::{Check, CheckLayer};
 pub use circuit_breaker::{CircuitBreaker, CircuitBreakerLayer};
 pub use compose::{Composed, compose};
 pub use concurrency::{Concurrency, ConcurrencyLayer};
+pub use end_user::{EndUserLayer, Users};
 pub use endpoint::EndpointService;
 pub use hedge::{Hedge, HedgeLayer};
 pub use request_body::RequestBody;

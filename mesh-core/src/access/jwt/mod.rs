@@ -227,7 +227,7 @@ impl EndUsers {
     fn verify(&self, location: &Location, text: &str, now: SystemTime) -> Result<(&Arc<Issuer>, EndUser), Refused> {
         let digest = Digest::of(text.as_bytes());
         for issuer in self.at(location) {
-            if let Some(proven) = issuer.keys.keys().and_then(|keys| keys.verified.find(digest)) {
+            if let Some(proven) = issuer.keys.keys().and_then(|keys| keys.remembered.find(digest)) {
                 return Ok((issuer, issuer.admit(&proven, now)?));
             }
         }
@@ -238,7 +238,7 @@ impl EndUsers {
         let keys = issuer.keys.keys().ok_or(issuer.refused(Refusal::NoKeys))?;
         let proven = issuer.prove(token, &keys)?;
         let user = issuer.admit(&proven, now)?;
-        keys.verified.remember(digest, &proven);
+        keys.remembered.remember(digest, &proven);
         Ok((issuer, user))
     }
 

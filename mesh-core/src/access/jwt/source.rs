@@ -46,7 +46,7 @@ pub struct KeySource {
 /// Keys in force, and what they verified.
 pub(super) struct Keys {
     pub(super) set: KeySet,
-    pub(super) verified: Verified,
+    pub(super) remembered: Remembered,
 }
 
 impl KeySource {
@@ -65,7 +65,7 @@ impl KeySource {
         if self.keys.load().as_ref().is_some_and(|keys| keys.set.digest == set.digest) {
             return;
         }
-        self.keys.store(Some(Arc::new(Keys { set, verified: Verified::default() })));
+        self.keys.store(Some(Arc::new(Keys { set, remembered: Remembered::default() })));
     }
 
     /// How many there are.
@@ -102,7 +102,7 @@ impl Digest {
 
 /// Tokens whose signature was verified, in two generations: when the younger is full, it becomes the older, and what
 /// was in that is forgotten.
-pub(super) struct Verified {
+pub(super) struct Remembered {
     shards: [Mutex<Generations>; SHARDS],
 }
 
@@ -112,13 +112,13 @@ struct Generations {
     old: HashMap<Digest, Arc<Proven>>,
 }
 
-impl Default for Verified {
+impl Default for Remembered {
     fn default() -> Self {
         Self { shards: std::array::from_fn(|_| Mutex::default()) }
     }
 }
 
-impl Verified {
+impl Remembered {
     pub(super) fn find(&self, digest: Digest) -> Option<Arc<Proven>> {
         let mut shard = self.shard(digest);
         if let Some(found) = shard.young.get(&digest) {
@@ -158,17 +158,17 @@ mod tests {
 
     #[test]
     fn a_full_memory_forgets_the_oldest_and_keeps_what_is_used() {
-        let verified = Verified::default();
+        let remembered = Remembered::default();
         let proven = Arc::new(Proven::new(serde_json::Map::new(), "{}".to_owned()));
         let used = Digest::of(b"used");
-        verified.remember(used, &proven);
+        remembered.remember(used, &proven);
         for n in 0..100_000 {
-            verified.remember(Digest::of(n.to_string().as_bytes()), &proven);
-            assert!(n % 100 != 0 || verified.find(used).is_some(), "{n}");
+            remembered.remember(Digest::of(n.to_string().as_bytes()), &proven);
+            assert!(n % 100 != 0 || remembered.find(used).is_some(), "{n}");
         }
         let held: usize =
-            verified.shards.iter().map(|shard| shard.lock().unwrap()).map(|s| s.young.len() + s.old.len()).sum();
+            remembered.shards.iter().map(|shard| shard.lock().unwrap()).map(|s| s.young.len() + s.old.len()).sum();
         assert!(held <= 2 * SHARDS * GENERATION, "{held}");
-        assert!(verified.find(Digest::of(b"0")).is_none());
+        assert!(remembered.find(Digest::of(b"0")).is_none());
     }
 }

@@ -70,6 +70,25 @@ fn every_hostile_token_is_refused_for_its_reason_and_every_good_one_proves_its_c
 }
 
 #[test]
+fn no_character_of_a_token_may_change() {
+    let world = World::new();
+    let users = end_users(&world);
+    for (algorithm, signer) in [("RS256", &world.rsa), ("ES256", &world.p256), ("EdDSA", &world.ed)] {
+        let token = signer.token(algorithm, &claims(NOW));
+        for at in 0..token.len() {
+            for other in ["A", "z", "_", "."] {
+                let mut changed = token.clone();
+                changed.replace_range(at..=at, other);
+                let expected = changed == token;
+                assert_eq!(reason(&users, &bearer(&changed), NOW).is_none(), expected, "{algorithm}: {changed}");
+            }
+            assert!(reason(&users, &bearer(&token[..at]), NOW).is_some(), "{algorithm}: cut at {at}");
+        }
+        assert_eq!(reason(&users, &bearer(&token), NOW), None, "{algorithm}");
+    }
+}
+
+#[test]
 fn a_token_that_is_remembered_still_ends() {
     let world = World::new();
     let users = end_users(&world);

@@ -18,6 +18,7 @@ pub(super) fn check(document: &Document, report: &mut Report<'_>) {
     for (index, issuer) in written.iter().enumerate() {
         let entry = entries.index(index);
         check_jwks(&issuer.jwks, document, &entry.field("jwks"), report);
+        check_places(issuer, &entry.field("from_headers"), report);
         check_headers(&issuer.claim_to_headers, &entry.field("claim_to_headers"), report);
         check_listeners(issuer, document, &entry, report);
         for (audience_index, audience) in issuer.audiences.iter().flatten().enumerate() {
@@ -69,6 +70,15 @@ fn check_cluster(name: &Name, document: &Document, path: &Path<'_>, report: &mut
     let is_local = cluster.endpoints.is_some() && addresses.all(|address| address.is_loopback());
     if tls_mode(cluster, document) == TlsMode::Plaintext && !is_local {
         report.warn(path, "keys come in plaintext: whoever is on the way can replace them by his own");
+    }
+}
+
+fn check_places(issuer: &EndUserIssuer, path: &Path<'_>, report: &mut Report<'_>) {
+    for (index, header) in issuer.from_headers.iter().flatten().enumerate() {
+        if header.name.as_str() == "authorization" && header.prefix.is_empty() {
+            let message = "the scheme would be taken for a part of the token: none is ever good";
+            report.error_with(&path.index(index), message, "write `prefix: \"Bearer \"`");
+        }
     }
 }
 
