@@ -57,8 +57,8 @@ test-go: build
 	cd bindings/go && go vet ./... && go test ./... && GOEXPERIMENT=cgocheck2 go test -race ./...
 
 # The same scenarios and stories in every language, and the README's quick starts as they stand.
-STORIES := broken_configs calls drain envoy_hashing guards many_endpoints moving_endpoints outage rate_limit_service refused_peers \
-	reload rolling_restart scenarios slow_endpoint storms telemetry docs
+STORIES := broken_configs calls drain envoy_hashing guards many_endpoints moving_endpoints outage rate_limit_service \
+	refused_peers reload rolling_restart scenarios shared_limits slow_endpoint storms telemetry docs
 test-corpus: build python-module
 	cargo build --release $(CARGO_ALL) --example quickstart
 	cargo test --release $(CARGO_ALL) $(addprefix --test ,$(STORIES)) -- --include-ignored

@@ -15,6 +15,7 @@ pub mod global_limit;
 pub mod limit;
 pub mod limit_headers;
 pub mod rbac;
+pub mod shared_buckets;
 pub mod verdict;
 
 pub use attributes::{Attributes, AttributesBuf};
