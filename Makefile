@@ -59,7 +59,7 @@ test-go: build
 # The same scenarios and stories in every language, and the README's quick starts as they stand.
 STORIES := broken_configs calls dodging drain end_users envoy_hashing envoy_rbac guards many_endpoints \
 	moving_endpoints opa outage policy_reload rate_limit_service refused_peers reload rolling_restart scenarios \
-	slow_endpoint storms telemetry docs
+	shared_limits slow_endpoint storms telemetry docs
 test-corpus: build python-module
 	cargo build --release $(CARGO_ALL) --example quickstart
 	cargo test --release $(CARGO_ALL) $(addprefix --test ,$(STORIES)) -- --include-ignored

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use super::attributes::Attributes;
 use super::fact::Fact;
 use super::limit_headers::{HeaderForm, Remainder};
+use super::shared_buckets::SharedBuckets;
 use super::verdict::Verdict;
 use crate::policy::rate_limit::{KeyedBuckets, Limited};
 use crate::route::matcher::{RequestHead, RequestMatch, first_match};
@@ -30,6 +31,8 @@ pub struct LocalLimit {
     pub enforced: f64,
     /// The tokens, which outlive the document.
     pub buckets: Arc<KeyedBuckets>,
+    /// The tokens instead, where other processes of this host take of them, too.
+    pub shared: Option<Arc<SharedBuckets>>,
 }
 
 /// A request found no token.
@@ -62,7 +65,13 @@ impl LocalLimit {
     /// Takes a token for what this limit counts without a condition.
     pub fn take_for(&self, attributes: &Attributes<'_>, at: (Instant, &mut fastrand::Rng)) -> Result<(), OverLimit> {
         let (now, rng) = at;
-        self.buckets.take(&self.key(attributes), now).map_err(|limited| OverLimit {
+        let key = self.key(attributes);
+        let taken = match &self.shared {
+            // While the file cannot be used, this process counts for itself.
+            Some(shared) => shared.take(&key).unwrap_or_else(|| self.buckets.take(&self.buckets.digest(&key), now)),
+            None => self.buckets.take(&key, now),
+        };
+        taken.map_err(|limited| OverLimit {
             name: Arc::clone(&self.name),
             retry_after: limited.retry_after,
             reply: self.reply(limited),
@@ -91,7 +100,8 @@ impl LocalLimit {
                 key.extend_from_slice(&ABSENT.to_le_bytes());
                 continue;
             };
-            if fact.is_secret() || value.len() > LONGEST_PLAIN {
+            // A digest is this process's own; what is shared is digested as a whole, by the file's secret.
+            if self.shared.is_none() && (fact.is_secret() || value.len() > LONGEST_PLAIN) {
                 key.extend_from_slice(&DIGEST.to_le_bytes());
                 key.extend_from_slice(&self.buckets.digest(&value));
             } else {
@@ -126,6 +136,7 @@ mod tests {
             headers: HeaderForm::Off,
             enforced: 1.0,
             buckets: Arc::new(KeyedBuckets::new(limit, 10)),
+            shared: None,
         }
     }
 

@@ -21,6 +21,7 @@ pub mod limit;
 pub mod limit_headers;
 pub mod rbac;
 pub mod rollout;
+pub mod shared_buckets;
 pub mod verdict;
 
 pub use attributes::{Attributes, AttributesBuf};

@@ -10,6 +10,7 @@ use super::route::compile_matches;
 use crate::access::fact::Fact;
 use crate::access::limit::LocalLimit;
 use crate::access::limit_headers::HeaderForm;
+use crate::access::shared_buckets::SharedBuckets;
 use crate::access::verdict::{HeaderChange, Verdict};
 use crate::config::document::Document;
 use crate::config::rate_limit::{RateLimit as Written, RateLimitHeaders};
@@ -40,6 +41,14 @@ fn compile_limit(written: &Written, context: &Context<'_>) -> Result<LocalLimit,
         grpc_status: Some(RESOURCE_EXHAUSTED),
         ..Verdict::deny(written.status)
     };
+    let before = kept(written, context);
+    let shared = written.shared.as_ref().map(|path| {
+        let room = written.max_keys as usize;
+        let clock = Arc::clone(context.clock);
+        let fresh = || SharedBuckets::new(context.base.join(path), (written.name.as_str(), limit), room, clock);
+        let kept = before.as_ref().and_then(|before| before.shared.clone());
+        kept.unwrap_or_else(|| Arc::new(fresh()))
+    });
     Ok(LocalLimit {
         name: written.name.as_str().into(),
         matches: compile_matches(&written.matches).map_err(|reason| format!("match: {reason}"))?,
@@ -47,8 +56,11 @@ fn compile_limit(written: &Written, context: &Context<'_>) -> Result<LocalLimit,
         reply: Arc::new(reply),
         headers: header_form(written.headers),
         enforced: written.enforce_percent.fraction(),
-        buckets: kept(written, context)
-            .unwrap_or_else(|| Arc::new(KeyedBuckets::new(limit, written.max_keys as usize))),
+        buckets: before.map_or_else(
+            || Arc::new(KeyedBuckets::new(limit, written.max_keys as usize)),
+            |before| Arc::clone(&before.buckets),
+        ),
+        shared,
     })
 }
 
@@ -69,15 +81,15 @@ pub(super) fn header_form(written: RateLimitHeaders) -> HeaderForm {
 }
 
 /// What a bucket holds depends on these fields alone.
-fn kept(written: &Written, context: &Context<'_>) -> Option<Arc<KeyedBuckets>> {
+fn kept(written: &Written, context: &Context<'_>) -> Option<Arc<LocalLimit>> {
     let previous = context.previous?;
     let same = |before: &&Written| {
         before.name == written.name
             && (before.max_tokens, before.tokens_per_fill, before.fill_interval, before.max_keys)
                 == (written.max_tokens, written.tokens_per_fill, written.fill_interval, written.max_keys)
-            && before.by == written.by
+            && (&before.by, &before.shared) == (&written.by, &written.shared)
     };
     previous.document.policy.rate_limits.iter().find(same)?;
     let mut limits = previous.listeners.values().flat_map(|listener| &listener.limits);
-    limits.find(|limit| *limit.name == *written.name.as_str()).map(|limit| Arc::clone(&limit.buckets))
+    limits.find(|limit| *limit.name == *written.name.as_str()).cloned()
 }

@@ -56,7 +56,7 @@ pub struct GlobalRateLimit {
     /// Whether a refusal carries no `x-envoy-ratelimited: true`. Default: false (Envoy).
     #[serde(default)]
     pub disable_x_envoy_ratelimited_header: bool,
-    /// Headers that tell what is left. Default: off (Envoy).
+    /// Headers that tell what is left, on what was asked about; a request on a lease has none. Default: off (Envoy).
     #[serde(default)]
     pub headers: RateLimitHeaders,
     /// Headers of a refusal, besides `retry-after`. Default: none.

@@ -4,6 +4,7 @@
 //! Invariant: every limit that matches a request applies to it; none stands for another.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -44,6 +45,11 @@ pub struct RateLimit {
     #[serde(default = "default_max_keys")]
     #[schemars(range(min = 1, max = 10000000))]
     pub max_keys: u32,
+    /// A file in which the processes of this host count together, relative to this file; made with the first request,
+    /// with room for `max_keys`. It belongs on a local file system, best in memory. Intervals begin with the clock's.
+    /// While it cannot be used, each process counts for itself. Default: absent, each process always does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub shared: Option<PathBuf>,
     /// HTTP status of a refusal; a gRPC caller gets RESOURCE_EXHAUSTED. Default: 429 (RFC 6585).
     #[serde(default = "default_status")]
     #[schemars(range(min = 400, max = 599))]

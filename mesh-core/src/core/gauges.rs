@@ -9,6 +9,7 @@ use super::Core;
 use crate::access::cache::CacheStats;
 use crate::access::check::RemoteCheck;
 use crate::access::global_limit::{GlobalLimit, Purpose, REASONS};
+use crate::access::limit::LocalLimit;
 use crate::access::verdict::FailureReason;
 use crate::cluster::group::Cluster;
 use crate::policy::circuit_breaker::State;
@@ -74,6 +75,9 @@ impl Core {
         }
         for policy in snapshot.listeners.values().flat_map(|listener| &listener.global_limits) {
             self.register_limit(&policy.limit);
+        }
+        for limit in snapshot.listeners.values().flat_map(|listener| &listener.limits) {
+            self.register_shared(limit);
         }
     }
 
@@ -159,6 +163,13 @@ impl Core {
         let keys = Arc::downgrade(limit);
         let keys = move || keys.upgrade().map(|limit| limit.leases().0 as f64);
         registry.gauge_fn(&metric::RATE_LIMIT_LEASES, &name, keys);
+    }
+
+    fn register_shared(&self, limit: &LocalLimit) {
+        let Some(shared) = limit.shared.as_ref().map(Arc::downgrade) else { return };
+        let labels = [(label::LIMIT, &*limit.name), (label::OUTCOME, "counted_alone"), (label::REASON, "shared_file")];
+        let count = move || shared.upgrade().map(|shared| shared.failures());
+        self.telemetry.registry.counter_fn(&metric::RATE_LIMIT_FAILURES, &labels, count);
     }
 
     fn register_check(&self, check: &Arc<RemoteCheck>) {

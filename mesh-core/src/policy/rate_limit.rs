@@ -6,6 +6,7 @@
 //! backwards adds none.
 
 mod keyed;
+mod record;
 #[cfg(test)]
 mod tests;
 
@@ -13,6 +14,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 pub use self::keyed::KeyedBuckets;
+pub use self::record::Record;
 use super::Invalid;
 
 /// Size and refill of a bucket, which starts full (Envoy's `token_bucket`).

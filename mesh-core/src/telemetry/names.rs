@@ -234,10 +234,10 @@ pub mod metric {
         "libmesh_rate_limit_leased_total",
         "Requests that passed a global limit on a lease, without a call.",
     );
-    /// Requests that a rate limit service did not answer for.
+    /// Requests that could not be counted.
     pub const RATE_LIMIT_FAILURES: Metric = Metric::new(
         "libmesh_rate_limit_failures_total",
-        "Requests that a rate limit service gave no answer for: passed or refused, by reason.",
+        "Requests that a rate limit service, or a shared file, could not count: passed, refused or counted alone.",
     );
     /// Leases kept.
     pub const RATE_LIMIT_LEASES: Metric =

@@ -1,4 +1,5 @@
-//! Global rate limits: names that refer to something, actions of one kind, a cluster that can be asked.
+//! Limits that are counted for several processes: names that refer to something, actions of one kind, a cluster that
+//! can be asked, a file that can be one.
 
 use std::collections::HashMap;
 
@@ -17,6 +18,13 @@ pub(super) fn check(document: &Document, report: &mut Report<'_>) {
     let local = document.policy.rate_limits.iter().enumerate();
     let mut seen: HashMap<&str, u32> =
         local.map(|(index, limit)| (limit.name.as_str(), report.positions.at(&locals.index(index)).0)).collect();
+    for (index, limit) in document.policy.rate_limits.iter().enumerate() {
+        let path = limit.shared.as_ref().and_then(|path| path.to_str());
+        if path.is_some_and(|path| path.is_empty() || path.ends_with('/')) {
+            let hint = "write the path of a file that the processes may create, such as /run/shop/limits";
+            report.error_with(&locals.index(index).field("shared"), "this names no file", hint);
+        }
+    }
     for (index, limit) in document.policy.global_rate_limits.iter().enumerate() {
         let entry = limits.index(index);
         let line = report.positions.at(&entry).0;
