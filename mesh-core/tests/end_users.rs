@@ -163,6 +163,37 @@ async fn the_application_sees_the_user_and_not_the_token_and_nobody_writes_the_u
 }
 
 #[tokio::test]
+async fn two_issuers_may_share_a_place_however_it_is_written() {
+    let world = World::new();
+    let partner = format!(
+        "    - {{name: partner, issuer: \"{PARTNER}\", jwks: {}, from_headers: [{{name: Authorization, prefix: \"bearer \"}}]}}\n",
+        inline(&world.partner_keys())
+    );
+    let mesh = mesh(&document(&inline(&world.shop_keys()), "", &partner));
+    let of_partner = with(&claims(now()), "iss", PARTNER.into());
+    assert_eq!(status(&mesh, &world.ed.token("EdDSA", &claims(now()))).await, 200);
+    assert_eq!(status(&mesh, &world.partner.token("ES256", &of_partner)).await, 200);
+    assert_eq!(status(&mesh, &world.ed.token("EdDSA", &of_partner)).await, 401, "each with its own keys");
+}
+
+#[tokio::test]
+async fn a_rate_limit_counts_by_user() {
+    let world = World::new();
+    let limit = "  rate_limits: [{name: each, by: [request.auth.principal, \"claim:role\"], max_tokens: 1, fill_interval: 1h}]\n";
+    let mesh = mesh(&document(&inline(&world.shop_keys()), "", limit));
+    let token = |claim: &str, value: &str| world.ed.token("EdDSA", &with(&claims(now()), claim, value.into()));
+    for (token, expected) in [
+        (token("sub", "alice"), 200),
+        (token("jti", "another token of hers"), 429),
+        (token("sub", "bob"), 200),
+        (token("role", "seller"), 200),
+        (token("role", "buyer"), 429),
+    ] {
+        assert_eq!(status(&mesh, &token).await, expected);
+    }
+}
+
+#[tokio::test]
 async fn istios_policies_read_claims_and_a_token_may_be_required() {
     let world = World::new();
     let policies = "  authorization:
@@ -218,7 +249,6 @@ async fn keys_in_a_file_follow_it_and_a_bad_file_leaves_the_last_good_ones() {
     write(&path, &set(&[&old]));
     let text = document("{file: keys.json}", "", "");
     let mesh = Mesh::from_yaml(&text, directory.path().join("server.yaml").to_str().unwrap()).unwrap();
-    mesh.start().unwrap();
     let (by_old, by_new) = (old.token("EdDSA", &claims(now())), new.token("EdDSA", &claims(now())));
     assert_eq!((status(&mesh, &by_old).await, status(&mesh, &by_new).await), (200, 401));
     write(&path, "{\"keys\": []}");
@@ -384,7 +414,6 @@ async fn a_document_that_names_the_same_service_keeps_its_keys() {
     let server = key_server(200, &set(&[&key])).await;
     let text = remote(&server, "");
     let mesh = mesh(&text);
-    mesh.start().unwrap();
     let token = key.token("EdDSA", &claims(now()));
     eventually("the keys", async || status(&mesh, &token).await == 200).await;
     *server.answer.lock().unwrap() = (500, String::new());

@@ -47,7 +47,9 @@ fn issuer(written: &Written, keys: Arc<KeySource>) -> Result<Issuer, String> {
 
 fn locations(written: &Written) -> Result<Vec<Location>, String> {
     let in_header = |header: &TokenHeader| {
-        Ok(Location::Header { name: header_name(header.name.as_str())?, prefix: header.prefix.clone() })
+        // In one case: it is met in any, and one place written in two ways must not hold two tokens.
+        let prefix = header.prefix.to_ascii_lowercase();
+        Ok(Location::Header { name: header_name(header.name.as_str())?, prefix })
     };
     let headers = written.from_headers.iter().flatten().map(in_header);
     let mut locations = headers.collect::<Result<Vec<_>, String>>()?;

@@ -31,6 +31,10 @@ pub(super) fn authenticate(
     if end_users.is_empty() {
         return Ok(());
     }
+    // Keys are kept current by work in the background. Where the application has its own server, this is its first use.
+    if let Err(error) = inbound.core.dialer() {
+        tracing::debug!(%error, "keys of end users' issuers are not kept current");
+    }
     match prove(end_users, request, inbound.core.clock.wall()) {
         Ok(None) => Ok(()),
         Ok(Some(verified)) => {

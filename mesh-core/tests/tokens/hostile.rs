@@ -56,8 +56,11 @@ impl World {
     /// Every case, at a time in seconds since 1970.
     pub fn cases(&self, now: u64) -> Vec<Case> {
         let mut cases = self.good(now);
+        cases.extend(self.confused(now));
         cases.extend(self.forged(now));
+        cases.extend(self.changed(now));
         cases.extend(self.deformed(now));
+        cases.extend(self.misframed(now));
         cases.extend(self.untimely(now));
         cases.extend(self.misplaced(now));
         cases
@@ -102,111 +105,89 @@ impl World {
         cases
     }
 
-    /// Nobody who may has signed it.
-    fn forged(&self, now: u64) -> Vec<Case> {
+    /// No algorithm of ours, or not one of the key's.
+    fn confused(&self, now: u64) -> Vec<Case> {
         let text = claims(now).to_string();
-        let header = |alg: &str, kid: &str| json!({"alg": alg, "kid": kid}).to_string();
         let unsigned = |alg: &str| format!("{}.{}.", base64(header(alg, "rsa")), base64(&text));
+        let refused = |name, token| bearer(name, token, Err("algorithm"));
+        let mut cases = vec![
+            refused("alg none", unsigned("none")),
+            refused("alg None", unsigned("None")),
+            refused("alg NONE", unsigned("NONE")),
+            refused("alg nOnE with a signature", format!("{}{}", unsigned("nOnE"), base64([7; 256]))),
+            refused("alg empty", unsigned("")),
+            refused("alg rs256", self.rsa.signed(&header("rs256", "rsa"), &text, "RS256")),
+        ];
+        let pem = self.rsa.pem();
+        for (name, secret) in [
+            ("HS256 with the PEM", &*pem),
+            ("HS256 with the PEM, trimmed", pem.trim()),
+            ("HS256 with the set", &self.shop_keys()),
+            ("HS256 with the modulus", self.rsa.jwk["n"].as_str().unwrap()),
+        ] {
+            cases.push(refused(name, with_secret(secret.as_bytes(), &header("HS256", "rsa"), &text)));
+        }
+        for (name, (alg, kid), (signer, signed_as), reason) in [
+            ("ES256 of an RSA key", ("ES256", "rsa"), (&self.attacker, "ES256"), "unknown_key"),
+            ("RS256 of an EC key", ("RS256", "p256"), (&self.attacker_rsa, "RS256"), "unknown_key"),
+            ("ES384 of a P-256 key", ("ES384", "p256"), (&self.p384, "ES384"), "unknown_key"),
+            ("PS256 under the name of RS256", ("RS256", "rsa"), (&self.rsa, "PS256"), "signature"),
+            ("RS512 under the name of RS256", ("RS256", "rsa"), (&self.rsa, "RS512"), "signature"),
+        ] {
+            cases.push(bearer(name, signer.signed(&header(alg, kid), &text, signed_as), Err(reason)));
+        }
+        cases
+    }
+
+    /// Signed, by somebody else.
+    fn forged(&self, now: u64) -> Vec<Case> {
+        let claims = claims(now);
+        let text = claims.to_string();
+        let embedded = json!({"alg": "ES256", "jwk": self.attacker.jwk}).to_string();
+        let links = json!({"alg": "ES256", "kid": "p256", "jku": "http://127.0.0.1:1/", "x5u": "http://127.0.0.1:1/"});
+        let by = |signer: &Signer, header: &str| signer.signed(header, &text, "ES256");
+        let (unnamed, p256) = (r#"{"alg":"ES256"}"#, header("ES256", "p256"));
+        [
+            ("another key of the same name", self.attacker.token("ES256", &claims), "signature"),
+            ("another RSA key of the same name", self.attacker_rsa.token("RS256", &claims), "signature"),
+            ("another key, unnamed", by(&self.attacker, unnamed), "signature"),
+            ("an unknown key", by(&self.p256, &header("ES256", "p257")), "unknown_key"),
+            ("the key of another issuer", self.partner.token("ES256", &claims), "unknown_key"),
+            ("the key of another issuer, renamed", by(&self.partner, &p256), "signature"),
+            ("a key in its header", by(&self.attacker, &embedded), "signature"),
+            ("links in its header", by(&self.attacker, &links.to_string()), "signature"),
+        ]
+        .map(|(name, token, reason)| bearer(name, token, Err(reason)))
+        .into()
+    }
+
+    /// Changed after it was signed.
+    fn changed(&self, now: u64) -> Vec<Case> {
         let good = self.p256.token("ES256", &claims(now));
         let (signed, signature) = good.rsplit_once('.').unwrap();
+        let (head, _) = signed.split_once('.').unwrap();
         let root = with(&claims(now), "sub", "root".into()).to_string();
-        let head = good.split('.').next().unwrap();
-        let embedded = json!({"alg": "ES256", "jwk": self.attacker.jwk}).to_string();
-        let linked =
-            json!({"alg": "ES256", "kid": "p256", "jku": "http://127.0.0.1:1/keys", "x5u": "http://127.0.0.1:1/"});
         let mut flipped = unbase64(signature);
         flipped[10] ^= 1;
-        let zeros = base64([0; 64]);
-        vec![
-            bearer("alg none", unsigned("none"), Err("algorithm")),
-            bearer("alg None", unsigned("None"), Err("algorithm")),
-            bearer("alg NONE", unsigned("NONE"), Err("algorithm")),
-            bearer("alg nOnE with a signature", format!("{}{signature}", unsigned("nOnE")), Err("algorithm")),
-            bearer("alg empty", unsigned(""), Err("algorithm")),
-            bearer("alg rs256", self.rsa.signed(&header("rs256", "rsa"), &text, "RS256"), Err("algorithm")),
-            bearer(
-                "HS256 with the PEM",
-                with_secret(self.rsa.pem().as_bytes(), &header("HS256", "rsa"), &text),
-                Err("algorithm"),
-            ),
-            bearer(
-                "HS256 with the PEM, trimmed",
-                with_secret(self.rsa.pem().trim().as_bytes(), &header("HS256", "rsa"), &text),
-                Err("algorithm"),
-            ),
-            bearer(
-                "HS256 with the set",
-                with_secret(self.shop_keys().as_bytes(), &header("HS256", "rsa"), &text),
-                Err("algorithm"),
-            ),
-            bearer(
-                "HS256 with the modulus",
-                with_secret(self.rsa.jwk["n"].as_str().unwrap().as_bytes(), &header("HS256", "rsa"), &text),
-                Err("algorithm"),
-            ),
-            bearer(
-                "ES256 of an RSA key",
-                self.attacker.signed(&header("ES256", "rsa"), &text, "ES256"),
-                Err("unknown_key"),
-            ),
-            bearer(
-                "RS256 of an EC key",
-                self.attacker_rsa.signed(&header("RS256", "p256"), &text, "RS256"),
-                Err("unknown_key"),
-            ),
-            bearer(
-                "ES384 of a P-256 key",
-                self.p384.signed(&header("ES384", "p256"), &text, "ES384"),
-                Err("unknown_key"),
-            ),
-            bearer(
-                "PS256 under the name of RS256",
-                self.rsa.signed(&header("RS256", "rsa"), &text, "PS256"),
-                Err("signature"),
-            ),
-            bearer(
-                "RS512 under the name of RS256",
-                self.rsa.signed(&header("RS256", "rsa"), &text, "RS512"),
-                Err("signature"),
-            ),
-            bearer("another key of the same name", self.attacker.token("ES256", &claims(now)), Err("signature")),
-            bearer(
-                "another RSA key of the same name",
-                self.attacker_rsa.token("RS256", &claims(now)),
-                Err("signature"),
-            ),
-            bearer(
-                "another key, unnamed",
-                self.attacker.signed(r#"{"alg":"ES256"}"#, &text, "ES256"),
-                Err("signature"),
-            ),
-            bearer("an unknown key", self.p256.signed(&header("ES256", "p257"), &text, "ES256"), Err("unknown_key")),
-            bearer("the key of another issuer", self.partner.token("ES256", &claims(now)), Err("unknown_key")),
-            bearer(
-                "the key of another issuer, renamed",
-                self.partner.signed(&header("ES256", "p256"), &text, "ES256"),
-                Err("signature"),
-            ),
-            bearer("a key in its header", self.attacker.signed(&embedded, &text, "ES256"), Err("signature")),
-            bearer("links in its header", self.attacker.signed(&linked.to_string(), &text, "ES256"), Err("signature")),
-            bearer("an empty signature", format!("{signed}."), Err("signature")),
-            bearer("half a signature", format!("{signed}.{}", &signature[..40]), Err("signature")),
-            bearer("a signature of zeros", format!("{signed}.{zeros}"), Err("signature")),
-            bearer("a changed signature", format!("{signed}.{}", base64(flipped)), Err("signature")),
-            bearer("changed claims", format!("{head}.{}.{signature}", base64(root)), Err("signature")),
+        [
+            ("an empty signature", format!("{signed}.")),
+            ("half a signature", format!("{signed}.{}", &signature[..40])),
+            ("a signature of zeros", format!("{signed}.{}", base64([0; 64]))),
+            ("a changed signature", format!("{signed}.{}", base64(flipped))),
+            ("changed claims", format!("{head}.{}.{signature}", base64(root))),
         ]
+        .map(|(name, token)| bearer(name, token, Err("signature")))
+        .into()
     }
 
     /// It cannot be read, or not in one way only.
     fn deformed(&self, now: u64) -> Vec<Case> {
         let text = claims(now).to_string();
-        let good = self.p256.token("ES256", &claims(now));
         let sign = |header: &str, payload: &str| self.p256.signed(header, payload, "ES256");
         let plain = r#"{"alg":"ES256","kid":"p256"}"#;
         let twice = format!("{},\"sub\":\"root\"}}", text.trim_end_matches('}'));
         let inner = with(&claims(now), "x", json!({})).to_string().replace("\"x\":{}", r#""x":{"a":1,"a":2}"#);
         let huge = with(&claims(now), "x", "a".repeat(9000).into());
-        let [head, payload, signature]: [&str; 3] = good.split('.').collect::<Vec<_>>().try_into().unwrap();
         vec![
             bearer("claims twice", sign(plain, &twice), Err("malformed")),
             bearer("claims twice, within", sign(plain, &inner), Err("malformed")),
@@ -222,6 +203,14 @@ impl World {
             bearer("a list of claims", sign(plain, "[]"), Err("malformed")),
             bearer("JSON and more", sign(plain, &format!("{text}{text}")), Err("malformed")),
             bearer("huge", self.p256.token("ES256", &huge), Err("too_long")),
+        ]
+    }
+
+    /// Not of three parts, or not in base64url.
+    fn misframed(&self, now: u64) -> Vec<Case> {
+        let good = self.p256.token("ES256", &claims(now));
+        let [head, payload, signature]: [&str; 3] = good.split('.').collect::<Vec<_>>().try_into().unwrap();
+        vec![
             bearer("two parts", format!("{head}.{payload}"), Err("malformed")),
             bearer("four parts", format!("{good}.x"), Err("malformed")),
             bearer("five parts", format!("{head}...{payload}.{signature}"), Err("malformed")),
@@ -299,6 +288,10 @@ impl World {
             case("an empty header for a token", vec![("x-partner-token", String::new())], "malformed"),
         ]
     }
+}
+
+fn header(alg: &str, kid: &str) -> String {
+    json!({"alg": alg, "kid": kid}).to_string()
 }
 
 /// Of an ordinary token.

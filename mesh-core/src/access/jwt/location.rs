@@ -29,7 +29,7 @@ pub enum Location {
 impl Location {
     /// `Authorization: Bearer TOKEN` (RFC 6750 2.1).
     pub fn bearer() -> Self {
-        Self::Header { name: AUTHORIZATION, prefix: "Bearer ".to_owned() }
+        Self::Header { name: AUTHORIZATION, prefix: "bearer ".to_owned() }
     }
 
     /// The token that stands there, if one does.

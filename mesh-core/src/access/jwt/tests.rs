@@ -115,13 +115,21 @@ fn tokens_are_forgotten_with_the_key_that_verified_them_and_other_terms_hold_at_
     let first = shop(&world.shop_keys());
     let keys = Arc::clone(&first.keys);
     let users = EndUsers::new(vec![Arc::new(first)]);
-    let headers = bearer(&world.p256.token("ES256", &claims(NOW)));
+    let token = world.p256.token("ES256", &claims(NOW));
+    let headers = bearer(&token);
+    let is_remembered = |token: &str| keys.keys().unwrap().remembered.find(Digest::of(token.as_bytes())).is_some();
+    assert!(!is_remembered(&token));
     assert_eq!(reason(&users, &headers, NOW), None);
+    assert!(is_remembered(&token), "its signature is verified once");
+    let forged = world.attacker.token("ES256", &claims(NOW));
+    assert_eq!(reason(&users, &bearer(&forged), NOW), Some("signature"));
+    assert!(!is_remembered(&forged));
     let mut stricter = shop("");
     (stricter.keys, stricter.terms.audiences) = (Arc::clone(&keys), vec!["other".to_owned()]);
     assert_eq!(reason(&EndUsers::new(vec![Arc::new(stricter)]), &headers, NOW), Some("audience"));
     keys.publish(KeySet::read(tokens::set(&[&world.ed]).as_bytes()).unwrap());
     assert_eq!(reason(&users, &headers, NOW), Some("unknown_key"));
+    assert!(!is_remembered(&token));
     assert!(keys.take_doubt() && !keys.take_doubt());
 }
 
