@@ -8,6 +8,7 @@ use std::path::Path;
 use http::{Request, Response};
 use mesh_core::error::BoxError;
 use mesh_core::{Body, Mesh};
+use tower::{Layer, ServiceExt};
 
 const POLICIES: &str = r#"
 policy:
@@ -93,4 +94,31 @@ fn a_custom_policy_names_a_check_of_the_document() {
     let text = "policy: {authorization: {policies: [{metadata: {name: c}, spec: {action: CUSTOM, provider: {name: opa}, rules: [{}]}}]}}";
     let refused = Mesh::from_yaml(text, "server.yaml").err().unwrap().to_string();
     assert!(refused.contains("no check is called \"opa\""), "{refused}");
+}
+
+#[tokio::test]
+async fn a_second_value_of_a_header_dodges_no_deny_rule_and_opens_no_allow_rule() {
+    let document = |action: &str, test: &str| {
+        format!(
+            "listeners: [{{name: in}}]\npolicy: {{access: {{rules: [{{name: r, action: {action}, headers: [{{name: x-role, {test}}}]}}]}}}}"
+        )
+    };
+    let mesh = Mesh::from_yaml(&document("deny", "exact: a"), "server.yaml").unwrap();
+    for (action, test, values, expected) in [
+        ("deny", "exact: admin", &["admin", "user"][..], 403),
+        ("deny", "exact: admin", &["user", "admin"], 403),
+        ("deny", "suffix: root", &["the-root", "user"], 403),
+        ("deny", "exact: admin, invert: true", &["admin", "user"], 403),
+        ("deny", "exact: admin", &["user", "guest"], 200),
+        ("allow", "exact: admin", &["admin", "user"], 403),
+        ("allow", "exact: admin", &["admin"], 200),
+    ] {
+        mesh.reload(&document(action, test), "server.yaml").unwrap();
+        let answer = tower::service_fn(|_: Request<Body>| async { Ok::<_, BoxError>(Response::new(Body::empty())) });
+        let service = mesh.server_layer("in").unwrap().layer(answer);
+        let request = Request::get("/").header("host", "a");
+        let request = values.iter().fold(request, |request, value| request.header("x-role", *value));
+        let response = service.oneshot(request.body(Body::empty()).unwrap()).await.unwrap();
+        assert_eq!(response.status(), expected, "{action} {test} {values:?}");
+    }
 }

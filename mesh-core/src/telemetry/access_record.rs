@@ -221,6 +221,9 @@ mod tests {
             peer: some("spiffe://d/ns/a/sa/b"),
             peer_serial: some("0a"),
             principal: some("jason"),
+            access_rule: some("x"),
+            would_deny: some("y"),
+            would_allow: some("z"),
             error_type: Some(ErrorKind::Denied),
             error_detail: Some("rule \"x\"\nsecond line".to_owned()),
             ..AccessRecord::new(at, Reporter::Destination, &Method::GET, &uri).with_trace(&trace)
