@@ -23,7 +23,7 @@ setup:
 	@scripts/setup.sh
 
 # Everything in one build: cargo compiles the engine once for all.
-CARGO_ALL := --locked --workspace --features mesh-python/extension-module
+CARGO_ALL := --locked --workspace --features mesh-python/extension-module,mesh-core/rego
 
 build: setup
 	cargo build --release $(CARGO_ALL)

@@ -48,18 +48,31 @@ struct World {
 }
 
 impl World {
+    /// A listener that asks these.
     async fn start(opas: &[&Opa], check: &str) -> Self {
-        let ca = tempfile::tempdir().unwrap();
         let endpoints: Vec<_> = opas.iter().map(|opa| format!("{{ address: \"127.0.0.1:{}\" }}", opa.port)).collect();
+        let cluster =
+            format!("name: opa, protocol: http2, tls: {{ mode: plaintext }}, endpoints: [{}]", endpoints.join(", "));
+        Self::answered(&format!("[{{ {cluster} }}]"), &format!("cluster: opa, {check}")).await
+    }
+
+    /// A listener that asks nobody: the same policy decides in its process.
+    async fn deciding(check: &str) -> Self {
+        let policy = std::fs::read_to_string(tests_directory().join("peers/opa/policy.rego")).unwrap();
+        let policy = serde_json::to_string(&policy).unwrap();
+        Self::answered("[]", &format!("rego: {{ policy: {policy}, decision: data.mesh.decision }}, {check}")).await
+    }
+
+    async fn answered(clusters: &str, check: &str) -> Self {
+        let ca = tempfile::tempdir().unwrap();
         let text = format!(
             "version: 1
 {identity}
 listeners: [{{ name: in, address: \"127.0.0.1:0\" }}]
-clusters: [{{ name: opa, protocol: http2, tls: {{ mode: plaintext }}, endpoints: [{endpoints}] }}]
-policy: {{ checks: [{{ name: opa, cluster: opa, {check} }}] }}
+clusters: {clusters}
+policy: {{ checks: [{{ name: opa, {check} }}] }}
 ",
             identity = identity(ca.path(), "books"),
-            endpoints = endpoints.join(", ")
         );
         let server = Mesh::from_yaml(&text, "server.yaml").unwrap();
         let address = server.listen("in", tower::service_fn(mirror)).await.unwrap().local_addr().to_string();
@@ -190,6 +203,46 @@ async fn the_policy_reads_the_body_and_the_application_gets_it_whole() {
         assert!(expected == 413 || answer == said, "{body}: {answer}");
     }
     assert_eq!(world.counts(), (3, 0), "nobody is asked about what is too long, and nothing is kept");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_same_policy_decides_the_same_in_this_process_and_keeps_as_much() {
+    let opa = Opa::start();
+    let settings = format!("{PATIENT}, with_request_body: {{ max_request_bytes: 64 }}");
+    let worlds = [World::start(&[&opa], &settings).await, World::deciding(&settings).await];
+    let mut seen = Vec::new();
+    for world in &worlds {
+        let mut answers = Vec::new();
+        for name in [PAGE, STRANGER] {
+            let caller = world.caller(name);
+            for path in
+                ["/books/7?debug=1&q=2", "/books/8", "/open/a", "/peer", "/confused", "/elsewhere", "/books/%37", "/"]
+            {
+                // Failures in a row open the breaker of a server; here there is none.
+                let users: &[_] = match path {
+                    "/confused" => &[None],
+                    _ => &[None, Some("ada"), Some("eve"), Some("bob"), Some("ada")],
+                };
+                for &user in users {
+                    let (status, headers, body) = get(&caller, path, user).await;
+                    let headers = ["x-decided-by", "x-reason"].map(|name| headers.get(name).cloned());
+                    answers.push((name, path, user, status, headers, body));
+                }
+            }
+            for body in ["{\"amount\": 7}", "{\"amount\": 700}", "{\"amount\": \"many\"}", "no json", "{"] {
+                let request = Request::post("http://books/orders").header("content-type", "application/json");
+                let (status, _, answer) = send(&caller, request.body(Body::from(body)).unwrap()).await;
+                answers.push((name, "/orders", Some(body), status, [None, None], answer));
+            }
+        }
+        seen.push((answers, world.counts(), world.counter("fail_closed")));
+    }
+    let [here, there] = [seen.remove(1), seen.remove(0)];
+    assert!(there.0.iter().any(|answer| answer.3 == 200) && there.0.iter().any(|answer| answer.3 == 451));
+    for (here, there) in here.0.iter().zip(&there.0) {
+        assert_eq!(here, there);
+    }
+    assert_eq!((here.1, here.2), (there.1, there.2), "questions, hits and failures");
 }
 
 const REQUESTS: usize = 1_000;

@@ -1,4 +1,5 @@
-//! Remote checks: asking a policy server, by Envoy's `ext_authz` protocol, over gRPC or plain HTTP.
+//! Remote checks: asking a policy server, by Envoy's `ext_authz` protocol, over gRPC or plain HTTP;
+//! or a policy in this process.
 //!
 //! Decides: the outcome of a check: from the cache, from the answer of another request's call, or from a
 //! call of its own; and what a failure means, as the rule says.
@@ -8,6 +9,8 @@
 mod config;
 mod over_http;
 mod question;
+#[cfg(feature = "rego")]
+mod rego;
 #[cfg(test)]
 mod replay;
 mod request;
@@ -28,6 +31,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::Bytes;
+use envoy_types::pb::envoy::service::auth::v3::CheckResponse;
 use envoy_types::pb::envoy::service::auth::v3::authorization_client::AuthorizationClient;
 use http::{HeaderMap, HeaderValue};
 use tonic::body::Body;
@@ -37,6 +41,8 @@ use tracing::Instrument;
 pub use self::config::{BodyTerms, CheckConfig, FailureMode, Form, HttpForm, SentHeaders};
 use self::question::QuestionBuf;
 pub use self::question::{Question, SentBody};
+#[cfg(feature = "rego")]
+pub use self::rego::RegoPolicy;
 pub use self::request::check_request;
 pub use self::response::{interpret, reuse_hints};
 use super::attributes::Attributes;
@@ -321,6 +327,10 @@ async fn ask<S: PolicyService>(service: S, config: &CheckConfig, question: Quest
     let answer = match &config.form {
         Form::Grpc => ask_grpc(service, config, question).await,
         Form::Http(form) => over_http::ask(service, question, config, form).await,
+        #[cfg(feature = "rego")]
+        Form::Rego(policy) => {
+            policy.decide(&check_request(&question, config)).and_then(|answer| answer_of(answer, config))
+        }
     }?;
     let reuse = if has_body { Reuse::Never(Refusal::BodySent) } else { answer.reuse };
     Ok(Answer { reuse, ..answer })
@@ -336,7 +346,11 @@ async fn ask_grpc<S: PolicyService>(
     let mut client =
         AuthorizationClient::with_origin(service, config.origin.clone()).max_decoding_message_size(MAX_ANSWER_BYTES);
     let response = client.check(request).await.map_err(|status| Failure::new(FailureReason::Rpc(status.code())))?;
-    let answer = interpret(response.into_inner(), config.status_on_error);
+    answer_of(response.into_inner(), config)
+}
+
+fn answer_of(response: CheckResponse, config: &CheckConfig) -> Result<Answer, Failure> {
+    let answer = interpret(response, config.status_on_error);
     answer.map(|answer| shorten(answer, config.max_denied_body)).map_err(|failure| Failure {
         reply: failure.reply.map(|reply| Box::new(cut(*reply, config.max_denied_body))),
         ..failure

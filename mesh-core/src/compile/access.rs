@@ -239,14 +239,16 @@ fn compile_check(written: &Check, document: &Document, context: &Context<'_>) ->
         None => Arc::new(RemoteCheck::new(check_config(written)?)),
     };
     let matches = compile_matches(&written.matches).map_err(|reason| format!("match: {reason}"))?;
-    let cluster = document.clusters.iter().find(|cluster| cluster.name == written.cluster);
-    let cluster = cluster.ok_or_else(|| format!("unknown cluster {:?}", written.cluster.as_str()))?;
+    let cluster = written.cluster.as_ref().map_or("", |name| name.as_str());
+    if !cluster.is_empty() && !document.clusters.iter().any(|known| known.name.as_str() == cluster) {
+        return Err(format!("unknown cluster {cluster:?}"));
+    }
     Ok(CheckPolicy {
         check,
         matches,
         is_provider_only: written.provider_only,
         sampling: ext_authz::sampling(written),
-        cluster: cluster.name.as_str().into(),
+        cluster: cluster.into(),
         retry: ext_authz::retry(&document.defaults.retry)?,
     })
 }
@@ -254,7 +256,7 @@ fn compile_check(written: &Check, document: &Document, context: &Context<'_>) ->
 fn check_config(written: &Check) -> Result<CheckConfig, String> {
     // Without a key of ours, only the server's own hints make an answer reusable.
     let cache = written.cache.as_ref().map_or_else(|| Ok(CacheConfig::default()), cache_config)?;
-    let origin = format!("http://{}", written.cluster.as_str())
+    let origin = format!("http://{}", written.cluster.as_ref().unwrap_or(&written.name).as_str())
         .parse()
         .map_err(|error| format!("the cluster's name is no host: {error}"))?;
     Ok(CheckConfig {

@@ -1,13 +1,14 @@
 //! What a remote check tells and takes, and how the way to its server is repeated.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use http::{HeaderName, HeaderValue};
 
 use super::retry::retry_policy;
 use crate::access::check::{BodyTerms, CheckConfig, Form, HttpForm, SentHeaders};
 use crate::access::rbac::Pattern;
-use crate::config::ext_authz::HttpCheck;
+use crate::config::ext_authz::{HttpCheck, Rego};
 use crate::config::policy::{Check, Retry};
 use crate::config::value::TextPattern;
 use crate::policy::retry::{RetryConditions, RetryPolicy};
@@ -19,7 +20,11 @@ pub(super) fn terms(written: &Check) -> Result<CheckConfig, String> {
     Ok(CheckConfig {
         mark_failure: written.failure_mode_allow_header_add,
         context_extensions: written.context_extensions.clone().into_iter().collect(),
-        form: written.http.as_ref().map(form).transpose()?.unwrap_or_default(),
+        form: match (&written.http, &written.rego) {
+            (Some(http), _) => over_http(http)?,
+            (None, Some(policy)) => rego(policy, written.timeout.0)?,
+            (None, None) => Form::Grpc,
+        },
         body: written.with_request_body.map(|body| BodyTerms {
             max_bytes: body.max_request_bytes as usize,
             allow_partial: body.allow_partial_message,
@@ -50,7 +55,7 @@ pub(super) fn retry(defaults: &Retry) -> Result<Arc<RetryPolicy>, String> {
     Ok(Arc::new(RetryPolicy { conditions: RetryConditions::default().with(broken), nested: true, ..policy }))
 }
 
-fn form(written: &HttpCheck) -> Result<Form, String> {
+fn over_http(written: &HttpCheck) -> Result<Form, String> {
     let path_override = written.path_override.as_deref().map(str::parse).transpose();
     let headers = written.headers_to_add.iter().map(|(name, value)| {
         let name: HeaderName =
@@ -67,6 +72,17 @@ fn form(written: &HttpCheck) -> Result<Form, String> {
         client_headers: written.allowed_client_headers.as_deref().map(patterns),
         client_headers_on_success: patterns(&written.allowed_client_headers_on_success),
     })))
+}
+
+#[cfg(feature = "rego")]
+fn rego(written: &Rego, limit: Duration) -> Result<Form, String> {
+    let policy = crate::access::check::RegoPolicy::new(&written.policy, &written.decision, limit);
+    policy.map(|policy| Form::Rego(Arc::new(policy))).map_err(|why| format!("rego.{why}"))
+}
+
+#[cfg(not(feature = "rego"))]
+fn rego(_: &Rego, _: Duration) -> Result<Form, String> {
+    Err("rego: this build evaluates no policies; build it with the feature `rego`, or ask a `cluster`".to_owned())
 }
 
 /// Names of headers have no case.

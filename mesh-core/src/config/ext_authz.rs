@@ -43,6 +43,24 @@ pub struct HttpCheck {
     pub allowed_client_headers_on_success: Vec<TextPattern>,
 }
 
+/// A policy in Rego that is evaluated in this process, with the input and the decision of OPA's Envoy plugin: a boolean,
+/// or an object with `allowed`. It may hint at how long its decision is kept, as a policy server may.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Rego {
+    /// The policy itself (Rego v1).
+    #[schemars(length(min = 1))]
+    pub policy: String,
+    /// The rule that decides. Default: data.envoy.authz.allow (OPA's Envoy plugin).
+    #[serde(default = "default_decision")]
+    #[schemars(length(min = 1))]
+    pub decision: String,
+}
+
+fn default_decision() -> String {
+    "data.envoy.authz.allow".to_owned()
+}
+
 /// How much of a request's body is part of the question. It is held in memory until the answer is there, and the
 /// application reads all of it. An answer that a body was part of is never kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]

@@ -49,7 +49,7 @@ pub use dns::{Dns, DnsFamily, DnsMode, DnsRecords, OnEmpty};
 pub use document::{Defaults, Document, Node};
 pub use duration::TimeSpan;
 pub use end_user::{ClaimPath, ClaimToHeader, EndUserIssuer, Jwks, TokenHeader};
-pub use ext_authz::{HttpCheck, RequestBody};
+pub use ext_authz::{HttpCheck, Rego, RequestBody};
 pub use hashing::{ConsistentHashing, Cookie, HashFunction, HashPolicy, HashSource, Maglev, RingHash, Session};
 pub use health::{GrpcQuestion, HealthCheck, HttpQuestion, ListenerHealth, StatusRange, TcpQuestion};
 pub use hedge::HedgeDelay;

@@ -15,7 +15,7 @@ use super::authorization::Authorization;
 use super::check_cache::CheckCache;
 use super::duration::TimeSpan;
 use super::end_user::{ClaimPath, EndUserIssuer};
-use super::ext_authz::{HttpCheck, RequestBody};
+use super::ext_authz::{HttpCheck, Rego, RequestBody};
 use super::global_limit::GlobalRateLimit;
 use super::hedge::HedgeDelay;
 use super::rate_limit::RateLimit;
@@ -361,7 +361,11 @@ pub struct Check {
     /// The check's name in telemetry. Unique.
     pub name: Name,
     /// The cluster of this file that answers.
-    pub cluster: Name,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cluster: Option<Name>,
+    /// Decides in this process, in place of a `cluster`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rego: Option<Rego>,
     /// The listeners it guards. Default: all.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1))]

@@ -7,11 +7,12 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use http::{Request, Response};
+use http_body_util::BodyExt;
 use tower_service::Service;
 
 use crate::body::Body;
 use crate::core::Core;
-use crate::error::Error;
+use crate::error::{Error, ErrorKind};
 use crate::outbound::{CallOptions, OwnRetry, ServiceClient};
 use crate::snapshot::CheckPolicy;
 
@@ -40,12 +41,18 @@ impl Service<Request<Body>> for PolicyChannel {
     type Future = Pin<Box<dyn Future<Output = Result<Response<Body>, Error>> + Send>>;
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
-        self.client.poll_ready(cx)
+        Service::poll_ready(&mut self.client, cx)
     }
 
     fn call(&mut self, mut request: Request<Body>) -> Self::Future {
         request.extensions_mut().insert(self.options);
         request.extensions_mut().insert(self.retry.clone());
-        Service::call(&mut self.client, request)
+        let client = self.client.clone();
+        Box::pin(async move {
+            // A question is in memory whatever encodes it: in one piece, it can be sent again whatever its size.
+            let (head, body) = request.into_parts();
+            let whole = body.collect().await.map_err(|error| Error::new(ErrorKind::Internal, error.to_string()))?;
+            client.call(Request::from_parts(head, Body::from(whole.to_bytes()))).await
+        })
     }
 }

@@ -39,11 +39,6 @@ async fn one_of_three_policy_servers_is_killed_while_it_is_asked_and_no_request_
             })
         })
         .collect();
-    let until = async |is_so: &dyn Fn() -> bool| {
-        while !is_so() {
-            tokio::time::sleep(Duration::from_millis(1)).await;
-        }
-    };
     until(&|| next.load(Ordering::SeqCst) > REQUESTS / 4).await;
     // From here on it answers nobody: what it is asked is in flight when it dies.
     is_stuck.store(true, Ordering::SeqCst);
@@ -57,6 +52,35 @@ async fn one_of_three_policy_servers_is_killed_while_it_is_asked_and_no_request_
     assert_eq!((world.counter("fail_closed"), world.counter("calls")), (0, REQUESTS as u64));
     let asked = others.iter().map(|policy| policy.asked().len()).sum::<usize>() + doomed.asked().len();
     assert!(asked > REQUESTS, "those in flight were asked again: {asked}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_question_with_a_large_body_is_asked_again_when_its_server_dies() {
+    let (mut doomed, other) = (Policy::start(|_| None), Policy::start(|_| Some(status(Code::Ok))));
+    let settings = "failure: closed, with_request_body: { max_request_bytes: 300000 }";
+    let world = World::start(settings, &[doomed.address, other.address]).await;
+    let body = "x".repeat(200_000);
+    let sending: Vec<_> = (0..8)
+        .map(|_| {
+            let request = http::Request::post("http://app/order").body(mesh_core::Body::from(body.clone())).unwrap();
+            let client = world.client();
+            tokio::spawn(async move { client.call(request).await.unwrap() })
+        })
+        .collect();
+    until(&|| !doomed.asked().is_empty()).await;
+    doomed.kill();
+    for sent in sending {
+        let response = sent.await.unwrap();
+        assert_eq!(response.status(), 200);
+        assert!(response.into_body().collect_up_to(300_000).await.unwrap() == body);
+    }
+}
+
+/// Looks until it is so. A test that waits in vain is ended from outside.
+async fn until(is_so: &dyn Fn() -> bool) {
+    while !is_so() {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -77,7 +77,7 @@ pub enum FailureMode {
     Open,
 }
 
-/// In which form a policy server is asked.
+/// In which form a policy server is asked, if one is.
 #[derive(Debug, Clone, Default)]
 pub enum Form {
     /// Envoy's `ext_authz` gRPC service.
@@ -85,6 +85,9 @@ pub enum Form {
     Grpc,
     /// A request like the one that is asked about, whose status is the answer.
     Http(Box<HttpForm>),
+    /// Nobody is asked: a policy in this process decides.
+    #[cfg(feature = "rego")]
+    Rego(std::sync::Arc<super::rego::RegoPolicy>),
 }
 
 /// A question over plain HTTP, and what of its answer is passed on.

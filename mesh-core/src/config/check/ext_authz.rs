@@ -15,9 +15,24 @@ pub(super) fn check(check: &Check, path: &Path<'_>, report: &mut Report<'_>) {
         let message = "a failure lets no request through: there is none to mark";
         report.error_with(&path.field("failure_mode_allow_header_add"), message, "write `failure: open`, or drop it");
     }
+    check_who(check, path, report);
     if let Some(http) = &check.http {
         check_http(http, &path.field("http"), report);
         check_form(check, path, report);
+    }
+}
+
+/// A cluster answers, or a policy here; never both, never nobody.
+fn check_who(check: &Check, path: &Path<'_>, report: &mut Report<'_>) {
+    match (&check.cluster, &check.rego) {
+        (None, None) => report.error_with(path, "nobody answers the check", "name its `cluster`, or write its `rego`"),
+        (Some(_), Some(_)) => {
+            report.error_with(&path.field("rego"), "a `cluster` answers the check already", "drop one of the two");
+        }
+        (None, Some(_)) if check.http.is_some() => {
+            report.error_with(&path.field("http"), "a policy in this process is not asked over HTTP", "drop it");
+        }
+        _ => {}
     }
 }
 

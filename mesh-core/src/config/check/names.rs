@@ -75,7 +75,9 @@ fn check_checks(document: &Document, path: &Path<'_>, listeners: &[&str], report
     once("check", path, checks.iter().map(|check| Some(&check.name)), report);
     for (index, check) in checks.iter().enumerate() {
         let entry = path.index(index);
-        report.refer(&entry.field("cluster"), ("cluster", check.cluster.as_str()), &clusters);
+        if let Some(cluster) = &check.cluster {
+            report.refer(&entry.field("cluster"), ("cluster", cluster.as_str()), &clusters);
+        }
         refer_listeners(check.listeners.as_deref(), &entry, listeners, report);
         check_cache_key(check, &entry, report);
     }

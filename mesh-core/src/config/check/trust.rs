@@ -154,14 +154,15 @@ fn check_checks(document: &Document, report: &mut Report<'_>) {
     let policy = Path::ROOT.field("policy");
     let checks = policy.field("checks");
     for (index, check) in document.policy.checks.iter().enumerate() {
-        let cluster = document.clusters.iter().find(|cluster| cluster.name == check.cluster);
+        let Some(name) = &check.cluster else { continue };
+        let cluster = document.clusters.iter().find(|cluster| cluster.name == *name);
         let is_plain = check.http.is_some();
         let (spoken, wanted) = match cluster.map(|cluster| cluster.protocol) {
             Some(Protocol::Http1) if !is_plain => ("HTTP/1.1", "gRPC"),
             Some(Protocol::Tcp) => ("TCP", if is_plain { "HTTP" } else { "gRPC" }),
             _ => continue,
         };
-        let message = format!("the cluster `{}` speaks {spoken} and a check needs {wanted}", check.cluster);
+        let message = format!("the cluster `{name}` speaks {spoken} and a check needs {wanted}");
         report.error_with(&checks.index(index).field("cluster"), message, "write `protocol: http2` in the cluster");
     }
 }

@@ -1,0 +1,125 @@
+//! The question as a policy reads it: the `CheckRequest` in protobuf's JSON form, with path, query and body taken apart.
+
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
+use envoy_types::pb::envoy::config::core::v3::Address;
+use envoy_types::pb::envoy::config::core::v3::address::Address as Kind;
+use envoy_types::pb::envoy::config::core::v3::socket_address::PortSpecifier;
+use envoy_types::pb::envoy::service::auth::v3::CheckRequest;
+use envoy_types::pb::envoy::service::auth::v3::attribute_context::{HttpRequest, Peer, Request};
+use percent_encoding::percent_decode_str;
+use serde_json::{Map, Value, json};
+
+/// What the policy finds in `input`; an error says why the body is not what the request says it is.
+pub(super) fn of(request: &CheckRequest) -> Result<Value, String> {
+    let context = request.attributes.clone().unwrap_or_default();
+    let question = context.request.unwrap_or_default();
+    let http = question.http.clone().unwrap_or_default();
+    let (path, query) = http.path.split_once('?').unwrap_or((&http.path, ""));
+    let path = decoded(path);
+    let (body, is_truncated) = parsed_body(&http)?;
+    let attributes = written([
+        ("source", context.source.as_ref().map(peer)),
+        ("destination", context.destination.as_ref().map(peer)),
+        ("request", Some(request_of(&question))),
+        ("contextExtensions", (!context.context_extensions.is_empty()).then(|| json!(context.context_extensions))),
+        ("tlsSession", context.tls_session.as_ref().map(|session| written([("sni", text(&session.sni))]))),
+    ]);
+    Ok(json!({
+        "attributes": attributes,
+        "parsed_path": path.trim_start_matches('/').split('/').collect::<Vec<_>>(),
+        "parsed_query": parsed_query(query),
+        "parsed_body": body,
+        "truncated_body": is_truncated,
+        "version": { "ext_authz": "v3", "encoding": "protojson" },
+    }))
+}
+
+/// Protobuf's JSON form leaves out what has its default.
+fn written<const N: usize>(fields: [(&str, Option<Value>); N]) -> Value {
+    let fields = fields.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?)));
+    Value::Object(fields.collect())
+}
+
+fn text(value: &str) -> Option<Value> {
+    (!value.is_empty()).then(|| value.into())
+}
+
+fn peer(peer: &Peer) -> Value {
+    written([
+        ("address", peer.address.as_ref().and_then(address)),
+        ("service", text(&peer.service)),
+        ("principal", text(&peer.principal)),
+        ("certificate", text(&peer.certificate)),
+    ])
+}
+
+fn address(address: &Address) -> Option<Value> {
+    let Some(Kind::SocketAddress(socket)) = &address.address else { return None };
+    let port = match socket.port_specifier {
+        Some(PortSpecifier::PortValue(port)) => Some(port.into()),
+        _ => None,
+    };
+    Some(json!({ "socketAddress": written([("address", text(&socket.address)), ("portValue", port)]) }))
+}
+
+fn request_of(request: &Request) -> Value {
+    let time = request.time.as_ref().and_then(|time| {
+        let at = time::OffsetDateTime::from_unix_timestamp(time.seconds).ok()?;
+        let at = at.replace_nanosecond(u32::try_from(time.nanos).ok()?).ok()?;
+        at.format(&time::format_description::well_known::Rfc3339).ok()
+    });
+    written([("time", time.map(Value::from)), ("http", request.http.as_ref().map(http_of))])
+}
+
+fn http_of(http: &HttpRequest) -> Value {
+    let raw = http.header_map.as_ref().map(|map| {
+        let headers = map.headers.iter();
+        let headers =
+            headers.map(|header| json!({ "key": header.key, "rawValue": BASE64_STANDARD.encode(&header.raw_value) }));
+        json!({ "headers": headers.collect::<Vec<_>>() })
+    });
+    written([
+        ("id", text(&http.id)),
+        ("method", text(&http.method)),
+        ("headers", (!http.headers.is_empty()).then(|| json!(http.headers))),
+        ("headerMap", raw),
+        ("path", text(&http.path)),
+        ("host", text(&http.host)),
+        ("scheme", text(&http.scheme)),
+        // 64 bits are text in protobuf's JSON form.
+        ("size", (http.size != 0).then(|| http.size.to_string().into())),
+        ("protocol", text(&http.protocol)),
+        ("body", text(&http.body)),
+        ("rawBody", text(&BASE64_STANDARD.encode(&http.raw_body))),
+    ])
+}
+
+fn decoded(text: &str) -> String {
+    percent_decode_str(text).decode_utf8_lossy().into_owned()
+}
+
+fn parsed_query(query: &str) -> Value {
+    let mut parsed = Map::new();
+    for pair in query.split('&').filter(|pair| !pair.is_empty()) {
+        let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
+        let values = parsed.entry(decoded(&name.replace('+', " "))).or_insert_with(|| json!([]));
+        if let Value::Array(values) = values {
+            values.push(decoded(&value.replace('+', " ")).into());
+        }
+    }
+    Value::Object(parsed)
+}
+
+/// A body of JSON, if all of it is there.
+fn parsed_body(http: &HttpRequest) -> Result<(Value, bool), String> {
+    let is_json = http.headers.get("content-type").is_some_and(|kind| kind.contains("application/json"));
+    if !is_json || http.body.is_empty() {
+        return Ok((Value::Null, false));
+    }
+    if usize::try_from(http.size).is_ok_and(|size| size > http.body.len()) {
+        return Ok((Value::Null, true));
+    }
+    let parsed = serde_json::from_str(&http.body).map_err(|error| format!("the body is not JSON: {error}"))?;
+    Ok((parsed, false))
+}
