@@ -19,7 +19,7 @@ mod table;
 #[cfg(test)]
 mod tests;
 #[cfg(test)]
-mod workload;
+mod vectors;
 
 use std::cell::RefCell;
 use std::hash::BuildHasher;
