@@ -51,17 +51,17 @@ if [ ! -x .venv/bin/python ] || [ "$(cat .venv/tools 2>/dev/null)" != "$wanted" 
 fi
 
 # Open Policy Agent, the policy server of a story: built once for each state of its sources, about a minute. Its modules
-# want a newer Go than the bindings; an older one fetches that by itself.
+# want a newer Go than the bindings; an older one fetches that by itself. No C: the flags that find libmesh are not for it.
 wanted=$(cat tests/peers/opa/go.mod tests/peers/opa/go.sum tests/peers/opa/*.go | sha256sum)
 if [ ! -x .venv/bin/mesh-opa ] || [ "$(cat .venv/opa 2>/dev/null)" != "$wanted" ]; then
-  (cd tests/peers/opa && go build -buildvcs=false -trimpath -o ../../../.venv/bin/mesh-opa .)
+  (cd tests/peers/opa && CGO_ENABLED=0 go build -buildvcs=false -trimpath -o ../../../.venv/bin/mesh-opa .)
   printf '%s' "$wanted" > .venv/opa
 fi
 
 # Envoy's reference rate limit service, a peer of the tests. It has no releases; go fetches the toolchain it asks for.
 ratelimit=v1.4.1-0.20260122083618-3fb702589d36
 if [ ! -x .venv/bin/ratelimit ] || [ "$(cat .venv/ratelimit 2>/dev/null)" != "$ratelimit" ]; then
-  GOBIN="$PWD/.venv/bin" go install "github.com/envoyproxy/ratelimit/src/service_cmd@$ratelimit"
+  CGO_ENABLED=0 GOBIN="$PWD/.venv/bin" go install "github.com/envoyproxy/ratelimit/src/service_cmd@$ratelimit"
   mv .venv/bin/service_cmd .venv/bin/ratelimit
   printf '%s' "$ratelimit" > .venv/ratelimit
 fi

@@ -77,6 +77,8 @@ fn limited() -> Run {
     let Ok(limit) = RateLimit::new(u32::MAX, u32::MAX, Duration::from_secs(1)) else { panic!("it is a limit") };
     let (buckets, now) = (KeyedBuckets::new(limit, 10 * CALLERS), Instant::now());
     let callers: Vec<String> = (0..CALLERS).map(caller).collect();
+    // Everybody has been here before.
+    assert!(callers.iter().all(|caller| buckets.take(caller.as_bytes(), now).is_ok()));
     let mut rng = fastrand::Rng::with_seed(1);
     Box::new(move |times| {
         for _ in 0..times {
@@ -88,6 +90,7 @@ fn limited() -> Run {
 fn governed() -> Run {
     let limiter = RateLimiter::keyed(Quota::per_second(NonZeroU32::MAX).allow_burst(NonZeroU32::MAX));
     let callers: Vec<String> = (0..CALLERS).map(caller).collect();
+    assert!(callers.iter().all(|caller| limiter.check_key(caller).is_ok()));
     let mut rng = fastrand::Rng::with_seed(1);
     Box::new(move |times| {
         for _ in 0..times {
