@@ -48,7 +48,7 @@ pub fn run(task: &Task) -> Result<(), Failure> {
     if let Some(file) = &task.svg {
         let lines = curves.iter().map(|(paths, points)| {
             let points = points.iter().map(|(ttl, played)| (*ttl, played.hit_ratio())).collect();
-            (format!("{paths} paths a caller"), points)
+            (named(*paths), points)
         });
         std::fs::write(file, curve::draw(&lines.collect::<Vec<_>>()))?;
     }
@@ -202,13 +202,17 @@ fn exponential(rng: &mut fastrand::Rng, rate: f64) -> f64 {
     -(1.0 - rng.f64()).ln() / rate
 }
 
+fn named(paths: usize) -> String {
+    format!("{paths} {} a caller", if paths == 1 { "path" } else { "paths" })
+}
+
 fn table(curves: &[(usize, Vec<(f64, Played)>)]) -> String {
     let mut text = format!("\n{:<28}", "hits in % by time to live");
     for ttl in TTLS {
         let _ = write!(text, "{:>9}", format!("{ttl} s"));
     }
     for (paths, points) in curves {
-        let _ = write!(text, "\n{:<28}", format!("{paths} paths a caller"));
+        let _ = write!(text, "\n{:<28}", named(*paths));
         for (_, played) in points {
             let _ = write!(text, "{:>9.1}", 100.0 * played.hit_ratio());
         }
