@@ -83,6 +83,7 @@ const DIFFERENT: &[(&str, &str)] = &[
     ("not-remote-ip-1", NOBODY_BELIEVED),
     ("when-header-patterns-7", "Envoy lets in by one value of a header among others; ours reads them joined"),
     ("when-remote-ip-1", NOBODY_BELIEVED),
+    ("path-special-2", "`//` may be read as one slash further on: our listener judges that reading, too"),
     ("path-special-3", "our listener compares the normalised path, so that an encoded letter dodges no rule"),
 ];
 const NOBODY_BELIEVED: &str =
