@@ -161,15 +161,21 @@ async fn a_request_waits_for_a_place_but_not_beyond_its_deadline() {
     late.extensions_mut().insert(CallOptions { timeout: Some(Duration::from_millis(100)), ..CallOptions::default() });
     assert!(mesh.client().call(late).await.map_or(true, |response| response.status() == 503));
     assert_eq!(app.asked(), 1);
+    // The caller's clock may be ahead: it is gone when the server has noticed.
+    until_waiting(&server, 0).await;
 
     let client = mesh.client();
     let waiting = tokio::spawn(async move { client.call(post()).await.unwrap().status().as_u16() });
-    while !server.metrics_text().contains("libmesh_requests_waiting{listener=\"in\"} 1") {
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
+    until_waiting(&server, 1).await;
     app.release.notify_one();
     assert_eq!((held.await.unwrap(), waiting.await.unwrap()), (200, 200));
     assert_eq!(app.asked(), 2);
+}
+
+async fn until_waiting(server: &Mesh, count: usize) {
+    while !server.metrics_text().contains(&format!("libmesh_requests_waiting{{listener=\"in\"}} {count}")) {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
 }
 
 #[tokio::test]

@@ -23,12 +23,15 @@ fn holds(names: &[&str]) {
 }
 
 #[test]
-fn the_corpus_has_at_least_25_scenarios_and_leaves_no_driver_out() {
+fn the_corpus_has_at_least_25_scenarios_and_leaves_no_language_out() {
     let corpus = corpus();
     assert!(corpus.len() >= 25, "{}", corpus.len());
-    let skipped: Vec<_> = corpus.iter().filter(|scenario| !scenario.skip.is_empty()).collect();
-    assert!(skipped.is_empty(), "{skipped:?}");
+    let skipped = corpus.iter().flat_map(|scenario| scenario.skip.keys().map(|driver| (&*scenario.name, &**driver)));
+    assert_eq!(skipped.collect::<Vec<_>>(), LEFT_OUT);
 }
+
+/// There is no layer that copies requests: a copy needs a second cluster, and a layer stands before one service.
+const LEFT_OUT: [(&str, &str); 1] = [("mirror", "layers")];
 
 #[test]
 fn every_scenario_holds_for_rust_and_the_composed_layers() {

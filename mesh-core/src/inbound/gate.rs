@@ -99,7 +99,10 @@ impl Gate {
     /// Who waits now, who is inside, and the limit in force; `None` without one.
     pub fn counts(&self) -> Option<(usize, u32, u32)> {
         let open = self.open.load_full()?;
-        let waiting = open.state.room().len();
+        let mut room = open.state.room();
+        room.retain(|ticket| !ticket.is_closed());
+        let waiting = room.len();
+        drop(room);
         Some((waiting, open.state.limit.in_flight(), open.state.limit.limit()))
     }
 }
