@@ -153,6 +153,13 @@ async fn a_check_and_a_limit_may_be_about_some_callers_only() {
             418,
         ),
         (format!("rate_limits: [{{name: few, max_tokens: 1, fill_interval: 1h, {source}}}]"), 429),
+        (
+            format!(
+                "global_rate_limits: [{{name: all, cluster: opa, domain: shop, timeout: 1s, failure: closed, \
+                 status_on_error: 503, {source}, descriptors: [{{actions: [{{generic_key: {{descriptor_value: r}}}}]}}]}}]"
+            ),
+            503,
+        ),
     ] {
         let text = format!(
             "listeners: [{{name: in}}]\nclusters: [{{name: opa, protocol: http2, endpoints: [{{address: \"127.0.0.1:1\"}}]}}]\npolicy: {{{policy}}}\n"

@@ -31,7 +31,7 @@ pub(super) async fn ask(
     let (facts, request) = about;
     let mut verdicts = Vec::new();
     for limit in &policy.global_limits {
-        let head = RequestHead::new(&facts.method, request.uri(), request.headers());
+        let head = RequestHead::new(&facts.method, request.uri(), request.headers()).asked_by(facts.principal());
         if first_match(&limit.matches, head).is_none() {
             continue;
         }
