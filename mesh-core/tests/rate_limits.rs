@@ -99,3 +99,16 @@ async fn each_value_has_its_own_tokens_and_a_reload_keeps_what_is_left() {
     mesh.reload(&document(&limit.replace("max_tokens: 1", "max_tokens: 2")), "limits.yaml").unwrap();
     assert_eq!(ask(&mesh, "/", Some("a")).await.0, 200, "other numbers, other buckets");
 }
+
+/// Whoever gets `//login` may read it as `/login`: it is counted as both.
+#[tokio::test]
+async fn no_spelling_of_a_path_dodges_the_limit_that_counts_it() {
+    let mesh = mesh("{name: logins, match: {path: {exact: /login}}, max_tokens: 1, fill_interval: 1h}");
+    assert_eq!(ask(&mesh, "/login", None).await.0, 200);
+    for path in ["/login", "//login", "/x/..%2flogin", "/login;v=1", "/%6cogin"] {
+        assert_eq!(ask(&mesh, path, None).await.0, 429, "{path}");
+    }
+    for path in ["/logins", "/x/login", "//x"] {
+        assert_eq!(ask(&mesh, path, None).await.0, 200, "{path}");
+    }
+}

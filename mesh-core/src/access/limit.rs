@@ -13,7 +13,7 @@ use super::limit_headers::{HeaderForm, Remainder};
 use super::shared_buckets::SharedBuckets;
 use super::verdict::Verdict;
 use crate::policy::rate_limit::{KeyedBuckets, Limited};
-use crate::route::matcher::{RequestHead, RequestMatch, first_match};
+use crate::route::matcher::RequestMatch;
 
 /// One limit.
 pub struct LocalLimit {
@@ -49,21 +49,8 @@ pub struct OverLimit {
 }
 
 impl LocalLimit {
-    /// Takes a token, if this limit counts the request.
-    pub fn take(
-        &self,
-        attributes: &Attributes<'_>,
-        head: RequestHead<'_>,
-        at: (Instant, &mut fastrand::Rng),
-    ) -> Result<(), OverLimit> {
-        if !self.matches.is_empty() && first_match(&self.matches, head).is_none() {
-            return Ok(());
-        }
-        self.take_for(attributes, at)
-    }
-
-    /// Takes a token for what this limit counts without a condition.
-    pub fn take_for(&self, attributes: &Attributes<'_>, at: (Instant, &mut fastrand::Rng)) -> Result<(), OverLimit> {
+    /// Takes a token for a request that this limit counts.
+    pub fn take(&self, attributes: &Attributes<'_>, at: (Instant, &mut fastrand::Rng)) -> Result<(), OverLimit> {
         let (now, rng) = at;
         let key = self.key(attributes);
         let taken = match &self.shared {

@@ -231,7 +231,7 @@ impl Arrival<'_> {
         let (now, mut rng) = (core.clock.now(), core.randomness.generator());
         let mut refused = None;
         for limit in policy.limits.iter().filter(|limit| limit.matches.is_empty()) {
-            let Err(over) = limit.take_for(attributes, (now, &mut rng)) else { continue };
+            let Err(over) = limit.take(attributes, (now, &mut rng)) else { continue };
             self.inbound.over_limit(&over.name, over.is_enforced);
             refused = refused.or(Some(over).filter(|over| over.is_enforced));
         }

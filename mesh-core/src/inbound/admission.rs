@@ -23,7 +23,6 @@ use crate::body::Body;
 use crate::context::CallContext;
 use crate::error::{Error, ErrorKind, Side};
 use crate::policy::waiting::Arrival;
-use crate::route::matcher::RequestHead;
 use crate::snapshot::ListenerPolicy;
 use crate::telemetry::names::label;
 
@@ -102,9 +101,8 @@ fn limit(inbound: &Inbound, policy: &ListenerPolicy, about: (&Facts<'_>, &Reques
     let attributes = facts.attributes(request.headers());
     let (now, mut rng) = (inbound.core.clock.now(), inbound.core.randomness.generator());
     let mut refused = None;
-    for limit in &policy.limits {
-        let head = RequestHead::new(&facts.method, request.uri(), request.headers()).asked_by(facts.principal());
-        let Err(over) = limit.take(&attributes, head, (now, &mut rng)) else { continue };
+    for limit in policy.limits.iter().filter(|limit| facts.meets(&limit.matches, request)) {
+        let Err(over) = limit.take(&attributes, (now, &mut rng)) else { continue };
         inbound.over_limit(&over.name, over.is_enforced);
         refused = refused.or(Some(over).filter(|over| over.is_enforced));
     }

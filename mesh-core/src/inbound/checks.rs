@@ -21,7 +21,6 @@ use crate::body::Body;
 use crate::context::{CallContext, GaveUp};
 use crate::error::{Error, ErrorKind};
 use crate::outbound::GrpcChannel;
-use crate::route::matcher::{RequestHead, first_match};
 use crate::snapshot::CheckPolicy;
 
 /// Who asks, and about whom.
@@ -43,7 +42,8 @@ impl Asking<'_> {
         let mut verdicts = Vec::new();
         for check in checks {
             let name = check.check.config().name.as_str();
-            let is_due = demanded.contains(&name) || (is_for(check, (facts, request)) && self.is_drawn(check)?);
+            let is_due = demanded.contains(&name)
+                || (!check.is_provider_only && facts.meets(&check.matches, request) && self.is_drawn(check)?);
             if !is_due {
                 continue;
             }
@@ -163,15 +163,6 @@ pub(crate) fn change_query(verdict: &Verdict, uri: &mut Uri) -> Result<(), Error
     parts.path_and_query = Some(target.parse::<PathAndQuery>().map_err(|error| bad(error.to_string()))?);
     *uri = Uri::from_parts(parts).map_err(|error| bad(error.to_string()))?;
     Ok(())
-}
-
-/// A check asks about the requests it matches, unless it waits to be demanded.
-fn is_for(check: &CheckPolicy, about: (&Facts<'_>, &Request<Body>)) -> bool {
-    let (facts, request) = about;
-    let head = RequestHead::new(&facts.method, request.uri(), request.headers()).asked_by(facts.principal());
-    let matches = |path| first_match(&check.matches, RequestHead { path, ..head }).is_some();
-    let is_met = || matches(head.path) || facts.readings.structural().chain(facts.readings.decoded()).any(matches);
-    !check.is_provider_only && (check.matches.is_empty() || is_met())
 }
 
 /// What of a body is told; `None`: it is too long to be told.

@@ -21,6 +21,7 @@ use crate::context::CallContext;
 use crate::error::{Error, ErrorKind};
 use crate::identity::tls::PeerIdentity;
 use crate::route::host;
+use crate::route::matcher::{RequestHead, RequestMatch, first_match};
 use crate::route::normalize::Normalized;
 use crate::route::path_terms::PathTerms;
 use crate::route::readings::Readings;
@@ -71,6 +72,14 @@ impl<'a> Facts<'a> {
     /// The query as it is now: a check may have changed it.
     pub(super) fn read_query(&mut self, uri: &Uri) {
         self.query = uri.query().map(str::to_owned);
+    }
+
+    /// Whether the request meets one of these conditions, if there are any: by its path as it stands, or by another way
+    /// in which that may be read.
+    pub(super) fn meets(&self, conditions: &[RequestMatch], request: &Request<Body>) -> bool {
+        let head = RequestHead::new(&self.method, request.uri(), request.headers()).asked_by(self.principal());
+        let is_met = |path| first_match(conditions, RequestHead { path, ..head }).is_some();
+        is_met(head.path) || self.readings.structural().chain(self.readings.decoded()).any(is_met)
     }
 
     /// Who asks, proven.

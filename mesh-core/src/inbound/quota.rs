@@ -18,7 +18,6 @@ use crate::body::Body;
 use crate::context::{CallContext, GaveUp};
 use crate::error::ErrorKind;
 use crate::outbound::{GrpcChannel, ServiceClient};
-use crate::route::matcher::{RequestHead, first_match};
 use crate::snapshot::{GlobalLimitPolicy, ListenerPolicy};
 
 /// Asks about a request. Returns what the answers change of its response.
@@ -31,8 +30,7 @@ pub(super) async fn ask(
     let (facts, request) = about;
     let mut verdicts = Vec::new();
     for limit in &policy.global_limits {
-        let head = RequestHead::new(&facts.method, request.uri(), request.headers()).asked_by(facts.principal());
-        if first_match(&limit.matches, head).is_none() {
+        if !facts.meets(&limit.matches, request) {
             continue;
         }
         let attributes = facts.attributes(request.headers());

@@ -50,6 +50,16 @@ async fn a_request_that_a_local_limit_refuses_is_not_asked_about() {
 }
 
 #[tokio::test]
+async fn no_spelling_of_a_path_dodges_the_question() {
+    let script = Script::answering([Ok(over())]);
+    let mesh = mesh(script.serve().await, &format!("match: {{path: {{exact: /login}}}}, {}", script::BY_USER));
+    for path in ["/login", "//login", "/x/..%2flogin"] {
+        assert_eq!(ask(&mesh, path, "u1").await.0, 429, "{path}");
+    }
+    assert_eq!(ask(&mesh, "//x", "u1").await.0, 200);
+}
+
+#[tokio::test]
 async fn a_refusal_that_is_not_enforced_is_counted() {
     let script = Script::answering([Ok(over())]);
     let mesh = mesh(script.serve().await, &format!("{}, enforce_percent: 0", script::BY_USER));
