@@ -232,13 +232,12 @@ impl<S: BuildHasher + Clone> CheckCache<S> {
 
     /// An expired answer within its grace, for when the server fails.
     pub fn stale(&self, attributes: &Attributes<'_>, now: Instant) -> Option<Arc<Verdict>> {
-        match self.find(attributes, now, Age::InGrace) {
-            Found::Hit(hit) if self.config.stale_if_error => {
-                self.counters.stale_served.add(1);
-                Some(hit.verdict)
-            }
-            _ => None,
+        if !self.config.stale_if_error {
+            return None;
         }
+        let Found::Hit(hit) = self.find(attributes, now, Age::InGrace) else { return None };
+        self.counters.stale_served.add(1);
+        Some(hit.verdict)
     }
 
     /// The verdict of a flight, if it answers this request too.

@@ -227,8 +227,9 @@ impl RemoteCheck {
             Ok(verdict) => return CheckOutcome::of(verdict),
             Err(failure) => failure,
         };
-        let may_be_stale = question.body.is_none();
-        match self.cache.stale(&question.attributes, clock.now()).filter(|_| may_be_stale) {
+        // What is kept is not about a body.
+        let kept = || self.cache.stale(&question.attributes, clock.now());
+        match question.body.is_none().then(kept).flatten() {
             Some(verdict) => {
                 tracing::warn!(check = self.config.name, error.type = failure.reason.as_str(), "stale answer used");
                 CheckOutcome::of(verdict)

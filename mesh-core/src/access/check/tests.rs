@@ -11,6 +11,7 @@ use tonic::{Code, Status};
 
 use super::script::{Script, hinted, status};
 use super::*;
+use crate::access::CacheConfig;
 use crate::access::attributes::AttributesBuf;
 use crate::time::SystemClock;
 
@@ -114,6 +115,22 @@ async fn an_answer_is_shared_only_with_requests_it_is_about() {
     );
     assert!(first.is_allowed() && !second.is_allowed() && third.is_allowed());
     assert_eq!(script.calls(), 2);
+}
+
+#[tokio::test]
+async fn a_failed_question_with_a_body_neither_gets_nor_uses_up_what_was_kept() {
+    let cache = CacheConfig { stale_if_error: true, ..CacheConfig::default() };
+    let check = RemoteCheck::new(CheckConfig { cache, ..CheckConfig::default() });
+    let once = json!({"exact": ["request.path"], "absent": [], "valid_duration": "60s", "valid_use_count": 1});
+    let script = Script::answering([Ok(hinted(Code::Ok, &once)), Err(Status::unavailable("down"))]);
+    assert!(ask(&check, &script).await.is_allowed());
+    let attributes = AttributesBuf::default();
+    let body = Some(SentBody { bytes: Bytes::from_static(b"order"), is_partial: false });
+    let question = Question { body, ..Question::about(attributes.borrow()) };
+    assert!(!check.ask(script.service(), &question, &SystemClock).await.is_allowed());
+    assert_eq!((check.stats().stale_served, check.stats().fail_closed), (0, 1));
+    assert!(ask(&check, &script).await.is_allowed(), "the one use is still there");
+    assert_eq!((script.calls(), check.stats().hits), (2, 1));
 }
 
 #[tokio::test]
