@@ -28,6 +28,7 @@ use crate::guard::Guard;
 use crate::inbound::accept::{self, TcpListening};
 use crate::inbound::forward::Forward;
 use crate::inbound::listener::{self, Listening};
+use crate::inbound::own_server::InboundCheck;
 use crate::inbound::{Inbound, ServerLayer};
 use crate::outbound::ServiceClient;
 use crate::outbound::dial::{self, DialOptions};
@@ -116,6 +117,14 @@ impl Mesh {
         let inbound = Inbound::new(&self.core, listener)?;
         inbound.demand(ListenerProtocol::Http)?;
         Ok(ServerLayer::new(inbound))
+    }
+
+    /// The server side as calls at the beginning and the end of each request, for an application that keeps its own
+    /// server and is no tower service.
+    pub fn inbound_check(&self, listener: &str) -> Result<InboundCheck, Error> {
+        let inbound = Inbound::new(&self.core, listener)?;
+        inbound.demand(ListenerProtocol::Http)?;
+        Ok(InboundCheck::new(inbound))
     }
 
     /// Serves `service` on the mesh's own listener: mutual TLS, access rules, checks, telemetry, drain. An axum

@@ -18,18 +18,25 @@ use crate::telemetry::record::Record;
 /// What a request holds until its response has ended: its place in the drain's count and behind the gate.
 pub(super) type Guards = (RequestGuard, Option<Inside>);
 
+/// How long the bodies are that somebody else reads and writes; an extension of the request, and of its response.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Lengths {
+    pub(super) request: Arc<AtomicU64>,
+    pub(super) response: Arc<AtomicU64>,
+}
+
 /// A request body whose bytes are counted as the application reads them.
 pub(super) fn counted(body: Body, counter: &Arc<AtomicU64>) -> Body {
     if body.is_end_stream() { body } else { Body::new(Counted { inner: body, counter: Arc::clone(counter) }) }
 }
 
-/// A response body whose end closes the record and the drain's count.
-pub(super) fn recorded(body: Body, open: (Record, Guards), reporting: Reporting) -> Body {
+/// A response body whose end closes the record and the drain's count. `lengths`: somebody else sends it.
+pub(super) fn recorded(body: Body, open: (Record, Guards), reporting: Reporting, lengths: Option<Lengths>) -> Body {
     if body.is_end_stream() {
         open.0.end();
         return body;
     }
-    Body::new(Recorded { inner: body, open: Some(open), reporting })
+    Body::new(Recorded { inner: body, open: Some(open), reporting, lengths })
 }
 
 struct Counted {
@@ -41,6 +48,7 @@ struct Recorded {
     inner: Body,
     open: Option<(Record, Guards)>,
     reporting: Reporting,
+    lengths: Option<Lengths>,
 }
 
 impl HttpBody for Counted {
@@ -67,7 +75,9 @@ impl HttpBody for Counted {
 
 impl Recorded {
     fn end(&mut self) {
-        if let Some((record, _guard)) = self.open.take() {
+        if let Some((mut record, _guard)) = self.open.take() {
+            let sent = self.lengths.as_ref().map_or(0, |lengths| lengths.response.load(Ordering::Relaxed));
+            record.add_response_bytes(usize::try_from(sent).unwrap_or(usize::MAX));
             record.end();
         }
     }

@@ -14,7 +14,7 @@ use http::{HeaderMap, HeaderValue, Request, Response, Version, header};
 use tower_service::Service;
 
 use super::admission::{Admitted, Refused, admit, refusal};
-use super::body::{counted, recorded};
+use super::body::{Lengths, counted, recorded};
 use super::facts::authority;
 use super::forward::{check_reply, grpc_reply, local_reply, overloaded_reply};
 use super::judging::Told;
@@ -78,7 +78,10 @@ where
     }
     let (mut response, inside) = match admitted {
         Ok(Admitted { inside, verdicts }) => {
-            let bytes = Arc::<AtomicU64>::default();
+            let bytes = request
+                .extensions_mut()
+                .remove::<Lengths>()
+                .map_or_else(Arc::<AtomicU64>::default, |told| told.request);
             record.count_request(Arc::clone(&bytes));
             let mut request = request.map(|body| counted(body, &bytes));
             tell_application(&mut request, &origin, &context);
@@ -115,7 +118,8 @@ where
     if core.drain.phase() != Phase::Serving && version < Version::HTTP_2 && !is_upgrade {
         response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
-    response.map(|body| recorded(body, (record, (in_flight, inside)), reporting))
+    let lengths = response.extensions_mut().remove::<Lengths>();
+    response.map(|body| recorded(body, (record, (in_flight, inside)), reporting, lengths))
 }
 
 /// What the caller says, no higher than it may. The header goes no further: the context carries it on.

@@ -4,6 +4,7 @@
 
 mod bodies;
 mod over_http;
+mod own_server;
 mod policy;
 mod servers;
 mod tls;

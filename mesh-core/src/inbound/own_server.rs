@@ -1,0 +1,352 @@
+//! The server side for an application that keeps its own server, and is no tower service.
+//!
+//! Decides: nothing; each request goes through the story of `serve`, in which the application's own server stands for
+//! the service. Never: reads or writes a socket; of bodies it is told the beginning, where a check wants it, and the
+//! length. Invariant: the application holds a [`Ticket`] exactly for what was admitted, and is counted as serving it
+//! until the ticket is gone.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use futures_util::task::noop_waker_ref;
+use http::request::Parts;
+use http::{HeaderMap, Request, Response};
+use http_body::{Body as HttpBody, Frame, SizeHint};
+use http_body_util::BodyExt;
+use rustls::pki_types::CertificateDer;
+use tokio::runtime::Handle;
+use tokio::sync::oneshot;
+use tower_service::Service;
+
+use super::body::Lengths;
+use super::known_peers::KnownPeers;
+use super::{ConnectionAddress, Inbound, peer_of, serve};
+use crate::body::Body;
+use crate::error::{BoxError, Error, ErrorKind, Side};
+use crate::identity::tls::PeerIdentity;
+
+/// Admits the requests that an application's own server receives: access rules, end users, limits, checks, telemetry,
+/// trace and deadline, as for a listener of the mesh. A tower service has [`ServerLayer`](super::ServerLayer).
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+/// use http::{Request, Response};
+/// use mesh_core::Mesh;
+/// use mesh_core::inbound::own_server::{Begun, Given};
+///
+/// let mesh = Mesh::from_yaml(
+///     "{version: 1, listeners: [{name: in}], policy: {access: {rules: [
+///        {name: admin, action: deny, paths: [/admin*]}]}}}",
+///     "mesh.yaml",
+/// )?;
+/// let check = mesh.inbound_check("in")?;
+/// match check.begin(Request::get("/books").body(Given::Whole(Default::default()))?).await? {
+///     Begun::Admitted(mut ticket) => {
+///         let head = ticket.answer(Response::builder().status(200).body(())?)?; // to be sent as it comes back
+///         assert_eq!(head.status(), 200);
+///         ticket.end(5, None); // "hello" was sent
+///     }
+///     Begun::Answered(answer) => panic!("{}", answer.response.status()),
+/// }
+/// let refused = check.begin(Request::get("/admin").body(Given::Whole(Default::default()))?).await?;
+/// assert!(matches!(refused, Begun::Answered(answer) if answer.response.status() == 403));
+/// # Ok(())
+/// # }
+/// ```
+pub struct InboundCheck {
+    inbound: Arc<Inbound>,
+    peers: KnownPeers,
+}
+
+/// What the server hands over of a request's body.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Given {
+    /// All of it; empty: it has none.
+    Whole(Bytes),
+    /// Its beginning: more than [`InboundCheck::body_limit`] bytes, or as much as there was time for.
+    Beginning(Bytes),
+}
+
+/// How a request begins.
+pub enum Begun {
+    /// It is the application's to answer.
+    Admitted(Ticket),
+    /// It was answered already: refused, or a question about health. The application never sees it.
+    Answered(Answer),
+}
+
+/// An answer of the mesh, to be sent as it is.
+#[derive(Debug)]
+pub struct Answer {
+    /// Status, headers and body.
+    pub response: Response<Bytes>,
+    /// What follows the body.
+    pub trailers: Option<HeaderMap>,
+}
+
+impl InboundCheck {
+    pub(crate) fn new(inbound: Arc<Inbound>) -> Self {
+        Self { inbound, peers: KnownPeers::default() }
+    }
+
+    /// How many bytes of a body the checks of this listener want to know, by the policy in force; 0: none. Hand over
+    /// one more if there are more, so that what is too long is seen to be.
+    pub fn body_limit(&self) -> usize {
+        let policy = self.inbound.policy(&self.inbound.core.snapshot.load());
+        let wanted = policy.checks.iter().filter_map(|check| check.check.config().body);
+        wanted.map(|terms| terms.max_bytes).max().unwrap_or(0)
+    }
+
+    /// Who the client is that proved to hold the key of this certificate chain (DER, leaf first) in a TLS handshake,
+    /// by the mesh's own roots. `None`: nobody whom the mesh knows, which makes the caller an unauthenticated one.
+    pub fn peer(&self, chain: &[CertificateDer<'_>], server_name: Option<&str>) -> Option<Arc<PeerIdentity>> {
+        self.peers.find(&self.inbound, chain, server_name)
+    }
+
+    /// Admits a request or answers it. Where it came from is said by its extensions: a [`ConnectionAddress`] and a
+    /// [`PeerIdentity`] (or an `Arc` of one), which [`peer`](Self::peer) finds.
+    ///
+    /// The future may be polled anywhere; it is ready at the first poll unless there is something to wait for. Fails
+    /// if the mesh is closed, or the process forked.
+    pub fn begin(&self, request: Request<Given>) -> impl Future<Output = Result<Begun, Error>> + Send + 'static {
+        let inbound = Arc::clone(&self.inbound);
+        let runtime = inbound.core.runtime();
+        async move {
+            let runtime = runtime?;
+            let beginning = Box::pin(begin(inbound, request, runtime.clone()));
+            Ok(Entered { runtime, inner: beginning }.await)
+        }
+    }
+}
+
+/// A request that the application answers. Dropped before its end, it counts as given up by the caller.
+pub struct Ticket {
+    head: Parts,
+    runtime: Handle,
+    lengths: Lengths,
+    story: Option<Story>,
+    reply: Option<oneshot::Sender<Response<Body>>>,
+    body: Option<Body>,
+    tail: Option<oneshot::Sender<Result<Option<HeaderMap>, BoxError>>>,
+}
+
+impl Ticket {
+    /// The request as the application is to see it: what was judged, with the changes of checks. Its extensions have
+    /// the [`CallContext`](crate::CallContext), and the [`EndUser`](crate::EndUser) of a verified token.
+    pub fn head(&self) -> &Parts {
+        &self.head
+    }
+
+    /// Bytes of the request's body that the application has read by now.
+    pub fn count_request(&self, bytes: u64) {
+        self.lengths.request.store(bytes, Ordering::Relaxed);
+    }
+
+    /// The application's status and headers; gives them back as they are to be sent. Once.
+    pub fn answer(&mut self, head: Response<()>) -> Result<Response<()>, Error> {
+        let reply = self.reply.take().ok_or_else(|| misuse("the request was answered already"))?;
+        let (tail, rest) = oneshot::channel();
+        self.tail = Some(tail);
+        let mut response = head.map(|()| Body::new(Rest { tail: Some(rest) }));
+        response.extensions_mut().insert(self.lengths.clone());
+        // The story waits for nothing but this: its receiver lives as long as the story does.
+        let _ = reply.send(response);
+        let _entered = self.runtime.enter();
+        let polled = self.story.as_mut().map(|story| poll_now(story.as_mut()));
+        let Some(Poll::Ready(response)) = polled else {
+            return Err(Error::new(ErrorKind::Internal, "the answer was not taken").with_side(Side::Inbound));
+        };
+        self.story = None;
+        let (head, body) = response.into_parts();
+        self.body = Some(body);
+        Ok(Response::from_parts(head, ()))
+    }
+
+    /// The response was sent: so many bytes of body, then these trailers. Gives them back as they are to be sent.
+    pub fn end(mut self, response_bytes: u64, trailers: Option<HeaderMap>) -> Option<HeaderMap> {
+        self.lengths.response.store(response_bytes, Ordering::Relaxed);
+        self.close(Ok(trailers))
+    }
+
+    /// The response broke off, after so many bytes of its body.
+    pub fn fail(mut self, response_bytes: u64, why: &str) {
+        self.lengths.response.store(response_bytes, Ordering::Relaxed);
+        self.close(Err(why.into()));
+    }
+
+    fn close(&mut self, tail: Result<Option<HeaderMap>, BoxError>) -> Option<HeaderMap> {
+        let _ = self.tail.take()?.send(tail);
+        let mut body = self.body.take()?;
+        let _entered = self.runtime.enter();
+        let mut trailers = None;
+        while let Poll::Ready(Some(Ok(frame))) = poll_now(Pin::new(&mut body.frame())) {
+            trailers = frame.into_trailers().ok().or(trailers);
+        }
+        trailers
+    }
+}
+
+impl Drop for Ticket {
+    fn drop(&mut self) {
+        let _entered = self.runtime.enter();
+        self.story = None;
+        self.body = None;
+    }
+}
+
+/// The story of one request, up to the head of its response.
+type Story = Pin<Box<dyn Future<Output = Response<Body>> + Send>>;
+
+async fn begin(inbound: Arc<Inbound>, request: Request<Given>, runtime: Handle) -> Begun {
+    let lengths = Lengths::default();
+    let mut request = request.map(Body::from);
+    request.extensions_mut().insert(lengths.clone());
+    let peer = peer_of(request.extensions());
+    let address = request.extensions().get::<ConnectionAddress>().copied();
+    let (parking, parked) = oneshot::channel();
+    let mut story: Story =
+        Box::pin(async move { serve::serve(&inbound, (address, peer), request, Parking(Some(parking))).await });
+    tokio::select! {
+        biased;
+        response = &mut story => Begun::Answered(Answer::of(response).await),
+        Ok((head, reply)) = parked => Begun::Admitted(Ticket {
+            head: *head,
+            runtime,
+            lengths,
+            story: Some(story),
+            reply: Some(reply),
+            body: None,
+            tail: None,
+        }),
+    }
+}
+
+impl Answer {
+    /// An answer of ours is in memory: this waits for nothing.
+    async fn of(response: Response<Body>) -> Self {
+        let (head, body) = response.into_parts();
+        let Ok(collected) = body.collect().await else {
+            return Self { response: Response::from_parts(head, Bytes::new()), trailers: None };
+        };
+        let trailers = collected.trailers().cloned();
+        Self { response: Response::from_parts(head, collected.to_bytes()), trailers }
+    }
+}
+
+impl From<Given> for Body {
+    fn from(given: Given) -> Self {
+        match given {
+            Given::Whole(bytes) => Self::from(bytes),
+            Given::Beginning(bytes) => Self::new(Beginning { bytes, error: Some(WITHHELD) }),
+        }
+    }
+}
+
+/// The beginning of a body. Who wants to know more learns that there is more, not that it ended.
+struct Beginning {
+    bytes: Bytes,
+    error: Option<&'static str>,
+}
+
+impl HttpBody for Beginning {
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        let this = self.get_mut();
+        if !this.bytes.is_empty() {
+            return Poll::Ready(Some(Ok(Frame::data(std::mem::take(&mut this.bytes)))));
+        }
+        Poll::Ready(this.error.take().map(|error| Err(error.into())))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        false
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        let mut hint = SizeHint::default();
+        hint.set_lower(self.bytes.len() as u64);
+        hint
+    }
+}
+
+/// The application's place in the story: hands the request out, and waits for its answer.
+struct Parking(Option<oneshot::Sender<Parked>>);
+
+/// An admitted request, and where its answer goes. The body is the server's.
+type Parked = (Box<Parts>, oneshot::Sender<Response<Body>>);
+
+impl Service<Request<Body>> for Parking {
+    type Response = Response<Body>;
+    type Error = BoxError;
+    type Future = Pin<Box<dyn Future<Output = Result<Response<Body>, BoxError>> + Send>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<Body>) -> Self::Future {
+        let (reply, answer) = oneshot::channel();
+        let (head, _) = request.into_parts();
+        if let Some(parking) = self.0.take() {
+            let _ = parking.send((Box::new(head), reply));
+        }
+        Box::pin(async move { Ok(answer.await?) })
+    }
+}
+
+/// The body of a response that the application sends: empty here, and over when the application says so.
+struct Rest {
+    tail: Option<oneshot::Receiver<Result<Option<HeaderMap>, BoxError>>>,
+}
+
+impl HttpBody for Rest {
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        let Some(tail) = self.tail.as_mut() else { return Poll::Ready(None) };
+        let told = std::task::ready!(Pin::new(tail).poll(cx));
+        self.tail = None;
+        Poll::Ready(match told {
+            Ok(Ok(trailers)) => trailers.map(|trailers| Ok(Frame::trailers(trailers))),
+            Ok(Err(error)) => Some(Err(error)),
+            Err(gone) => Some(Err(gone.into())),
+        })
+    }
+}
+
+/// Runs its future inside a runtime, whatever thread polls it.
+struct Entered<F> {
+    runtime: Handle,
+    inner: Pin<Box<F>>,
+}
+
+impl<F: Future> Future for Entered<F> {
+    type Output = F::Output;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<F::Output> {
+        let runtime = self.runtime.clone();
+        let _entered = runtime.enter();
+        self.inner.as_mut().poll(cx)
+    }
+}
+
+/// One poll of what has nothing to wait for, on whatever thread; a runtime's budget for its tasks does not count.
+fn poll_now<F: Future + ?Sized>(future: Pin<&mut F>) -> Poll<F::Output> {
+    let mut now = std::pin::pin!(tokio::task::unconstrained(future));
+    now.as_mut().poll(&mut Context::from_waker(noop_waker_ref()))
+}
+
+fn misuse(what: &str) -> Error {
+    Error::new(ErrorKind::BadRequest, what.to_owned()).with_side(Side::Inbound)
+}
+
+/// A check wants more of a body than [`InboundCheck::body_limit`] said when its server asked, or its server did not ask.
+const WITHHELD: &str = "its server did not hand it over";

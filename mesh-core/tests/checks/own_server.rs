@@ -1,0 +1,104 @@
+//! Checks of a server that is the application's own: waited for, told the body, and heeded.
+
+use std::future::Future;
+use std::pin::pin;
+use std::task::{Context, Poll, Waker};
+
+use bytes::Bytes;
+use envoy_types::pb::envoy::config::core::v3::{HeaderValue, HeaderValueOption, QueryParameter};
+use envoy_types::pb::envoy::service::auth::v3::check_response::HttpResponse;
+use envoy_types::pb::envoy::service::auth::v3::{CheckResponse, OkHttpResponse};
+use http::Request;
+use mesh_core::Mesh;
+use mesh_core::inbound::own_server::{Begun, Given};
+use tonic::Code;
+
+use crate::policy::{Policy, status};
+
+fn mesh(check: &str, policy: &Policy) -> Mesh {
+    let text = format!(
+        "version: 1
+listeners: [{{ name: in }}]
+clusters: [{{ name: opa, protocol: http2, endpoints: [{{ address: \"{}\" }}] }}]
+policy:
+  checks: [{{ name: opa, cluster: opa, failure: closed, timeout: 20s, {check} }}]
+",
+        policy.address
+    );
+    Mesh::from_yaml(&text, "server.yaml").unwrap()
+}
+
+fn post(body: Given) -> Request<Given> {
+    Request::post("/order?debug=1").header("host", "shop").body(body).unwrap()
+}
+
+fn changing() -> CheckResponse {
+    let header = HeaderValue { key: "x-user".into(), value: "7".into(), ..HeaderValue::default() };
+    let ok = OkHttpResponse {
+        headers: vec![HeaderValueOption { header: Some(header.clone()), ..HeaderValueOption::default() }],
+        response_headers_to_add: vec![HeaderValueOption { header: Some(header), ..HeaderValueOption::default() }],
+        query_parameters_to_set: vec![QueryParameter { key: "user".into(), value: "7".into() }],
+        query_parameters_to_remove: vec!["debug".into()],
+        ..OkHttpResponse::default()
+    };
+    CheckResponse { http_response: Some(HttpResponse::OkResponse(ok)), ..status(Code::Ok) }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_cold_check_is_waited_for_and_its_changes_reach_request_and_response() {
+    let policy = Policy::start(|_| Some(changing()));
+    let mesh = mesh("cache: { key: [path], ttl: 60s, header_changes: true }", &policy);
+    let check = mesh.inbound_check("in").unwrap();
+    let mut first = Box::pin(check.begin(post(Given::Whole(Bytes::new()))));
+    let at_once = first.as_mut().poll(&mut Context::from_waker(Waker::noop()));
+    assert!(at_once.is_pending(), "the server was not asked yet");
+    for (nth, begun) in
+        [first.await.unwrap(), now(check.begin(post(Given::Whole(Bytes::new())))).unwrap()].into_iter().enumerate()
+    {
+        let Begun::Admitted(mut ticket) = begun else { panic!("{nth} was refused") };
+        assert_eq!(ticket.head().uri, "/order?user=7");
+        assert_eq!(ticket.head().headers["x-user"], "7");
+        let head = ticket.answer(http::Response::new(())).unwrap();
+        assert_eq!(head.headers()["x-user"], "7");
+        ticket.end(0, None);
+    }
+    assert_eq!(policy.asked().len(), 1, "the second was answered from the cache, at the first poll");
+}
+
+/// What is ready at the first poll.
+fn now<T>(future: impl Future<Output = T>) -> T {
+    match pin!(future).poll(&mut Context::from_waker(Waker::noop())) {
+        Poll::Ready(value) => value,
+        Poll::Pending => panic!("it waits"),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_body_that_a_check_wants_is_told_or_the_request_goes_no_further() {
+    let policy = Policy::start(|_| Some(status(Code::Ok)));
+    let whole = mesh("with_request_body: { max_request_bytes: 4 }", &policy);
+    let partial = mesh("with_request_body: { max_request_bytes: 4, allow_partial_message: true }", &policy);
+    let bytes = Bytes::from_static;
+    for (mesh, given, expected, told) in [
+        (&whole, Given::Whole(bytes(b"abcd")), 200, Some("abcd")),
+        (&whole, Given::Whole(bytes(b"abcde")), 413, None),
+        (&whole, Given::Beginning(bytes(b"abcde")), 413, None),
+        // What is kept back cannot dodge a rule about it.
+        (&whole, Given::Beginning(bytes(b"abc")), 400, None),
+        (&whole, Given::Beginning(bytes(b"")), 400, None),
+        (&partial, Given::Beginning(bytes(b"abcde")), 200, Some("abcd")),
+        (&partial, Given::Beginning(bytes(b"")), 400, None),
+    ] {
+        let check = mesh.inbound_check("in").unwrap();
+        assert_eq!(check.body_limit(), 4);
+        let before = policy.asked().len();
+        let status = match check.begin(post(given.clone())).await.unwrap() {
+            Begun::Admitted(_) => 200,
+            Begun::Answered(answer) => answer.response.status().as_u16(),
+        };
+        let asked = policy.asked().split_off(before);
+        assert_eq!((status, asked.first().map(|asked| asked.body.as_str())), (expected, told), "{given:?}");
+    }
+    let without = Mesh::from_yaml("{version: 1, listeners: [{name: in}]}", "mesh.yaml").unwrap();
+    assert_eq!(without.inbound_check("in").unwrap().body_limit(), 0);
+}
