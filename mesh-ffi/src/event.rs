@@ -8,6 +8,7 @@ use std::ffi::c_void;
 use bytes::Bytes;
 
 use crate::buf::mesh_buf;
+use crate::check::Outcome;
 use crate::code::{MESH_OK, mesh_code};
 use crate::error::mesh_error;
 use crate::failure::Failure;
@@ -33,10 +34,16 @@ pub const MESH_EV_INBOUND: i32 = 4;
 pub const MESH_EV_INBOUND_GONE: i32 = 5;
 /// `mesh_cq_wake` was called (several calls may give one event).
 pub const MESH_EV_WAKE: i32 = 6;
+/// `mesh_inbound_begin` had to wait, and its request was admitted: `handle` is a `mesh_inbound`, `arg` its id. Else:
+/// `code`, and `handle` is a `mesh_error`.
+pub const MESH_EV_ADMITTED: i32 = 7;
+/// `mesh_inbound_begin` had to wait, and the mesh answered: `handle` is a `mesh_response`, `arg` its status, `data` its
+/// body.
+pub const MESH_EV_ANSWERED: i32 = 8;
 
 /// `MESH_EV_CHUNK`: the body has ended.
 pub const MESH_EVF_END: u32 = 1;
-/// `MESH_EV_DONE`: `data` is the whole body, borrowed from the response.
+/// `MESH_EV_DONE`, `MESH_EV_ANSWERED`: `data` is the whole body, borrowed from the response.
 pub const MESH_EVF_WHOLE_BODY: u32 = 2;
 
 /// Return value of a handler: the request is done with; the library frees it (and answers 500 if the
@@ -119,6 +126,8 @@ pub enum Event {
     Inbound { tag: u64, inbound: Box<mesh_inbound>, handler: Option<Handler>, place: Place },
     /// The peer of a request went away.
     Gone { tag: u64, id: u64 },
+    /// A request of the host's own server was admitted or answered, after a wait.
+    Begun { tag: u64, outcome: Result<Outcome, Failure> },
     /// Somebody called `mesh_cq_wake`.
     Wake,
 }
@@ -137,6 +146,11 @@ impl Event {
     /// A failed write.
     pub fn failed_write(tag: u64, failure: Failure) -> Self {
         Self::Written { tag, outcome: Err(failure) }
+    }
+
+    /// A request that could not begin.
+    pub fn failed_begin(tag: u64, failure: Failure) -> Self {
+        Self::Begun { tag, outcome: Err(failure) }
     }
 
     /// Delivers it: runs its handler here and now, or gives the C form.
@@ -177,6 +191,19 @@ impl Event {
                 event.with(*inbound)
             }
             Self::Gone { tag, id } => mesh_event { arg: number(id), ..mesh_event::new(MESH_EV_INBOUND_GONE, tag) },
+            Self::Begun { tag, outcome: Ok(Outcome::Admitted(inbound)) } => {
+                let mut event = mesh_event::new(MESH_EV_ADMITTED, tag);
+                event.arg = number(inbound.id());
+                event.with(*inbound)
+            }
+            Self::Begun { tag, outcome: Ok(Outcome::Answered(response)) } => {
+                let mut event = mesh_event::new(MESH_EV_ANSWERED, tag);
+                event.arg = response.status().into();
+                event.flags = MESH_EVF_WHOLE_BODY;
+                event.data = response.whole().map_or(mesh_bytes::empty(), |whole| mesh_bytes::of(whole));
+                event.with(*response)
+            }
+            Self::Begun { tag, outcome: Err(failure) } => mesh_event::failed(MESH_EV_ADMITTED, tag, failure),
             Self::Wake => mesh_event::new(MESH_EV_WAKE, 0),
         };
         Some(event)
@@ -199,9 +226,9 @@ impl mesh_event {
         unsafe {
             match (self.kind, self.code) {
                 (_, code) if code != MESH_OK => drop(handles::take(self.handle.cast::<mesh_error>())),
-                (MESH_EV_DONE, _) => drop(handles::take(self.handle.cast::<mesh_response>())),
+                (MESH_EV_DONE | MESH_EV_ANSWERED, _) => drop(handles::take(self.handle.cast::<mesh_response>())),
                 (MESH_EV_CHUNK, _) => drop(handles::take(self.handle.cast::<mesh_buf>())),
-                (MESH_EV_INBOUND, _) => drop(handles::take(self.handle.cast::<mesh_inbound>())),
+                (MESH_EV_INBOUND | MESH_EV_ADMITTED, _) => drop(handles::take(self.handle.cast::<mesh_inbound>())),
                 _ => {}
             }
         }

@@ -35,6 +35,8 @@ pub const MESH_HANDLE_ERROR: i32 = 10;
 pub const MESH_HANDLE_GUARD: i32 = 11;
 /// `mesh_guard_call`
 pub const MESH_HANDLE_GUARD_CALL: i32 = 12;
+/// `mesh_inbound_check`
+pub const MESH_HANDLE_INBOUND_CHECK: i32 = 13;
 
 /// A type that C holds by pointer.
 pub trait Handle {
@@ -106,4 +108,4 @@ fn counter(kind: i32) -> &'static AtomicUsize {
 }
 
 /// One counter per kind; index 0 is not used.
-static LIVE: [AtomicUsize; 13] = [const { AtomicUsize::new(0) }; 13];
+static LIVE: [AtomicUsize; 14] = [const { AtomicUsize::new(0) }; 14];

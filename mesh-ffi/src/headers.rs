@@ -5,6 +5,7 @@
 //! Never: reorders or merges. Invariant: in blocks that the library makes, every name and value is
 //! followed by a NUL byte, so they can be lent out as C strings.
 
+use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue};
 
 use crate::failure::Failure;
@@ -59,6 +60,11 @@ impl Packed {
     /// The whole block.
     pub fn lend(&self) -> mesh_bytes {
         mesh_bytes::of(&self.block)
+    }
+
+    /// The whole block, to be kept.
+    pub fn into_bytes(self) -> Bytes {
+        self.block.into()
     }
 }
 

@@ -3,7 +3,7 @@
 //! Decides: nothing; by the time it exists, identity and policy have been settled. Invariant: it is
 //! answered at most once; freed without an answer, the peer gets a 500.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use bytes::Bytes;
@@ -12,6 +12,7 @@ use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
 use mesh_core::inbound::ConnectionAddress;
+use mesh_core::inbound::own_server::Ticket;
 use mesh_core::{Body, CallContext, EndUser};
 
 use crate::buf::mesh_buf;
@@ -35,7 +36,17 @@ pub struct mesh_inbound {
     headers: Packed,
     reader: Arc<Reader>,
     extra: Mutex<HeaderMap>,
-    answer: Mutex<Option<oneshot::Sender<Response<Body>>>>,
+    reply: Mutex<Reply>,
+}
+
+/// Where the answer goes.
+enum Reply {
+    /// To the peer, by a listener of the mesh.
+    Awaited(oneshot::Sender<Response<Body>>),
+    /// To the peer, by the program's own server.
+    Own(Box<Ticket>),
+    /// It was given.
+    Given,
 }
 
 impl Handle for mesh_inbound {
@@ -95,9 +106,25 @@ impl mesh_inbound {
             reader: Arc::new(Reader::new(Arc::clone(&engine), body, cancel.clone())),
             engine,
             extra: Mutex::default(),
-            answer: Mutex::new(Some(sender)),
+            reply: Mutex::new(Reply::Awaited(sender)),
         };
         Some((inbound, Receipt { answer, cancel }))
+    }
+
+    /// A request of the program's own server, which keeps its body and sends its answer.
+    pub fn of_ticket(engine: Arc<Engine>, id: u64, ticket: Ticket) -> Option<Self> {
+        let head = ticket.head();
+        let context = Arc::clone(head.extensions.get::<Arc<CallContext>>()?);
+        Some(Self {
+            id,
+            facts: Facts::new(head, &context),
+            context,
+            headers: Packed::new(&head.headers),
+            reader: Arc::new(Reader::new(Arc::clone(&engine), Body::empty(), CancellationToken::new())),
+            engine,
+            extra: Mutex::default(),
+            reply: Mutex::new(Reply::Own(Box::new(ticket))),
+        })
     }
 
     /// Unique among the requests of one queue.
@@ -129,13 +156,45 @@ impl mesh_inbound {
     /// Sends the answer; `headers` come after those added before.
     pub fn answer(&self, mut response: Response<Body>) -> Result<(), Failure> {
         self.engine.check_fork()?;
-        let sender = self.answer.lock().unwrap_or_else(PoisonError::into_inner).take();
-        let sender = sender.ok_or_else(|| Failure::invalid("the request was answered already"))?;
+        let sender = match &mut *self.reply() {
+            Reply::Own(_) => {
+                return Err(Failure::invalid("the program's own server answers it: see mesh_inbound_head"));
+            }
+            reply => std::mem::replace(reply, Reply::Given),
+        };
+        let Reply::Awaited(sender) = sender else { return Err(Failure::invalid("the request was answered already")) };
         let added = std::mem::take(&mut *self.extra.lock().unwrap_or_else(PoisonError::into_inner));
         for (name, value) in &added {
             response.headers_mut().append(name, value.clone());
         }
         sender.send(response).map_err(|_| Failure::cancelled("the peer is gone"))
+    }
+}
+
+impl mesh_inbound {
+    /// What the engine holds of a request of the program's own server.
+    pub fn with_ticket<T>(&self, act: impl FnOnce(&mut Ticket) -> T) -> Result<T, Failure> {
+        self.engine.check_fork()?;
+        match &mut *self.reply() {
+            Reply::Own(ticket) => Ok(act(ticket)),
+            Reply::Awaited(_) => Err(Failure::invalid("a listener of the mesh serves it: see mesh_inbound_respond")),
+            Reply::Given => Err(Failure::invalid("the request has ended already")),
+        }
+    }
+
+    /// Ends it; its head was told.
+    pub fn take_ticket(&self) -> Result<Ticket, Failure> {
+        if !self.with_ticket(|ticket| ticket.is_answered())? {
+            return Err(Failure::invalid("its answer has no head yet: see mesh_inbound_head"));
+        }
+        match std::mem::replace(&mut *self.reply(), Reply::Given) {
+            Reply::Own(ticket) => Ok(*ticket),
+            _ => Err(Failure::invalid("the request has ended already")),
+        }
+    }
+
+    fn reply(&self) -> MutexGuard<'_, Reply> {
+        self.reply.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

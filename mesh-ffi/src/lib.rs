@@ -45,6 +45,8 @@ mod inbound;
 
 mod answer;
 
+mod check;
+
 mod scope;
 
 mod guard;

@@ -74,6 +74,11 @@ impl Reader {
         self.cancel.cancel();
     }
 
+    /// Trailers that are known before the end was read.
+    pub fn foretell(&self, trailers: Packed) {
+        let _ = self.trailers.set(trailers);
+    }
+
     /// Trailers, once the end was read.
     pub fn trailers(&self) -> Option<&Packed> {
         self.trailers.get()

@@ -8,6 +8,7 @@ use bytes::Bytes;
 use http::Response;
 use tokio_util::sync::CancellationToken;
 
+use mesh_core::inbound::own_server::Answer;
 use mesh_core::{Body, CallReport};
 
 use crate::buf::mesh_buf;
@@ -99,9 +100,25 @@ impl mesh_response {
         }
     }
 
+    /// An answer of the mesh itself, which is in memory.
+    pub fn of_answer(engine: Arc<Engine>, answer: Answer) -> Self {
+        let body = answer.response.body().clone();
+        let mut made = Self::new(engine, answer.response.map(Body::from), CancellationToken::new());
+        if let Some(trailers) = &answer.trailers {
+            made.reader.foretell(Packed::new(trailers));
+        }
+        made.whole = Some(body);
+        made
+    }
+
     /// HTTP status.
     pub fn status(&self) -> u16 {
         self.status
+    }
+
+    /// The whole body, if it is in memory.
+    pub fn whole(&self) -> Option<&Bytes> {
+        self.whole.as_ref()
     }
 
     /// Keeps the whole body for as long as the handle lives.
@@ -131,6 +148,17 @@ impl Drop for mesh_response {
 pub unsafe extern "C" fn mesh_response_status(response: *const mesh_response) -> u16 {
     // SAFETY: rule 1: NULL or a live handle.
     guard!(mesh_response_status, or 0, { unsafe { handles::lend(response) }.map_or(0, mesh_response::status) })
+}
+
+/// The whole body, where it is in memory already: an answer of `mesh_inbound_begin`, or `MESH_EVF_WHOLE_BODY`. Else
+/// `ptr` is NULL. Borrowed from the response; reading it is possible as well.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn mesh_response_body(response: *const mesh_response) -> mesh_bytes {
+    guard!(mesh_response_body, or mesh_bytes::empty(), {
+        // SAFETY: rule 1: NULL or a live handle.
+        let Ok(response) = (unsafe { handles::lend(response) }) else { return mesh_bytes::empty() };
+        response.whole().map_or(mesh_bytes::empty(), |whole| mesh_bytes::of(whole))
+    })
 }
 
 /// The `nth` (from 0) value of a header, by name in any case. `ptr` is NULL when there is none.
@@ -189,7 +217,8 @@ pub unsafe extern "C" fn mesh_response_headers_packed(response: *const mesh_resp
     })
 }
 
-/// The trailers in the same layout; empty until the end of the body was read, or without trailers.
+/// The trailers in the same layout; empty until the end of the body was read (an answer of `mesh_inbound_begin` has
+/// them at once), or without trailers.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn mesh_response_trailers_packed(response: *const mesh_response) -> mesh_bytes {
     guard!(mesh_response_trailers_packed, or mesh_bytes::empty(), {

@@ -3,8 +3,9 @@
 // The rules, for every function here:
 //
 //  1. Handles are opaque pointers, freed with their `*_free` exactly once. `*_free(NULL)` does nothing.
-//  2. mesh, mesh_guard, mesh_cq, mesh_buf, mesh_config and mesh_error may be used by several threads at once. Every
-//     other handle may move between threads and is used by one at a time. `*_cancel` is for any thread.
+//  2. mesh, mesh_guard, mesh_inbound_check, mesh_cq, mesh_buf, mesh_config and mesh_error may be used by several
+//     threads at once. Every other handle may move between threads and is used by one at a time. `*_cancel` is for
+//     any thread.
 //  3. A fallible function returns a mesh_code (MESH_OK is 0) and takes a last parameter `mesh_error **err`,
 //     which may be NULL. `*err` is written only on failure, every other out-parameter only on MESH_OK.
 //     There is no last error in thread-local storage, and errno means nothing.
@@ -213,6 +214,9 @@
 // `mesh_guard_call`
 #define MESH_HANDLE_GUARD_CALL 12
 
+// `mesh_inbound_check`
+#define MESH_HANDLE_INBOUND_CHECK 13
+
 // The version of this interface. Library and header fit when they are equal.
 #define MESH_ABI_VERSION 1
 
@@ -272,10 +276,18 @@
 // `mesh_cq_wake` was called (several calls may give one event).
 #define MESH_EV_WAKE 6
 
+// `mesh_inbound_begin` had to wait, and its request was admitted: `handle` is a `mesh_inbound`, `arg` its id. Else:
+// `code`, and `handle` is a `mesh_error`.
+#define MESH_EV_ADMITTED 7
+
+// `mesh_inbound_begin` had to wait, and the mesh answered: `handle` is a `mesh_response`, `arg` its status, `data` its
+// body.
+#define MESH_EV_ANSWERED 8
+
 // `MESH_EV_CHUNK`: the body has ended.
 #define MESH_EVF_END 1
 
-// `MESH_EV_DONE`: `data` is the whole body, borrowed from the response.
+// `MESH_EV_DONE`, `MESH_EV_ANSWERED`: `data` is the whole body, borrowed from the response.
 #define MESH_EVF_WHOLE_BODY 2
 
 // Return value of a handler: the request is done with; the library frees it (and answers 500 if the
@@ -284,6 +296,9 @@
 
 // Return value of a handler: it keeps the handle, answers later, and frees it.
 #define MESH_KEEP 1
+
+// For `mesh_received.flags`: `body` is all of the body.
+#define MESH_RECEIVED_WHOLE_BODY 1
 
 // Not an outcome: start an attempt, the first one or the one after a wait.
 #define MESH_GUARD_READY 0
@@ -354,6 +369,9 @@ typedef struct mesh_guard_call mesh_guard_call;
 
 // A request to be answered. One thread at a time.
 typedef struct mesh_inbound mesh_inbound;
+
+// What the mesh asks of each request that the program's own server receives. Thread-safe; a reload reaches it.
+typedef struct mesh_inbound_check mesh_inbound_check;
 
 // An open listener.
 typedef struct mesh_listener mesh_listener;
@@ -487,6 +505,38 @@ typedef struct {
   // Given to the handler. Must stay valid until `mesh_close` returned.
   void *userdata;
 } mesh_listen_options;
+
+// A request that the program's own server received. Start from `MESH_INIT(mesh_received)`.
+typedef struct {
+  // Size of this struct.
+  uint32_t struct_size;
+  // `MESH_RECEIVED_WHOLE_BODY` or 0.
+  uint32_t flags;
+  // 10, 11, 20 or 30; 0: HTTP/1.1.
+  uint32_t http_version;
+  // Zero.
+  uint32_t reserved;
+  // HTTP method.
+  mesh_str method;
+  // Path and query as they came, not decoded: what is judged is what was sent.
+  mesh_str target;
+  // `:authority` of HTTP/2; empty: the header `host`.
+  mesh_str authority;
+  // All headers, packed.
+  mesh_bytes headers;
+  // The beginning of the body, where a check wants it: see `mesh_inbound_check_body_limit`.
+  mesh_bytes body;
+  // The peer's socket, such as `10.0.0.7:51234`; empty: not known.
+  mesh_str remote_address;
+  // The server's socket.
+  mesh_str local_address;
+  // Certificates (DER, the peer's own first, one after the other) whose key the peer proved to hold in a TLS
+  // handshake with the server. They are verified here, by the mesh's roots; one that the mesh does not know makes
+  // no identity.
+  mesh_bytes peer_certificates;
+  // The server name the peer asked for in that handshake.
+  mesh_str server_name;
+} mesh_received;
 
 // What a program says about one call. Start from `MESH_INIT(mesh_guard_options)`.
 typedef struct {
@@ -698,6 +748,10 @@ void mesh_body_free(mesh_body *body);
 // HTTP status; 0 for NULL.
 uint16_t mesh_response_status(const mesh_response *response);
 
+// The whole body, where it is in memory already: an answer of `mesh_inbound_begin`, or `MESH_EVF_WHOLE_BODY`. Else
+// `ptr` is NULL. Borrowed from the response; reading it is possible as well.
+mesh_bytes mesh_response_body(const mesh_response *response);
+
 // The `nth` (from 0) value of a header, by name in any case. `ptr` is NULL when there is none.
 mesh_bytes mesh_response_header(const mesh_response *response, mesh_str name, size_t nth);
 
@@ -716,7 +770,8 @@ mesh_code mesh_response_header_at(const mesh_response *response,
 // in native byte order. Borrowed from the response.
 mesh_bytes mesh_response_headers_packed(const mesh_response *response);
 
-// The trailers in the same layout; empty until the end of the body was read, or without trailers.
+// The trailers in the same layout; empty until the end of the body was read (an answer of `mesh_inbound_begin` has
+// them at once), or without trailers.
 mesh_bytes mesh_response_trailers_packed(const mesh_response *response);
 
 // Blocks until the next chunk of the body. `*chunk` is NULL at the end. Not reading stops the peer.
@@ -880,6 +935,60 @@ mesh_code mesh_inbound_respond_stream(const mesh_inbound *inbound,
                                       int64_t length,
                                       mesh_body **body,
                                       mesh_error **err);
+
+// The listener of that name as a check: it needs no address. Its requests meet the access rules, end users, limits
+// and checks of the configuration.
+mesh_code mesh_inbound_check_open(const mesh *mesh,
+                                  mesh_str name,
+                                  mesh_inbound_check **check,
+                                  mesh_error **err);
+
+// Frees the check; its requests go on. NULL is fine.
+void mesh_inbound_check_free(mesh_inbound_check *check);
+
+// How many bytes of a body the checks of the configuration in force want to know; 0: none. Hand over one more if
+// there are more. A request whose body a check wants and does not get is answered 400.
+size_t mesh_inbound_check_body_limit(const mesh_inbound_check *check);
+
+// Admits a request, or answers it. Exactly one is set, the other NULL: `*inbound`, to be answered by the program
+// (`mesh_inbound_head`, then `mesh_inbound_end`); or `*answer`, to be sent as it is: status, headers,
+// `mesh_response_body` and trailers.
+//
+// Most requests are decided at once, on this thread. For one that has to wait (for a policy server, or for room):
+// without a `cq` this call blocks; with one both results are NULL, and the outcome arrives there under `tag`:
+// `MESH_EV_ADMITTED` or `MESH_EV_ANSWERED`. `MESH_OP_CANCEL` ends the wait.
+mesh_code mesh_inbound_begin(const mesh_inbound_check *check,
+                             const mesh_received *received,
+                             const mesh_cq *cq,
+                             uint64_t tag,
+                             mesh_inbound **inbound,
+                             mesh_response **answer,
+                             mesh_error **err);
+
+// Tells the head of the program's answer, and gives it back as it is to be sent: headers are added and taken away.
+// `status` is a final one, or 101. Once. Free `*head` when it was sent.
+mesh_code mesh_inbound_head(const mesh_inbound *inbound,
+                            uint16_t status,
+                            mesh_bytes headers,
+                            mesh_response **head,
+                            mesh_error **err);
+
+// The answer was sent: `response_bytes` of body, then packed `trailers` or none; `request_bytes` of the request's
+// body were read. `*sent` (NULL, if the caller does not care) becomes the trailers as they are to be sent, packed,
+// or NULL without any. The handle is still to be freed; freed without this, the answer was given up.
+mesh_code mesh_inbound_end(const mesh_inbound *inbound,
+                           uint64_t request_bytes,
+                           uint64_t response_bytes,
+                           mesh_bytes trailers,
+                           mesh_buf **sent,
+                           mesh_error **err);
+
+// The answer broke off after `response_bytes` of its body, and the peer saw it. `reason` is for the log.
+mesh_code mesh_inbound_fail(const mesh_inbound *inbound,
+                            uint64_t request_bytes,
+                            uint64_t response_bytes,
+                            mesh_str reason,
+                            mesh_error **err);
 
 // Makes `inbound` the active request of this thread: requests made from now on continue its trace and
 // deadline. Handlers of `mesh_serve` run like this. Pair with `mesh_inbound_deactivate`.

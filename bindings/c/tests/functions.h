@@ -43,6 +43,11 @@
   FALLIBLE(mesh_inbound_respond_stream, (NULL, 200, MESH_NONE, -1, NULL, &err))                   \
   FALLIBLE(mesh_inbound_activate, (NULL, &err))                                                   \
   FALLIBLE(mesh_inbound_deactivate, (NULL, &err))                                                 \
+  FALLIBLE(mesh_inbound_check_open, (NULL, MESH_STR("a"), NULL, &err))                            \
+  FALLIBLE(mesh_inbound_begin, (NULL, NULL, NULL, 0, NULL, NULL, &err))                           \
+  FALLIBLE(mesh_inbound_head, (NULL, 200, MESH_NONE, NULL, &err))                                 \
+  FALLIBLE(mesh_inbound_end, (NULL, 0, 0, MESH_NONE, NULL, &err))                                 \
+  FALLIBLE(mesh_inbound_fail, (NULL, 0, 0, MESH_STR(""), &err))                                   \
   FALLIBLE(mesh_guard_open, (NULL, MESH_STR("a"), NULL, &err))                                    \
   FALLIBLE(mesh_guard_begin, (NULL, NULL, NULL, &err))                                            \
   FALLIBLE(mesh_guard_next, (NULL, 0, -1, NULL, &err))                                            \
@@ -69,6 +74,7 @@
   PLAIN(mesh_response_status, (NULL))                                                             \
   PLAIN(mesh_response_header, (NULL, MESH_STR("a"), 0))                                           \
   PLAIN(mesh_response_header_count, (NULL))                                                       \
+  PLAIN(mesh_response_body, (NULL))                                                               \
   PLAIN(mesh_response_headers_packed, (NULL))                                                     \
   PLAIN(mesh_response_trailers_packed, (NULL))                                                    \
   PLAIN(mesh_response_cancel, (NULL))                                                             \
@@ -93,6 +99,8 @@
   PLAIN(mesh_inbound_header_count, (NULL))                                                        \
   PLAIN(mesh_inbound_headers_packed, (NULL))                                                      \
   PLAIN(mesh_inbound_trailers_packed, (NULL))                                                     \
+  PLAIN(mesh_inbound_check_free, (NULL))                                                          \
+  PLAIN(mesh_inbound_check_body_limit, (NULL))                                                    \
   PLAIN(mesh_inbound_free, (NULL))                                                                \
   PLAIN(mesh_guard_free, (NULL))                                                                  \
   PLAIN(mesh_guard_outcome_of, (MESH_STR("reset"), 0))                                            \

@@ -36,7 +36,7 @@ impl KnownPeers {
     pub(super) fn find(
         &self,
         inbound: &Inbound,
-        chain: &[CertificateDer<'_>],
+        chain: &[&[u8]],
         server_name: Option<&str>,
     ) -> Option<Arc<PeerIdentity>> {
         if chain.is_empty() {
@@ -78,18 +78,15 @@ impl KnownPeers {
 }
 
 /// Without an identity the mesh has no roots, and knows nobody.
-fn judge(
-    inbound: &Inbound,
-    chain: &[CertificateDer<'_>],
-    wall: SystemTime,
-) -> Result<Option<PeerIdentity>, VerifyError> {
+fn judge(inbound: &Inbound, chain: &[&[u8]], wall: SystemTime) -> Result<Option<PeerIdentity>, VerifyError> {
     let Some(identity) = inbound.core.identity.as_ref().and_then(|source| source.current()) else { return Ok(None) };
-    verify_chain(&identity.bundles, chain, PeerRole::Client, wall)?;
-    Ok(peer_identity(chain))
+    let chain: Vec<_> = chain.iter().map(|certificate| CertificateDer::from(*certificate)).collect();
+    verify_chain(&identity.bundles, &chain, PeerRole::Client, wall)?;
+    Ok(peer_identity(&chain))
 }
 
 /// Lengths stand before what they count: two chains never have one key.
-fn key(chain: &[CertificateDer<'_>], server_name: Option<&str>) -> Box<[u8]> {
+fn key(chain: &[&[u8]], server_name: Option<&str>) -> Box<[u8]> {
     let mut key = Vec::with_capacity(chain.iter().map(|certificate| certificate.len() + 8).sum());
     for certificate in chain {
         key.extend_from_slice(&(certificate.len() as u64).to_ne_bytes());

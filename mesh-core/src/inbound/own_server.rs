@@ -17,7 +17,6 @@ use http::request::Parts;
 use http::{HeaderMap, Request, Response};
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use http_body_util::BodyExt;
-use rustls::pki_types::CertificateDer;
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 use tower_service::Service;
@@ -104,7 +103,7 @@ impl InboundCheck {
 
     /// Who the client is that proved to hold the key of this certificate chain (DER, leaf first) in a TLS handshake,
     /// by the mesh's own roots. `None`: nobody whom the mesh knows, which makes the caller an unauthenticated one.
-    pub fn peer(&self, chain: &[CertificateDer<'_>], server_name: Option<&str>) -> Option<Arc<PeerIdentity>> {
+    pub fn peer(&self, chain: &[&[u8]], server_name: Option<&str>) -> Option<Arc<PeerIdentity>> {
         self.peers.find(&self.inbound, chain, server_name)
     }
 
@@ -140,6 +139,11 @@ impl Ticket {
     /// the [`CallContext`](crate::CallContext), and the [`EndUser`](crate::EndUser) of a verified token.
     pub fn head(&self) -> &Parts {
         &self.head
+    }
+
+    /// Whether the head of the answer was told.
+    pub fn is_answered(&self) -> bool {
+        self.body.is_some()
     }
 
     /// Bytes of the request's body that the application has read by now.
