@@ -11,6 +11,10 @@
 //
 //	server, err := m.Listen("inbound", handler)
 //
+// A program that keeps its own http.Server has its requests judged by a listener without an address:
+//
+//	checked, err := m.Handler("inbound", handler)
+//
 // Trace and deadline flow from a request to the calls made for it by its context:
 // http.NewRequestWithContext(r.Context(), ...) is all there is to do.
 //
@@ -41,6 +45,7 @@ type Mesh struct {
 	queue     *queue             // made on first use, because it starts threads
 	servers   map[uint64]*Server // by tag
 	guards    map[string]*native.Guard
+	checks    map[string]*native.Check
 	listeners uint64 // tags given out
 	closed    bool
 }
@@ -65,7 +70,8 @@ func open(config *native.Config, failed *native.Failure) (*Mesh, error) {
 	if failed != nil {
 		return nil, fromNative(failed)
 	}
-	return &Mesh{native: handle, open: true, servers: map[uint64]*Server{}, guards: map[string]*native.Guard{}}, nil
+	return &Mesh{native: handle, open: true, servers: map[uint64]*Server{}, guards: map[string]*native.Guard{},
+		checks: map[string]*native.Check{}}, nil
 }
 
 // Reload replaces the configuration by that of a file, all or nothing, and tells the new revision. After
@@ -187,6 +193,9 @@ func (m *Mesh) Close(ctx context.Context) error {
 	}
 	for _, guard := range m.guards {
 		guard.Free()
+	}
+	for _, check := range m.checks {
+		check.Free()
 	}
 	if queue != nil {
 		queue.failLeftovers()

@@ -13,6 +13,7 @@ routes: [ { hosts: [hello], rules: [ { backends: [ { cluster: hello } ] } ] } ]
 listeners: [ { name: inbound, address: "127.0.0.1:$port" }, { name: own } ]
 policy: { access: { rules: [ { name: admin, action: deny, listeners: [own], paths: [/admin*] } ] } }
 YAML
+: >"$work/serve.log" >"$work/own.log"
 "$bin/serve" "$work/mesh.yaml" >"$work/serve.log" &
 server=$!
 for _ in 1 2 3 4 5 6 7 8 9 10; do grep -q listening "$work/serve.log" && break; sleep 0.2; done

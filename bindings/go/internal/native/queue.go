@@ -88,10 +88,11 @@ type Event struct {
 	Response *Response
 	Buf      *Buf
 	Inbound  *Inbound
-	Data     []byte // bytes of Buf: C memory, gone when it is freed
+	Data     []byte // bytes of Buf or Response: C memory, gone when it is freed
 	End      bool
 	Number   int64 // status, or id of an inbound request
 	Headers  []byte
+	Trailers []byte
 	Info     Info
 	Facts    Facts
 }
@@ -103,6 +104,8 @@ const (
 	Written     = C.MESH_EV_WRITTEN
 	Arrived     = C.MESH_EV_INBOUND
 	InboundGone = C.MESH_EV_INBOUND_GONE
+	Admitted    = C.MESH_EV_ADMITTED
+	Answered    = C.MESH_EV_ANSWERED
 )
 
 // Info is how a call went.
@@ -168,7 +171,11 @@ func event(c *C.go_event) *Event {
 	case C.MESH_EV_CHUNK:
 		e.Buf, e.End = (*Buf)(c.event.handle), c.event.flags&C.MESH_EVF_END != 0
 		e.Data = view(unsafe.Pointer(c.event.data.ptr), c.event.data.len)
-	case C.MESH_EV_INBOUND:
+	case C.MESH_EV_ANSWERED:
+		e.Response = (*Response)(c.event.handle)
+		e.Headers, e.Trailers = copied(c.headers), copied(c.trailers)
+		e.Data = view(unsafe.Pointer(c.event.data.ptr), c.event.data.len)
+	case C.MESH_EV_INBOUND, C.MESH_EV_ADMITTED:
 		e.Inbound, e.Headers = (*Inbound)(c.event.handle), copied(c.headers)
 		e.Facts = Facts{
 			Method: text(c.method), Path: text(c.path), Authority: text(c.authority), PeerID: text(c.peer_id),

@@ -49,12 +49,16 @@ mesh_code go_submit(const go_call *call, const uint8_t *block, mesh_body **body,
 static void fill(go_event *out, const mesh_event *event) {
   memset(out, 0, sizeof(*out));
   out->event = *event;
-  if (event->kind == MESH_EV_DONE && event->code == MESH_OK) {
+  if (event->code != MESH_OK) return;
+  if (event->kind == MESH_EV_ANSWERED) {
+    out->headers = mesh_response_headers_packed(event->handle);
+    out->trailers = mesh_response_trailers_packed(event->handle);
+  } else if (event->kind == MESH_EV_DONE) {
     const mesh_response *response = event->handle;
     out->headers = mesh_response_headers_packed(response);
     out->info.struct_size = sizeof(out->info);
     mesh_response_info(response, &out->info, NULL);
-  } else if (event->kind == MESH_EV_INBOUND) {
+  } else if (event->kind == MESH_EV_INBOUND || event->kind == MESH_EV_ADMITTED) {
     const mesh_inbound *inbound = event->handle;
     out->headers = mesh_inbound_headers_packed(inbound);
     out->method = mesh_inbound_method(inbound);
@@ -92,6 +96,60 @@ mesh_code go_write(const mesh_cq *cq, mesh_body *body, uint64_t tag, const uint8
 mesh_code go_end(const mesh_cq *cq, mesh_body *body, const uint8_t *trailers, size_t len, mesh_error **err) {
   mesh_op op = {.kind = MESH_OP_BODY_END, .handle = body, .headers = bytes_at(trailers, len)};
   return one_op(cq, &op, err);
+}
+
+// The next bytes of a block.
+static mesh_bytes cut(const uint8_t **block, size_t len) {
+  mesh_bytes part = bytes_at(*block, len);
+  *block += len;
+  return part;
+}
+
+static mesh_str cut_text(const uint8_t **block, size_t len) {
+  mesh_bytes part = cut(block, len);
+  return (mesh_str){.ptr = (const char *)part.ptr, .len = part.len};
+}
+
+mesh_code go_begin(const go_received *received, const uint8_t *block, go_event *outcome, mesh_error **err) {
+  mesh_received request = MESH_INIT(mesh_received);
+  request.flags = received->flags;
+  request.http_version = received->http_version;
+  request.method = cut_text(&block, received->method_len);
+  request.target = cut_text(&block, received->target_len);
+  request.authority = cut_text(&block, received->authority_len);
+  request.headers = cut(&block, received->headers_len);
+  request.body = cut(&block, received->body_len);
+  request.remote_address = cut_text(&block, received->remote_len);
+  request.local_address = cut_text(&block, received->local_len);
+  request.peer_certificates = cut(&block, received->certificates_len);
+  request.server_name = cut_text(&block, received->name_len);
+  mesh_inbound *inbound = NULL;
+  mesh_response *answer = NULL;
+  mesh_code code = mesh_inbound_begin(received->check, &request, received->cq, received->tag, &inbound, &answer, err);
+  mesh_event event = {.tag = received->tag};
+  if (inbound) {
+    event.kind = MESH_EV_ADMITTED;
+    event.handle = inbound;
+  } else if (answer) {
+    event.kind = MESH_EV_ANSWERED;
+    event.handle = answer;
+    event.arg = mesh_response_status(answer);
+    event.data = mesh_response_body(answer);
+  }
+  fill(outcome, &event);
+  return code;
+}
+
+mesh_code go_head(const mesh_inbound *inbound, uint16_t status, const uint8_t *headers, size_t headers_len,
+                  mesh_response **head, mesh_bytes *packed, mesh_error **err) {
+  mesh_code code = mesh_inbound_head(inbound, status, bytes_at(headers, headers_len), head, err);
+  if (code == MESH_OK) *packed = mesh_response_headers_packed(*head);
+  return code;
+}
+
+mesh_code go_finish(const mesh_inbound *inbound, uint64_t request_bytes, uint64_t response_bytes,
+                    const uint8_t *trailers, size_t trailers_len, mesh_buf **sent, mesh_error **err) {
+  return mesh_inbound_end(inbound, request_bytes, response_bytes, bytes_at(trailers, trailers_len), sent, err);
 }
 
 mesh_code go_cancel(const mesh_cq *cq, uint64_t tag) {

@@ -30,7 +30,7 @@ mesh_code go_submit(const go_call *call, const uint8_t *block, mesh_body **body,
 // An event with all that is read from its handle anyway.
 typedef struct {
   mesh_event event;
-  mesh_bytes headers;
+  mesh_bytes headers, trailers;
   mesh_call_info info;
   mesh_str method, path, authority, peer_id, claims, trace_id, remote, local;
   int64_t remaining_ns;
@@ -48,6 +48,27 @@ mesh_code go_write(const mesh_cq *cq, mesh_body *body, uint64_t tag, const uint8
 
 // Ends a body, which is taken over, with packed trailers.
 mesh_code go_end(const mesh_cq *cq, mesh_body *body, const uint8_t *trailers, size_t len, mesh_error **err);
+
+// A request that the program's own server received. The bytes of its block are, one after the other: method, target,
+// authority, packed headers, body, remote address, local address, certificates, server name.
+typedef struct {
+  const mesh_inbound_check *check;
+  const mesh_cq *cq;
+  uint64_t tag;
+  size_t method_len, target_len, authority_len, headers_len, body_len, remote_len, local_len, certificates_len, name_len;
+  uint32_t flags, http_version;
+} go_received;
+
+// Admits or answers it: `outcome` is as the event that tells it later, or of kind 0: it will come.
+mesh_code go_begin(const go_received *received, const uint8_t *block, go_event *outcome, mesh_error **err);
+
+// The head of an answer by the program's own server; `*head` and its packed headers.
+mesh_code go_head(const mesh_inbound *inbound, uint16_t status, const uint8_t *headers, size_t headers_len,
+                  mesh_response **head, mesh_bytes *packed, mesh_error **err);
+
+// The end of such an answer; `*sent` is NULL or the trailers as they are to be sent.
+mesh_code go_finish(const mesh_inbound *inbound, uint64_t request_bytes, uint64_t response_bytes,
+                    const uint8_t *trailers, size_t trailers_len, mesh_buf **sent, mesh_error **err);
 
 // Cancels the operation with this tag.
 mesh_code go_cancel(const mesh_cq *cq, uint64_t tag);
