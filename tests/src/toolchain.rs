@@ -45,6 +45,24 @@ pub fn server(language: &str) -> Result<Driver, String> {
     }
 }
 
+/// Servers that are not the mesh's and show their requests to it.
+pub const OWN_SERVERS: [&str; 2] = ["c", "go"];
+
+/// Such a server: takes the path of a configuration and a port, and serves there behind the listener `inbound`. It
+/// answers as [`server`] does; the C one, which is the example of its binding, only says hello.
+pub fn own_server(name: &str) -> Result<Driver, String> {
+    let libraries = cargo_directory()?.display().to_string();
+    match name {
+        "c" => Ok(Driver::new(name, &[&compile_c_example("own_server")?]).with("LD_LIBRARY_PATH", libraries)),
+        "go" => foreign(name, "own"),
+        "python-asgi" | "python-wsgi" => {
+            let program = sources().join(format!("python/{}.py", name.replace("python-", "own_")));
+            Ok(Driver::new(name, &[&python()?, &program]))
+        }
+        other => Err(format!("no own server is called {other:?}")),
+    }
+}
+
 /// Envoy, as `make setup` installs it into the virtual environment, or the first on the path.
 pub fn envoy() -> Result<PathBuf, String> {
     installed("envoy", "MESH_ENVOY")
@@ -100,11 +118,19 @@ fn foreign(language: &str, what: &str) -> Result<Driver, String> {
 }
 
 fn compile_c(what: &str) -> Result<PathBuf, String> {
+    compile_c_source(&sources().join(format!("c/{what}.c")), what)
+}
+
+fn compile_c_example(what: &str) -> Result<PathBuf, String> {
+    compile_c_source(&repository().join(format!("bindings/c/examples/{what}.c")), what)
+}
+
+fn compile_c_source(source: &Path, what: &str) -> Result<PathBuf, String> {
     let libraries = libmesh()?;
     let program = libraries.join(format!("mesh-c-{what}"));
     let mut cc = Command::new(std::env::var("MESH_CC").unwrap_or_else(|_| "cc".to_owned()));
     cc.args(["-std=c11", "-D_GNU_SOURCE", "-g", "-O1", "-Wall", "-Wextra", "-Werror", "-pthread"]);
-    cc.arg("-I").arg(repository().join("bindings/c/include")).arg(sources().join(format!("c/{what}.c")));
+    cc.arg("-I").arg(repository().join("bindings/c/include")).arg(source);
     cc.arg("-o").arg(&program).arg("-L").arg(&libraries).arg("-lmesh");
     once(&program, cc)
 }

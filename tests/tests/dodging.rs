@@ -9,8 +9,9 @@ use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
+use mesh_tests::driver::Driver;
 use mesh_tests::process::{Process, free_port, wait_for_port};
-use mesh_tests::toolchain::{LANGUAGES, server};
+use mesh_tests::toolchain::{LANGUAGES, OWN_SERVERS, own_server, server};
 
 #[path = "../../mesh-core/tests/dodging/corpus.rs"]
 mod corpus;
@@ -30,14 +31,17 @@ const POLICIES: [(&str, &str); 2] = [
     ),
 ];
 
-fn serve(language: &str, (name, policy): (&str, &str), directory: &Path) -> (u16, Process) {
+/// `port` is an argument of a server that is not the mesh's.
+fn serve(program: &Driver, (name, policy): (&str, &str), directory: &Path, is_own: bool) -> (u16, Process) {
     let port = free_port().unwrap();
-    let config = directory.join(format!("{language}-{name}.yaml"));
+    let config = directory.join(format!("{name}.yaml"));
     let text = format!("listeners: [{{ name: inbound, address: \"127.0.0.1:{port}\" }}]\npolicy: {policy}\n");
     std::fs::write(&config, text).unwrap();
-    let program = server(language).unwrap();
     let mut command = Command::new(&program.command[0]);
     command.args(&program.command[1..]).arg(&config).envs(program.environment.iter().cloned());
+    if is_own {
+        command.arg(port.to_string());
+    }
     let process = Process::start(&mut command).unwrap();
     wait_for_port(port).unwrap();
     (port, process)
@@ -62,7 +66,7 @@ async fn no_spelling_of_what_is_denied_gets_through_in_any_language() {
     let directory = tempfile::tempdir().unwrap();
     for language in LANGUAGES {
         for policy in POLICIES {
-            let (port, _process) = serve(language, policy, directory.path());
+            let (port, _process) = serve(&server(language).unwrap(), policy, directory.path(), false);
             let name = policy.0;
             for (target, expected) in corpus::TARGETS {
                 let head = format!("GET {target} HTTP/1.1\r\nhost: a.test\r\n");
@@ -70,6 +74,27 @@ async fn no_spelling_of_what_is_denied_gets_through_in_any_language() {
             }
             for (head, expected) in corpus::HOSTS {
                 assert_eq!(ask(port, head).await, *expected, "{language}, {name}: {head}");
+            }
+        }
+    }
+}
+
+/// A server of the application's own reads a target before the mesh does, and may refuse it, or hand it on in another
+/// spelling: 400 is as good as 403. What is somebody else's path stays so.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_spelling_of_what_is_denied_gets_through_a_server_of_the_applications_own() {
+    let directory = tempfile::tempdir().unwrap();
+    for name in OWN_SERVERS {
+        for policy in POLICIES {
+            let (port, _process) = serve(&own_server(name).unwrap(), policy, directory.path(), true);
+            let targets = corpus::TARGETS
+                .iter()
+                .map(|(target, expected)| (format!("GET {target} HTTP/1.1\r\nhost: a.test\r\n"), *expected));
+            let hosts = corpus::HOSTS.iter().map(|(head, expected)| ((*head).to_owned(), *expected));
+            for (head, expected) in targets.chain(hosts) {
+                let status = ask(port, &head).await;
+                let is_right = status == expected || matches!((expected, status), (403, 400) | (400, 403));
+                assert!(is_right, "{name}, {}: {head}: {status} for {expected}", policy.0);
             }
         }
     }

@@ -9,8 +9,9 @@ use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use mesh_tests::driver::Driver;
 use mesh_tests::process::{Process, free_port, wait_for_port};
-use mesh_tests::toolchain::{LANGUAGES, server};
+use mesh_tests::toolchain::{LANGUAGES, OWN_SERVERS, own_server, server};
 use serde_json::Value;
 
 #[path = "../../mesh-core/tests/tokens/mod.rs"]
@@ -24,9 +25,10 @@ struct Served {
     _process: Process,
 }
 
-fn serve(language: &str, directory: &Path) -> Served {
+/// `is_own`: the server is not the mesh's, and takes the port as an argument.
+fn serve(program: &Driver, directory: &Path, is_own: bool) -> Served {
     let (port, admin) = (free_port().unwrap(), free_port().unwrap());
-    let config = directory.join(format!("{language}.yaml"));
+    let config = directory.join("mesh.yaml");
     let text = format!(
         "version: 1
 listeners: [{{ name: inbound, address: \"127.0.0.1:{port}\" }}]
@@ -38,9 +40,11 @@ telemetry: {{ admin: {{ address: \"127.0.0.1:{admin}\" }} }}
 "
     );
     std::fs::write(&config, text).unwrap();
-    let program = server(language).unwrap();
     let mut command = Command::new(&program.command[0]);
     command.args(&program.command[1..]).arg(&config).envs(program.environment.iter().cloned());
+    if is_own {
+        command.arg(port.to_string());
+    }
     let process = Process::start(&mut command).unwrap();
     wait_for_port(port).unwrap();
     Served { port, admin, _process: process }
@@ -99,8 +103,12 @@ fn a_token_has_the_same_fate_in_every_language_and_handlers_see_only_what_was_pr
     let cases = world.cases(now);
     let refused = cases.iter().filter(|case| case.expected.is_err()).count();
     assert!(refused > 60 && cases.len() - refused > 10, "{refused} of {}", cases.len());
-    for language in LANGUAGES {
-        let served = serve(language, directory.path());
+    let ours = LANGUAGES.map(|language| (language.to_owned(), server(language).unwrap(), false));
+    // The C one says hello and nothing else.
+    let own = OWN_SERVERS.iter().filter(|name| **name != "c");
+    let own = own.map(|name| (format!("{name}'s own server"), own_server(name).unwrap(), true));
+    for (language, program, is_own) in ours.into_iter().chain(own) {
+        let served = serve(&program, directory.path(), is_own);
         let mut calls = 0;
         for case in &cases {
             let about = format!("{language}: {}", case.name);

@@ -127,7 +127,7 @@ int main(int argc, char **argv) {
   mesh_inbound_check *check;
   if (mesh_config_load_file(mesh_strz(argv[1]), &config, &err)) return fail(err);
   if (mesh_open(NULL, config, &mesh, &err)) return fail(err);
-  if (mesh_inbound_check_open(mesh, MESH_STR("own"), &check, &err)) return fail(err);
+  if (mesh_inbound_check_open(mesh, MESH_STR("inbound"), &check, &err)) return fail(err);
   struct sigaction action = {.sa_handler = on_signal};  // without SA_RESTART: it ends accept()
   sigaction(SIGINT, &action, NULL);
   sigaction(SIGTERM, &action, NULL);

@@ -10,8 +10,8 @@ cat >"$work/mesh.yaml" <<YAML
 version: 1
 clusters: [ { name: hello, endpoints: [ { address: "127.0.0.1:$port" } ] } ]
 routes: [ { hosts: [hello], rules: [ { backends: [ { cluster: hello } ] } ] } ]
-listeners: [ { name: inbound, address: "127.0.0.1:$port" }, { name: own } ]
-policy: { access: { rules: [ { name: admin, action: deny, listeners: [own], paths: [/admin*] } ] } }
+listeners: [ { name: inbound, address: "127.0.0.1:$port" } ]
+policy: { access: { rules: [ { name: admin, action: deny, paths: [/admin*] } ] } }
 YAML
 : >"$work/serve.log" >"$work/own.log"
 "$bin/serve" "$work/mesh.yaml" >"$work/serve.log" &
