@@ -31,6 +31,9 @@ use crate::identity::tls::PeerIdentity;
 /// Admits the requests that an application's own server receives: access rules, end users, limits, checks, telemetry,
 /// trace and deadline, as for a listener of the mesh. A tower service has [`ServerLayer`](super::ServerLayer).
 ///
+/// Connections are the server's: `address` and `tls` of the listener say nothing here. Who comes without a certificate
+/// that the mesh knows is an unauthenticated caller, whom the rules let in or not.
+///
 /// ```
 /// # #[tokio::main(flavor = "current_thread")]
 /// # async fn main() -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
@@ -118,7 +121,7 @@ impl InboundCheck {
         async move {
             let runtime = runtime?;
             let beginning = Box::pin(begin(inbound, request, runtime.clone()));
-            Ok(Entered { runtime, inner: beginning }.await)
+            Ok(Entered { runtime, inner: Some(beginning) }.await)
         }
     }
 }
@@ -326,10 +329,10 @@ impl HttpBody for Rest {
     }
 }
 
-/// Runs its future inside a runtime, whatever thread polls it.
+/// Runs its future inside a runtime, and ends it there, whatever thread polls or drops it.
 struct Entered<F> {
     runtime: Handle,
-    inner: Pin<Box<F>>,
+    inner: Option<Pin<Box<F>>>,
 }
 
 impl<F: Future> Future for Entered<F> {
@@ -338,7 +341,14 @@ impl<F: Future> Future for Entered<F> {
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<F::Output> {
         let runtime = self.runtime.clone();
         let _entered = runtime.enter();
-        self.inner.as_mut().poll(cx)
+        self.inner.as_mut().map_or(Poll::Pending, |inner| inner.as_mut().poll(cx))
+    }
+}
+
+impl<F> Drop for Entered<F> {
+    fn drop(&mut self) {
+        let _entered = self.runtime.enter();
+        self.inner = None;
     }
 }
 
