@@ -149,10 +149,7 @@ impl Exchange {
 
     /// Pairs of bytes, names in lower case; HTTP/2's `:authority` is a `host`.
     fn headers<'py>(&self, py: Python<'py>) -> Vec<(Bound<'py, PyBytes>, Bound<'py, PyBytes>)> {
-        let authority = self.head.uri.authority().filter(|_| !self.head.headers.contains_key(http::header::HOST));
-        let host = authority.map(|authority| (&b"host"[..], authority.as_str().as_bytes()));
-        let rest = self.head.headers.iter().map(|(name, value)| (name.as_str().as_bytes(), value.as_bytes()));
-        host.into_iter().chain(rest).map(|(name, value)| (PyBytes::new(py, name), PyBytes::new(py, value))).collect()
+        head_pairs(py, &self.head)
     }
 
     #[getter]
@@ -227,6 +224,23 @@ impl Exchange {
             Outcome::Done
         })
     }
+}
+
+/// Header fields as servers hand them to applications: bytes, names in lower case.
+pub fn byte_pairs<'py>(
+    py: Python<'py>,
+    headers: &HeaderMap,
+) -> impl Iterator<Item = (Bound<'py, PyBytes>, Bound<'py, PyBytes>)> {
+    headers
+        .iter()
+        .map(move |(name, value)| (PyBytes::new(py, name.as_str().as_bytes()), PyBytes::new(py, value.as_bytes())))
+}
+
+/// The fields of a request; an authority that stands in its target is a `host`.
+pub fn head_pairs<'py>(py: Python<'py>, head: &Parts) -> Vec<(Bound<'py, PyBytes>, Bound<'py, PyBytes>)> {
+    let authority = head.uri.authority().filter(|_| !head.headers.contains_key(http::header::HOST));
+    let host = authority.map(|authority| (PyBytes::new(py, b"host"), PyBytes::new(py, authority.as_str().as_bytes())));
+    host.into_iter().chain(byte_pairs(py, &head.headers)).collect()
 }
 
 /// A body from Python: bytes, a pipe, or None.

@@ -16,6 +16,7 @@ mod listening;
 mod mesh;
 mod op;
 mod outcome;
+mod own_server;
 mod queue;
 mod request;
 mod response;
@@ -48,6 +49,9 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<listening::Listening>()?;
     module.add_class::<mesh::Mesh>()?;
     module.add_class::<op::Op>()?;
+    module.add_class::<own_server::Answer>()?;
+    module.add_class::<own_server::InboundCheck>()?;
+    module.add_class::<own_server::Ticket>()?;
     module.add_class::<queue::Queue>()?;
     module.add_class::<request::Request>()?;
     module.add_class::<response::Response>()?;

@@ -19,6 +19,7 @@ use crate::inbox::{Inbox, Intake};
 use crate::listening::Listening;
 use crate::op::{Op, submit};
 use crate::outcome::Outcome;
+use crate::own_server::InboundCheck;
 use crate::queue::Queue;
 use crate::request::Request;
 use crate::signal;
@@ -93,6 +94,15 @@ impl Mesh {
             let bound = py.detach(|| runtime.block_on(mesh.listen(listener, intake)).map_err(Box::new));
             let listening = bound.map_err(|error| to_python(py, &error))?;
             Ok(Listening::new(listening, runtime))
+        })
+    }
+
+    /// The inbound check of `listener`, for requests that the application's own server receives. Starts nothing.
+    fn inbound_check(slf: Bound<'_, Self>, listener: &str) -> PyResult<InboundCheck> {
+        let py = slf.py();
+        guard(py, || {
+            let check = slf.get().parts(py)?.mesh.inbound_check(listener).map_err(|error| to_python(py, &error))?;
+            Ok(InboundCheck::new(slf.clone().unbind(), check))
         })
     }
 
@@ -175,7 +185,8 @@ impl Mesh {
         self.inner.require(py)
     }
 
-    fn runtime(&self, py: Python<'_>) -> PyResult<Handle> {
+    /// Starts the mesh, once.
+    pub fn runtime(&self, py: Python<'_>) -> PyResult<Handle> {
         let parts = self.parts(py)?;
         let started = match parts.is_started.get() {
             Some(()) => parts.mesh.runtime().map_err(Box::new),

@@ -4,6 +4,7 @@
 
 use bytes::Bytes;
 use http::{HeaderMap, Response};
+use mesh_core::inbound::own_server;
 use mesh_core::{Body, Error};
 use pyo3::IntoPyObjectExt;
 use pyo3::prelude::*;
@@ -11,6 +12,7 @@ use pyo3::types::PyBytes;
 use tokio::runtime::Handle;
 
 use crate::errors::to_python;
+use crate::own_server::{Answer, Ticket};
 use crate::response::Response as PyResponse;
 
 /// The end of one operation.
@@ -19,6 +21,10 @@ pub enum Outcome {
     Done,
     /// A response head; the body is still on its way.
     Response(Box<Response<Body>>, Handle),
+    /// A request of the application's own server is the application's to answer.
+    Admitted(Box<own_server::Ticket>),
+    /// The mesh has answered it.
+    Answered(Box<own_server::Answer>),
     /// The next piece of a body.
     Chunk(Bytes),
     /// All the rest of a body.
@@ -35,6 +41,8 @@ impl Outcome {
         match self {
             Self::Done | Self::End => Ok(py.None().into_bound(py)),
             Self::Response(response, runtime) => PyResponse::new(*response, runtime).into_bound_py_any(py),
+            Self::Admitted(ticket) => Ticket::new(*ticket).into_bound_py_any(py),
+            Self::Answered(answer) => Answer::new(*answer).into_bound_py_any(py),
             Self::Chunk(bytes) => Ok(PyBytes::new(py, &bytes).into_any()),
             Self::Chunks(chunks) => joined(py, &chunks),
             Self::Failed(error) => Err(to_python(py, &error)),

@@ -14,7 +14,8 @@ Start = Callable[..., Any]
 
 def echo(environ: Environ, start_response: Start) -> Iterable[bytes]:
     """Says what it got."""
-    body = environ["wsgi.input"].read()
+    is_terminated = environ.get("wsgi.input_terminated")
+    body = environ["wsgi.input"].read(-1 if is_terminated else int(environ.get("CONTENT_LENGTH") or 0))
     facts = {
         "method": environ["REQUEST_METHOD"],
         "path": environ["PATH_INFO"],
@@ -62,6 +63,7 @@ async def asgi_echo(scope: Any, receive: Any, send: Any) -> None:
         "raw_path": scope["raw_path"].decode(),
         "query": scope["query_string"].decode(),
         "length": len(body),
+        "body": body[:1000].decode("latin-1"),
         "peer": scope["extensions"]["mesh"]["peer_id"],
         "claims": scope["extensions"]["mesh"]["claims"],
         "trace": scope["extensions"]["mesh"]["trace_id"],

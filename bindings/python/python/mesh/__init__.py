@@ -6,15 +6,17 @@ with mesh.Mesh.from_file("mesh.yaml") as m, m.client() as client:
     print(client.get("http://reviews/reviews/7").json())
 
 mesh.serve(app, "mesh.yaml")  # a WSGI or ASGI application on the mesh's listener
+app.add_middleware(mesh.AsgiMiddleware, mesh="mesh.yaml")  # the same check under a server of your own
 """
 
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, Any, Union
+from typing import TYPE_CHECKING, Any
 
+from mesh._asgi_middleware import AsgiMiddleware
 from mesh._client import AsyncClient, Client
-from mesh._context import current
+from mesh._context import claims, current
 from mesh._errors import (
     CallCancelled,
     CircuitOpen,
@@ -44,7 +46,9 @@ from mesh._guard import Guard
 from mesh._headers import Headers
 from mesh._mesh import Mesh
 from mesh._native import Context, __version__, validate
+from mesh._own_server import Config
 from mesh._response import AsyncResponse, Response
+from mesh._wsgi_middleware import WsgiMiddleware
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -52,6 +56,7 @@ if TYPE_CHECKING:
     from mesh._serve import ServeOptions
 
 __all__ = [
+    "AsgiMiddleware",
     "AsyncClient",
     "AsyncResponse",
     "CallCancelled",
@@ -83,13 +88,13 @@ __all__ = [
     "Response",
     "TransportError",
     "UsageError",
+    "WsgiMiddleware",
     "__version__",
+    "claims",
     "current",
     "serve",
     "validate",
 ]
-
-Config = Union[Mesh, str, "os.PathLike[str]"]
 
 
 def serve(

@@ -13,7 +13,7 @@ from contextvars import copy_context
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
-from mesh._context import CURRENT, claims_of
+from mesh._context import enter, facts_of
 from mesh._wait import bridge, watch
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ class AsgiServer:
     def _accept(self) -> None:
         for exchange in self.inbox.drain():
             context = copy_context()
-            context.run(CURRENT.set, exchange.context)
+            context.run(enter, exchange)
             task = context.run(self._loop.create_task, self._run(exchange))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
@@ -215,7 +215,6 @@ class _Lifespan:
 
 def scope_of(exchange: _native.Exchange, state: dict[str, Any]) -> dict[str, Any]:
     """The connection scope of one request."""
-    context = exchange.context
     raw_path = exchange.raw_path
     return {
         "type": "http",
@@ -233,12 +232,7 @@ def scope_of(exchange: _native.Exchange, state: dict[str, Any]) -> dict[str, Any
         "state": state.copy(),
         "extensions": {
             "http.response.trailers": {},
-            "mesh": {
-                "peer_id": context.peer_id if context else None,
-                "claims": claims_of(exchange),
-                "trace_id": context.trace_id if context else None,
-                "remaining": context.remaining if context else None,
-            },
+            "mesh": facts_of(exchange),
         },
     }
 

@@ -10,6 +10,7 @@ import asyncio
 import atexit
 import json
 import os
+import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -39,6 +40,7 @@ class Mesh:
         self._recipe = recipe
         self._is_closed = False
         self._reloaded: tuple[str, str] | None = None
+        self._opening = threading.Lock()
         self._native: _native.Mesh | None = build()
         _meshes.add(self)
 
@@ -185,12 +187,16 @@ class Mesh:
         return _reopen, self._recipe
 
     def _current(self) -> _native.Mesh:
-        if self._native is None:
-            native = self._build()
-            if self._reloaded is not None:
-                native.reload(*self._reloaded)
-            self._native = native
-        return self._native
+        native = self._native
+        if native is None:
+            with self._opening:  # threads of a forked child find one mesh, not one each
+                native = self._native
+                if native is None:
+                    native = self._build()
+                    if self._reloaded is not None:
+                        native.reload(*self._reloaded)
+                    self._native = native
+        return native
 
     def _started(self, is_client_closed: bool) -> _native.Mesh:
         if self._is_closed or is_client_closed:
@@ -210,6 +216,7 @@ def _in_forked_child() -> None:
     _wait.forget_parent()
     for mesh in list(_meshes):
         mesh._native = None
+        mesh._opening = threading.Lock()  # a thread of the parent may hold the other
 
 
 def _at_exit() -> None:

@@ -15,7 +15,7 @@ from contextvars import copy_context
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote_to_bytes
 
-from mesh._context import CURRENT, claims_of
+from mesh._context import enter, facts_of
 from mesh._pump import as_bytes
 from mesh._wait import thread_queue
 
@@ -54,7 +54,7 @@ class WsgiServer:
             del exchange
 
     def _run(self, exchange: _native.Exchange) -> None:
-        CURRENT.set(exchange.context)
+        enter(exchange)
         call = _Call(exchange)
         try:
             call.run(self._app, environ_of(exchange, self._is_threaded))
@@ -169,7 +169,6 @@ def environ_of(exchange: _native.Exchange, is_threaded: bool) -> dict[str, Any]:
     """The environment of one request."""
     client = exchange.client or ("", 0)
     server = exchange.server or ("localhost", 0)
-    context = exchange.context
     environ: dict[str, Any] = {
         "REQUEST_METHOD": exchange.method,
         "SCRIPT_NAME": "",
@@ -189,12 +188,24 @@ def environ_of(exchange: _native.Exchange, is_threaded: bool) -> dict[str, Any]:
         "wsgi.multithread": is_threaded,
         "wsgi.multiprocess": False,
         "wsgi.run_once": False,
-        "mesh.peer_id": context.peer_id if context else None,
-        "mesh.claims": claims_of(exchange),
-        "mesh.trace_id": context.trace_id if context else None,
-        "mesh.context": context,
+        **mesh_environ(exchange),
+        **header_environ(exchange.headers()),
     }
-    for name, value in exchange.headers():
+    return environ
+
+
+def mesh_environ(call: _native.Exchange | _native.Ticket) -> dict[str, Any]:
+    """What the mesh tells an application about a call."""
+    facts = {f"mesh.{name}": value for name, value in facts_of(call).items() if name != "remaining"}
+    return {**facts, "mesh.context": call.context}
+
+
+def header_environ(headers: list[tuple[bytes, bytes]]) -> dict[str, str]:
+    """Header fields by the names that WSGI gives them."""
+    environ: dict[str, str] = {}
+    for name, value in headers:
+        if b"_" in name:  # it would read as another name, which a peer may not use
+            continue
         key = name.decode("latin-1").upper().replace("-", "_")
         if key not in ("CONTENT_TYPE", "CONTENT_LENGTH"):
             key = "HTTP_" + key
