@@ -46,7 +46,7 @@ pub fn server(language: &str) -> Result<Driver, String> {
 }
 
 /// Servers that are not the mesh's and show their requests to it.
-pub const OWN_SERVERS: [&str; 2] = ["c", "go"];
+pub const OWN_SERVERS: [&str; 4] = ["c", "go", "python-asgi", "python-wsgi"];
 
 /// Such a server: takes the path of a configuration and a port, and serves there behind the listener `inbound`. It
 /// answers as [`server`] does; the C one, which is the example of its binding, only says hello.

@@ -47,8 +47,9 @@ fn serve(program: &Driver, (name, policy): (&str, &str), directory: &Path, is_ow
     (port, process)
 }
 
-/// The status of the answer to this head; 0: the connection was closed without one.
-async fn ask(port: u16, head: &str) -> u16 {
+/// The status of the answer to this head; 0: the connection was closed without one. And the path that the application
+/// says it saw, if it says so.
+async fn ask(port: u16, head: &str) -> (u16, Option<String>) {
     let asking = async {
         let mut stream = TcpStream::connect(("127.0.0.1", port)).await.unwrap();
         stream.write_all(format!("{head}connection: close\r\n\r\n").as_bytes()).await.unwrap();
@@ -56,7 +57,9 @@ async fn ask(port: u16, head: &str) -> u16 {
         // A refused connection may be reset after its answer.
         let _ = stream.read_to_end(&mut answer).await;
         let answer = String::from_utf8_lossy(&answer).into_owned();
-        answer.split(' ').nth(1).and_then(|status| status.parse().ok()).unwrap_or(0)
+        let status = answer.split(' ').nth(1).and_then(|status| status.parse().ok()).unwrap_or(0);
+        let seen = answer.lines().find_map(|line| line.strip_prefix("x-seen: "));
+        (status, seen.map(str::to_owned))
     };
     tokio::time::timeout(Duration::from_secs(20), asking).await.expect("an answer")
 }
@@ -70,17 +73,31 @@ async fn no_spelling_of_what_is_denied_gets_through_in_any_language() {
             let name = policy.0;
             for (target, expected) in corpus::TARGETS {
                 let head = format!("GET {target} HTTP/1.1\r\nhost: a.test\r\n");
-                assert_eq!(ask(port, &head).await, *expected, "{language}, {name}: {target}");
+                assert_eq!(ask(port, &head).await.0, *expected, "{language}, {name}: {target}");
             }
             for (head, expected) in corpus::HOSTS {
-                assert_eq!(ask(port, head).await, *expected, "{language}, {name}: {head}");
+                assert_eq!(ask(port, head).await.0, *expected, "{language}, {name}: {head}");
             }
         }
     }
 }
 
-/// A server of the application's own reads a target before the mesh does, and may refuse it, or hand it on in another
-/// spelling: 400 is as good as 403. What is somebody else's path stays so.
+fn is_denied(path: &str) -> bool {
+    path == "/admin" || path.starts_with("/admin/")
+}
+
+/// uvicorn reads of a target that is a whole URI the path alone; the host, for the application and so for the
+/// mesh, is that of the field.
+fn read_by(server: &str, head: &str, expected: u16) -> u16 {
+    match head.starts_with("GET http://") && server == "python-asgi" {
+        true if head.contains("host: admin.example") => 403,
+        true => 200,
+        false => expected,
+    }
+}
+
+/// A server of the application's own reads a target before the mesh does. It may refuse it: 400 is as good as 403. WSGI
+/// has paths decoded, and decoded `/x//..%2fadmin` is another path: whoever is let in has to be shown that one.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn no_spelling_of_what_is_denied_gets_through_a_server_of_the_applications_own() {
     let directory = tempfile::tempdir().unwrap();
@@ -90,11 +107,16 @@ async fn no_spelling_of_what_is_denied_gets_through_a_server_of_the_applications
             let targets = corpus::TARGETS
                 .iter()
                 .map(|(target, expected)| (format!("GET {target} HTTP/1.1\r\nhost: a.test\r\n"), *expected));
-            let hosts = corpus::HOSTS.iter().map(|(head, expected)| ((*head).to_owned(), *expected));
+            let hosts =
+                corpus::HOSTS.iter().map(|(head, expected)| ((*head).to_owned(), read_by(name, head, *expected)));
             for (head, expected) in targets.chain(hosts) {
-                let status = ask(port, &head).await;
-                let is_right = status == expected || matches!((expected, status), (403, 400) | (400, 403));
-                assert!(is_right, "{name}, {}: {head}: {status} for {expected}", policy.0);
+                let (status, seen) = ask(port, &head).await;
+                let is_right = match (expected, status) {
+                    (403, 400) | (400, 403) => true,
+                    (403 | 400, 200) => name == "python-wsgi" && seen.as_deref().is_some_and(|seen| !is_denied(seen)),
+                    _ => status == expected,
+                };
+                assert!(is_right, "{name}, {}: {head}: {status} for {expected}, {seen:?}", policy.0);
             }
         }
     }

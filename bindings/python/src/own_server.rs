@@ -14,7 +14,6 @@ use mesh_core::inbound::own_server::{self, Begun, Given};
 use mesh_core::{CallContext, EndUser, Error, ErrorKind};
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
-use rustls_pki_types::CertificateDer;
 
 use crate::body::header_map;
 use crate::context::Context;
@@ -89,7 +88,7 @@ impl InboundCheck {
             if let Some(address) = address_of(client, server) {
                 request.extensions_mut().insert(address);
             }
-            let chain: Vec<_> = chain.iter().map(|certificate| CertificateDer::from(certificate.as_bytes())).collect();
+            let chain: Vec<_> = chain.iter().map(|certificate| certificate.as_bytes()).collect();
             if let Some(peer) = check.peer(&chain, None) {
                 request.extensions_mut().insert(peer);
             }
