@@ -9,6 +9,8 @@ use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::PyDict;
 
+use crate::leaving::Inside;
+
 /// The exception for `error`.
 pub fn to_python(py: Python<'_>, error: &Error) -> PyErr {
     made(py, error).unwrap_or_else(|failed| failed)
@@ -16,6 +18,7 @@ pub fn to_python(py: Python<'_>, error: &Error) -> PyErr {
 
 /// The exception for a refused configuration: all its diagnostics.
 pub fn config_to_python(py: Python<'_>, error: &ConfigError) -> PyErr {
+    let _inside = Inside::enter(py);
     let make = || -> PyResult<PyErr> {
         let items = diagnostics(py, error.diagnostics())?;
         let exception = module(py)?.getattr("config_error")?.call1((error.to_string(), items))?;
@@ -46,6 +49,7 @@ pub fn diagnostics<'py>(py: Python<'py>, items: &[Diagnostic]) -> PyResult<Vec<B
 }
 
 fn made(py: Python<'_>, error: &Error) -> PyResult<PyErr> {
+    let _inside = Inside::enter(py);
     let place = error.place();
     let fields = PyDict::new(py);
     fields.set_item("sent", sent_name(error.sent()))?;

@@ -9,6 +9,7 @@ use mesh_core::{Error, ErrorKind};
 use pyo3::prelude::*;
 
 use crate::errors::to_python;
+use crate::leaving::begin_anew;
 
 /// A value of the process that made it.
 pub struct Owned<T> {
@@ -46,8 +47,9 @@ impl<T> Drop for Owned<T> {
 pub fn watch() {
     extern "C" fn in_child() {
         note_fork_in_child();
+        begin_anew();
     }
-    // SAFETY: the handler only adds to an atomic, which is allowed between fork and exec.
+    // SAFETY: the handler only writes atomics, which is allowed between fork and exec.
     unsafe {
         libc::pthread_atfork(None, None, Some(in_child));
     }

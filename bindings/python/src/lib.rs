@@ -12,6 +12,7 @@ mod exchange;
 mod fork;
 mod guard;
 mod inbox;
+mod leaving;
 mod listening;
 mod mesh;
 mod op;
@@ -55,6 +56,7 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<queue::Queue>()?;
     module.add_class::<request::Request>()?;
     module.add_class::<response::Response>()?;
+    module.add_function(wrap_pyfunction!(leaving::leave, module)?)?;
     module.add_function(wrap_pyfunction!(guard::outcome_of, module)?)?;
     module.add_function(wrap_pyfunction!(validate, module)?)
 }

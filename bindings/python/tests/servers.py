@@ -53,7 +53,8 @@ class Serving(NamedTuple):
 def ask(port: int, target: str, method: str = "GET", headers: Pairs = (), body: Any = None) -> Answer:
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=20)
     try:
-        connection.putrequest(method, target, skip_accept_encoding=True)
+        is_named = any(name == "Host" for name, _ in headers)
+        connection.putrequest(method, target, skip_host=is_named, skip_accept_encoding=True)
         for name, value in headers:
             connection.putheader(name, value)
         if body is not None:

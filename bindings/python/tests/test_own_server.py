@@ -104,6 +104,25 @@ def test_no_spelling_of_a_path_dodges_a_rule(serve: Serve) -> None:
         seen.clear()
 
 
+def test_no_spelling_of_a_host_dodges_a_rule(serve: Serve) -> None:
+    serving = serve("policy: { access: { rules: [ { name: no, action: deny, hosts: [admin.test] } ] } }")
+    for host in ("admin.test", "ADMIN.test", "admin.test:80", "admin.test."):
+        assert serving.ask("/", headers=[("Host", host)]).status == 403, host
+    # Servers differ in what they make of two hosts; what the application reads is what was judged.
+    for target, hosts in (
+        ("/", ["shop.test", "admin.test"]),
+        ("/", ["admin.test", "shop.test"]),
+        ("http://admin.test/", ["shop.test"]),
+        ("http://shop.test/", ["admin.test"]),
+    ):
+        answer = serving.ask(target, headers=[("Host", host) for host in hosts])
+        if answer.status == 200:
+            headers = json.loads(answer.body)["headers"]
+            assert [value for name, value in headers.items() if "host" in name.lower()] != ["admin.test"]
+        else:
+            assert answer.status in (400, 403)
+
+
 def test_the_application_sees_the_path_that_was_judged(serve: Serve) -> None:
     serving = serve(NO_ADMIN)
     for target, path in (

@@ -217,6 +217,34 @@ policy: {{ checks: [ {{ name: opa, cluster: opa, timeout: 20s, http: {{}},
 """
 
 
+def test_files_that_the_server_sends_are_counted(tmp_path: Path) -> None:
+    """By extensions of servers, which are passed on."""
+    path = tmp_path / "file"
+    path.write_bytes(b"0123456789")
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        if scope["path"] == "/path":
+            await send({"type": "http.response.pathsend", "path": str(path)})
+            return
+        with path.open("rb") as file:
+            kind = "http.response.zerocopysend"
+            await send({"type": kind, "file": file, "offset": 2, "count": 3, "more_body": True})
+            await send({"type": kind, "file": file, "offset": 5})
+
+    with mesh.Mesh.from_yaml(LISTENER) as m:
+        sent = [
+            [
+                message["type"].rpartition(".")[2]
+                for message in drive(mesh.AsgiMiddleware(app, m), {"path": path})
+            ]
+            for path in ("/path", "/file")
+        ]
+        assert sent == [["start", "pathsend"], ["start", "zerocopysend", "zerocopysend"]]
+        assert counted(m.metrics_text(), "istio_response_bytes_sum") == 10 + 8
+        assert counted(m.metrics_text(), "istio_requests_total", 'response_code="200"') == 2
+
+
 def test_what_a_check_looked_at_is_received_as_it_came() -> None:
     pieces: Messages = [
         {"type": "http.request", "body": b"ab", "more_body": True},

@@ -210,6 +210,30 @@ print("leaving")
 """
 
 
+REFUSED = """
+import sys, threading, time, mesh
+client = mesh.Mesh.from_yaml("{version: 1}").client()
+def call():
+    while True:
+        try:
+            client.get("http://nowhere/")
+        except mesh.NoRoute:
+            pass
+for _ in range(20):
+    threading.Thread(target=call, daemon=True).start()
+time.sleep(0.1)
+print("leaving")
+"""
+
+
+def test_exit_while_threads_meet_errors_never_crashes() -> None:
+    """Python code that runs below Rust's is nowhere for an interpreter to end a thread."""
+    for run in range(10):
+        process = python(REFUSED)
+        out, err = finish(process)
+        assert (process.returncode, out.strip(), err) == (0, "leaving", ""), f"run {run}"
+
+
 @pytest.mark.parametrize("kind", ["sync", "async"])
 def test_exit_with_calls_in_flight_never_crashes(port: int, kind: str) -> None:
     with served(config(port), apps.asgi_slow):

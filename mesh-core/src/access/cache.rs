@@ -21,7 +21,6 @@ mod tests;
 #[cfg(test)]
 mod vectors;
 
-use std::cell::RefCell;
 use std::hash::BuildHasher;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -29,7 +28,7 @@ use std::time::{Duration, Instant};
 
 use foldhash::quality::RandomState;
 
-use self::entry::{Age, Entry};
+use self::entry::{Age, Entry, Verdicts};
 use self::eviction::Bounds;
 use self::flight::Flights;
 pub use self::flight::{Flight, FlightLeader, Landing, Shared};
@@ -110,10 +109,12 @@ impl Default for CacheConfig {
 /// Answers of one remote check.
 pub struct CheckCache<S = RandomState> {
     config: CacheConfig,
-    table: Table<S>,
+    table: Table,
     sets: ReferenceSets,
     flights: Flights,
-    keys: Keys,
+    keys: Keys<S>,
+    /// The verdict of all entries that approve and change nothing.
+    approval: Verdicts,
     epoch: AtomicU64,
     /// Whether the last answer could be shared; if not, waiting for one is time lost.
     is_worth_waiting: AtomicBool,
@@ -208,10 +209,11 @@ impl<S: BuildHasher + Clone> CheckCache<S> {
     /// An empty cache whose table hashes by `hasher`. A poor hash makes it slow, never wrong.
     pub fn with_hasher(config: CacheConfig, hasher: S) -> Self {
         Self {
-            table: Table::new(Bounds { entries: config.max_entries, bytes: config.max_bytes }, hasher),
+            table: Table::new(Bounds { entries: config.max_entries, bytes: config.max_bytes }),
             sets: ReferenceSets::new(config.max_reference_sets),
             flights: Flights::default(),
-            keys: Keys::default(),
+            keys: Keys::new(hasher),
+            approval: Verdicts::approval(),
             epoch: AtomicU64::new(0),
             is_worth_waiting: AtomicBool::new(true),
             counters: Counters::default(),
@@ -242,7 +244,9 @@ impl<S: BuildHasher + Clone> CheckCache<S> {
 
     /// The verdict of a flight, if it answers this request too.
     pub fn share(&self, shared: &Shared, attributes: &Attributes<'_>) -> Option<Arc<Verdict>> {
-        let is_same = self.keys.of(&shared.set, attributes).is_some_and(|key| key[..] == shared.key[..]);
+        let identity = self.keys.identity(attributes);
+        let sought = self.keys.sought(&shared.set, &identity, self.keys.hash_of(&identity));
+        let is_same = sought.is_some_and(|sought| sought.is(&shared.key));
         self.counters.coalesced.add(u64::from(is_same));
         is_same.then(|| shared.verdict.clone())
     }
@@ -274,18 +278,14 @@ impl<S: BuildHasher + Clone> CheckCache<S> {
 
     /// Walks the known sets, most specific first. The first valid entry wins unless a later one disagrees.
     fn find(&self, attributes: &Attributes<'_>, now: Instant, age: Age) -> Found {
-        KEY.with_borrow_mut(|key| self.find_by(key, attributes, (now, age)))
-    }
-
-    fn find_by(&self, key: &mut Vec<u8>, attributes: &Attributes<'_>, when: (Instant, Age)) -> Found {
-        let ((now, age), epoch, view) = (when, self.epoch(), self.table.view());
+        let (epoch, view) = (self.epoch(), self.table.view());
+        let identity = self.keys.identity(attributes);
+        let identity_hash = self.keys.hash_of(&identity);
         let mut best: Option<&Entry> = None;
         let mut expired = false;
         for set in self.sets.load().iter() {
-            if !self.keys.write(key, set, attributes) {
-                continue;
-            }
-            let Some(entry) = view.find(key) else { continue };
+            let Some(sought) = self.keys.sought(set, &identity, identity_hash) else { continue };
+            let Some(entry) = view.find(&sought) else { continue };
             expired |= entry.is_expired(now, epoch);
             if !entry.is_usable(now, epoch, age) {
                 continue;
@@ -305,7 +305,7 @@ impl<S: BuildHasher + Clone> CheckCache<S> {
         }
         match best {
             Some(entry) if entry.take_use() => Found::Hit(Hit {
-                verdict: entry.verdict().clone(),
+                verdict: entry.verdict(&self.approval).clone(),
                 is_due_for_refresh: age == Age::Valid && entry.is_due_for_refresh(now),
             }),
             _ => Found::Miss { expired },
@@ -376,7 +376,9 @@ impl<S: BuildHasher + Clone> CheckCache<S> {
             return Err(Refusal::Mismatch);
         }
         let set = self.sets.intern(references);
-        let key: Arc<[u8]> = self.keys.of(&set, attributes).ok_or(Refusal::TooLarge)?.into();
+        let identity = self.keys.identity(attributes);
+        let sought = self.keys.sought(&set, &identity, self.keys.hash_of(&identity));
+        let key = sought.and_then(|sought| sought.write()).ok_or(Refusal::TooLarge)?;
         let evicted = self.table.insert(&key, entry, asked.at).ok_or(Refusal::TooLarge)?;
         self.counters.evicted.add(evicted);
         Ok(Shared { verdict, set, key })
@@ -454,11 +456,6 @@ enum Found {
 struct Hit {
     verdict: Arc<Verdict>,
     is_due_for_refresh: bool,
-}
-
-thread_local! {
-    /// Where a lookup writes its keys: a hit allocates nothing.
-    static KEY: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
 }
 
 /// Larger denial bodies are not kept.

@@ -39,6 +39,7 @@ use tonic::client::GrpcService;
 use tracing::Instrument;
 
 pub use self::config::{BodyTerms, CheckConfig, FailureMode, Form, HttpForm, SentHeaders};
+pub(crate) use self::question::About;
 use self::question::QuestionBuf;
 pub use self::question::{Question, SentBody};
 #[cfg(feature = "rego")]
@@ -153,29 +154,45 @@ impl RemoteCheck {
 
     /// Checks one request.
     pub async fn ask<S: PolicyService>(&self, service: S, question: &Question<'_>, clock: &dyn Clock) -> CheckOutcome {
-        let deadline = after(clock.now(), self.config.timeout);
-        let call = |leader| self.call(leader, question, clock.sleep_until(deadline));
-        let attributes = &question.attributes;
+        let about = About { attributes: question.attributes, has_body: question.body.is_some() };
+        self.ask_if_needed(&about, clock, || (service, question.clone())).await
+    }
+
+    /// Checks one request. What it takes to ask the server is `prepared` only if it is asked.
+    pub(crate) async fn ask_if_needed<'a, S: PolicyService>(
+        &self,
+        about: &About<'a>,
+        clock: &dyn Clock,
+        prepared: impl FnOnce() -> (S, Question<'a>),
+    ) -> CheckOutcome {
+        let start = clock.now();
+        let timer = || clock.sleep_until(after(start, self.config.timeout));
         // No key names a body: nothing that was answered before is about this one.
-        let tries = if question.body.is_some() { 0 } else { MAX_FLIGHTS };
+        let tries = if about.has_body { 0 } else { MAX_FLIGHTS };
+        let mut now = start;
         for _ in 0..tries {
-            let waited = match self.cache.lookup(attributes, clock.now()) {
+            let waited = match self.cache.lookup(&about.attributes, now) {
                 Lookup::Hit(verdict) => return CheckOutcome::of(verdict),
                 Lookup::Refresh(verdict, leader) => {
-                    self.refresh(call(leader), service);
+                    let (service, question) = prepared();
+                    self.refresh(self.call(leader, &question, timer()), service);
                     return CheckOutcome::of(verdict);
                 }
-                Lookup::Lead(leader) => return self.finish(call(leader).conclude(service).await, question, clock),
-                Lookup::Wait(flight) => self.wait(flight, attributes, clock.sleep_until(deadline)).await,
+                Lookup::Lead(leader) => {
+                    let (service, question) = prepared();
+                    return self.finish(self.call(leader, &question, timer()).conclude(service).await, about, clock);
+                }
+                Lookup::Wait(flight) => self.wait(flight, &about.attributes, timer()).await,
             };
             match waited {
-                Waited::Ended(result) => return self.finish(result, question, clock),
+                Waited::Ended(result) => return self.finish(result, about, clock),
                 Waited::NotOurs => break,
-                Waited::Abandoned => {}
+                Waited::Abandoned => now = clock.now(),
             }
         }
+        let (service, question) = prepared();
         let leader = self.cache.lead_alone(clock.now());
-        self.finish(call(leader).conclude(service).await, question, clock)
+        self.finish(self.call(leader, &question, timer()).conclude(service).await, about, clock)
     }
 
     /// Applies an outcome that allows to the request. A marker the caller sent itself does not survive.
@@ -222,14 +239,14 @@ impl RemoteCheck {
         }
     }
 
-    fn finish(&self, result: CallResult, question: &Question<'_>, clock: &dyn Clock) -> CheckOutcome {
+    fn finish(&self, result: CallResult, about: &About<'_>, clock: &dyn Clock) -> CheckOutcome {
         let failure = match result {
             Ok(verdict) => return CheckOutcome::of(verdict),
             Err(failure) => failure,
         };
         // What is kept is not about a body.
-        let kept = || self.cache.stale(&question.attributes, clock.now());
-        match question.body.is_none().then(kept).flatten() {
+        let kept = || self.cache.stale(&about.attributes, clock.now());
+        match (!about.has_body).then(kept).flatten() {
             Some(verdict) => {
                 tracing::warn!(check = self.config.name, error.type = failure.reason.as_str(), "stale answer used");
                 CheckOutcome::of(verdict)

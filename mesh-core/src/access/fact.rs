@@ -7,6 +7,7 @@
 //! from an empty value.
 
 use std::borrow::Cow;
+use std::io::Write as _;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use http::HeaderName;
@@ -125,30 +126,83 @@ impl Fact {
 
     /// The bytes of this fact in a request; `None` when the request does not have it.
     pub fn value<'a>(&self, attributes: &Attributes<'a>) -> Option<Cow<'a, [u8]>> {
-        let text = |text: &'a str| Some(Cow::Borrowed(text.as_bytes()));
+        match self.place(attributes) {
+            Place::Absent => None,
+            Place::There(bytes) => Some(Cow::Borrowed(bytes)),
+            Place::Nowhere => self.made(attributes).map(Cow::Owned),
+        }
+    }
+
+    /// Whether a request has it.
+    pub(super) fn is_in(&self, attributes: &Attributes<'_>) -> bool {
+        self.read(attributes, |bytes| bytes.is_some())
+    }
+
+    /// Hands the same bytes to `reader` without allocating, but for what is rare or long.
+    #[inline]
+    pub(super) fn read<R>(&self, attributes: &Attributes<'_>, reader: impl FnOnce(Option<&[u8]>) -> R) -> R {
+        match self.place(attributes) {
+            Place::Absent => reader(None),
+            Place::There(bytes) => reader(Some(bytes)),
+            Place::Nowhere => self.read_made(attributes, reader),
+        }
+    }
+
+    #[inline(never)]
+    fn read_made<R>(&self, attributes: &Attributes<'_>, reader: impl FnOnce(Option<&[u8]>) -> R) -> R {
         match self {
-            Self::Principal => attributes.principal.and_then(text),
+            Self::PathTemplate(template) => reader(fits(attributes.path, template).then_some(template.as_bytes())),
+            Self::SourceIp | Self::SourceBlock(_) => match self.address(attributes) {
+                Some(address) => reader(Some(ShortText::of(address).bytes())),
+                None => reader(None),
+            },
+            Self::Lower(fact) => match fact.place(attributes) {
+                Place::There(bytes) if bytes.len() <= SHORT_BYTES => reader(Some(ShortText::lower(bytes).bytes())),
+                _ => reader(self.made(attributes).as_deref()),
+            },
+            _ => reader(self.made(attributes).as_deref()),
+        }
+    }
+
+    /// Where the bytes are.
+    #[inline]
+    fn place<'a>(&self, attributes: &Attributes<'a>) -> Place<'a> {
+        let text = |text: &'a str| Place::There(text.as_bytes());
+        match self {
+            Self::Principal => attributes.principal.map_or(Place::Absent, text),
             Self::Service => text(attributes.service),
             Self::Listener => text(attributes.listener),
             Self::Method => text(attributes.method),
             Self::Path => text(attributes.path),
-            Self::Query => attributes.query.and_then(text),
+            Self::Query => attributes.query.map_or(Place::Absent, text),
             Self::Host => text(attributes.host),
             Self::Scheme => text(attributes.scheme),
             Self::Protocol => text(attributes.protocol),
-            Self::SourceIp => Some(Cow::Owned(attributes.source_address?.ip().to_string().into_bytes())),
-            Self::Header(name) => joined(attributes, &name.0),
-            Self::RequestPrincipal => Some(Cow::Owned(jwt::principal(attributes.claims?)?.into_bytes())),
+            Self::Header(name) => header(attributes, &name.0),
             Self::Claim(path) => claim(attributes, &path.0),
-            Self::PathTemplate(template) => {
-                fits(attributes.path, template).then(|| Cow::Owned(template.clone().into_bytes()))
-            }
             Self::PathPrefix(segments) => text(first_segments(attributes.path, *segments)),
-            Self::SourceBlock(bits) => {
-                Some(Cow::Owned(block(attributes.source_address?.ip(), *bits).to_string().into_bytes()))
+            Self::SourceIp | Self::RequestPrincipal | Self::PathTemplate(_) | Self::SourceBlock(_) | Self::Lower(_) => {
+                Place::Nowhere
             }
-            Self::Lower(fact) => Some(Cow::Owned(fact.value(attributes)?.to_ascii_lowercase())),
         }
+    }
+
+    /// The bytes that stand nowhere in the request.
+    fn made(&self, attributes: &Attributes<'_>) -> Option<Vec<u8>> {
+        match self {
+            Self::Header(name) => Some(joined(attributes, &name.0)),
+            Self::RequestPrincipal => Some(jwt::principal(attributes.claims?)?.into_bytes()),
+            Self::Claim(path) => Some(jwt::find(attributes.claims?, &path.0)?.to_string().into_bytes()),
+            Self::PathTemplate(template) => fits(attributes.path, template).then(|| template.clone().into_bytes()),
+            Self::Lower(fact) => Some(fact.value(attributes)?.to_ascii_lowercase()),
+            _ => Some(self.address(attributes)?.to_string().into_bytes()),
+        }
+    }
+
+    /// The caller's address, or the network it is in.
+    fn address(&self, attributes: &Attributes<'_>) -> Option<IpAddr> {
+        let address = attributes.source_address?.ip();
+        Some(if let Self::SourceBlock(bits) = self { block(address, *bits) } else { address })
     }
 
     /// Whether the value is a credential, which may be kept only as a digest.
@@ -170,25 +224,68 @@ fn header_name(name: &str) -> Option<&str> {
     name.strip_prefix("header:").or_else(|| name.strip_prefix("request.headers[")?.strip_suffix(']'))
 }
 
+/// Where the bytes of a fact are.
+enum Place<'a> {
+    /// The request does not have it.
+    Absent,
+    /// In the request, as they are.
+    There(&'a [u8]),
+    /// They would have to be made, if the request has the fact at all.
+    Nowhere,
+}
+
+/// A text that was made, without allocating.
+struct ShortText {
+    bytes: [u8; SHORT_BYTES],
+    length: usize,
+}
+
+impl ShortText {
+    fn of(address: IpAddr) -> Self {
+        let mut text = Self { bytes: [0; SHORT_BYTES], length: 0 };
+        let mut rest = &mut text.bytes[..];
+        // There is room for every address.
+        let _ = write!(rest, "{address}");
+        text.length = SHORT_BYTES - rest.len();
+        text
+    }
+
+    /// Of at most [`SHORT_BYTES`].
+    fn lower(bytes: &[u8]) -> Self {
+        let mut text = Self { bytes: [0; SHORT_BYTES], length: bytes.len() };
+        text.bytes[..bytes.len()].copy_from_slice(bytes);
+        text.bytes.make_ascii_lowercase();
+        text
+    }
+
+    fn bytes(&self) -> &[u8] {
+        &self.bytes[..self.length]
+    }
+}
+
 /// A text and its JSON differ by the quotes, so no other claim looks like a text.
-fn claim<'a>(attributes: &Attributes<'a>, path: &[String]) -> Option<Cow<'a, [u8]>> {
-    Some(match jwt::find(attributes.claims?, path)? {
-        serde_json::Value::String(text) => Cow::Borrowed(text.as_bytes()),
-        other => Cow::Owned(other.to_string().into_bytes()),
-    })
+fn claim<'a>(attributes: &Attributes<'a>, path: &[String]) -> Place<'a> {
+    match attributes.claims.and_then(|claims| jwt::find(claims, path)) {
+        None => Place::Absent,
+        Some(serde_json::Value::String(text)) => Place::There(text.as_bytes()),
+        Some(_) => Place::Nowhere,
+    }
+}
+
+/// Of several values, none stands for the header.
+fn header<'a>(attributes: &Attributes<'a>, name: &HeaderName) -> Place<'a> {
+    let mut values = attributes.headers.get_all(name).iter();
+    match (values.next(), values.next()) {
+        (None, _) => Place::Absent,
+        (Some(value), None) => Place::There(value.as_bytes()),
+        (Some(_), Some(_)) => Place::Nowhere,
+    }
 }
 
 /// Several values of one header read as one, joined with `,` (RFC 9110 section 5.3).
-fn joined<'a>(attributes: &Attributes<'a>, name: &HeaderName) -> Option<Cow<'a, [u8]>> {
-    let mut values = attributes.headers.get_all(name).iter();
-    let first = values.next()?.as_bytes();
-    let mut joined = Cow::Borrowed(first);
-    for value in values {
-        let owned = joined.to_mut();
-        owned.push(b',');
-        owned.extend_from_slice(value.as_bytes());
-    }
-    Some(joined)
+fn joined(attributes: &Attributes<'_>, name: &HeaderName) -> Vec<u8> {
+    let values: Vec<&[u8]> = attributes.headers.get_all(name).iter().map(http::HeaderValue::as_bytes).collect();
+    values.join(&b',')
 }
 
 /// Segment by segment; `{name}` stands for one non-empty segment.
@@ -224,6 +321,9 @@ pub(super) fn block(address: IpAddr, bits: u8) -> IpAddr {
         }
     }
 }
+
+/// The longest text that is made on the stack: an address has at most 45 bytes, a header in lower case may have more.
+const SHORT_BYTES: usize = 128;
 
 #[cfg(test)]
 mod tests {
@@ -271,6 +371,16 @@ mod tests {
         for (name, expected) in [
             ("request.path", Some("/users/7/orders")),
             ("request.query", None),
+            ("request.method", Some("GET")),
+            ("request.host", Some("details")),
+            ("request.scheme", Some("http")),
+            ("request.protocol", Some("HTTP/1.1")),
+            ("source.principal", Some("spiffe://cluster.local/ns/default/sa/caller")),
+            ("destination.service", Some("details")),
+            ("destination.listener", Some("inbound")),
+            ("source.ip", Some("10.1.2.3")),
+            ("lower(claim:sub)", Some("b")),
+            ("lower(header:x-b)", None),
             ("header:x-a", Some("1,Two")),
             ("lower(header:x-a)", Some("1,two")),
             ("header:x-b", None),
@@ -287,8 +397,36 @@ mod tests {
             ("claim:[c][d]", Some("[\"e\"]")),
             ("claim:[c][x]", None),
         ] {
-            let value = Fact::parse(name).unwrap().value(&attributes.borrow()).map(Cow::into_owned);
+            let fact = Fact::parse(name).unwrap();
+            let value = fact.value(&attributes.borrow()).map(Cow::into_owned);
             assert_eq!(value.as_deref(), expected.map(str::as_bytes), "{name}");
+            let read = fact.read(&attributes.borrow(), |bytes| bytes.map(<[u8]>::to_vec));
+            assert_eq!(read, value, "{name}, read in place");
+            assert_eq!(fact.is_in(&attributes.borrow()), value.is_some(), "{name}");
+        }
+    }
+
+    #[test]
+    fn what_is_long_or_an_address_reads_the_same_in_place() {
+        let mut attributes = AttributesBuf::default();
+        for (length, address) in
+            [(0, "[::]:1"), (128, "[1111:2222:3333:4444:5555:6666:7777:8888]:1"), (129, "1.2.3.4:1")]
+        {
+            attributes.source_address = Some(address.parse().unwrap());
+            attributes.headers.insert("x-a", "A".repeat(length).parse().unwrap());
+            for name in [
+                "source.ip",
+                "cidr(source.ip, 64)",
+                "lower(header:x-a)",
+                "lower(source.ip)",
+                "lower(lower(header:x-a))",
+            ] {
+                let fact = Fact::parse(name).unwrap();
+                let value = fact.value(&attributes.borrow()).map(Cow::into_owned);
+                assert!(value.is_some(), "{name}");
+                let read = fact.read(&attributes.borrow(), |bytes| bytes.map(<[u8]>::to_vec));
+                assert_eq!(read, value, "{name} of {length} bytes from {address}");
+            }
         }
     }
 }

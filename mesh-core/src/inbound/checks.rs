@@ -15,7 +15,7 @@ use super::policy_channel::PolicyChannel;
 use super::read_ahead::{Ahead, read_ahead};
 use super::serve::Origin;
 use crate::access::attributes::Attributes;
-use crate::access::check::{BodyTerms, CheckOutcome, Question, SentBody};
+use crate::access::check::{About, BodyTerms, CheckOutcome, Question, SentBody};
 use crate::access::verdict::{Verdict, apply_to_query};
 use crate::body::Body;
 use crate::context::{CallContext, GaveUp};
@@ -49,7 +49,7 @@ impl Asking<'_> {
             }
             let body = self.body(check, request).await?;
             let attributes = facts.attributes(request.headers());
-            let outcome = self.ask(check, Question { body, ..Question::about(attributes) }).await?;
+            let outcome = self.ask(check, attributes, body).await?;
             if !outcome.is_allowed() {
                 return Err(self.denied(check_refusal(name, outcome)));
             }
@@ -74,7 +74,7 @@ impl Asking<'_> {
             if !demanded.contains(&name) && (check.is_provider_only || !self.is_drawn(check)?) {
                 continue;
             }
-            let outcome = self.ask(check, Question::about(*attributes)).await?;
+            let outcome = self.ask(check, *attributes, None).await?;
             if !outcome.is_allowed() {
                 return Err(self.denied(check_refusal(name, outcome)));
             }
@@ -117,27 +117,39 @@ impl Asking<'_> {
     }
 
     /// The policy server is a cluster like any other: balanced, retried, with breakers and telemetry.
-    async fn ask(&self, policy: &CheckPolicy, question: Question<'_>) -> Result<CheckOutcome, Refused> {
-        let core = &self.inbound.core;
-        let clock = &core.clock;
-        let max_expiry = expiry(self.origin.1.as_deref(), &question.attributes, &**clock);
-        let certificate = self.origin.1.as_ref().and_then(|peer| peer.certificate.clone());
-        let question = Question { max_expiry, certificate, ..question };
-        let channel = GrpcChannel::new(PolicyChannel::new(Arc::clone(core), policy));
+    async fn ask(
+        &self,
+        policy: &CheckPolicy,
+        attributes: Attributes<'_>,
+        body: Option<SentBody>,
+    ) -> Result<CheckOutcome, Refused> {
+        let clock = &*self.inbound.core.clock;
+        let about = About { attributes, has_body: body.is_some() };
+        let prepared = || {
+            let peer = self.origin.1.as_ref();
+            let max_expiry = expiry(peer.map(|peer| &**peer), &attributes, clock);
+            let certificate = peer.and_then(|peer| peer.certificate.clone());
+            (self.channel(policy), Question { attributes, body, certificate, max_expiry })
+        };
+        self.in_time(policy.check.ask_if_needed(&about, clock, prepared), "no answer of a check").await
+    }
+
+    fn channel(&self, policy: &CheckPolicy) -> GrpcChannel<PolicyChannel> {
         // The answer is shared with others, so the deadline of this caller must not end the call; it ends the wait.
         // Nor does its failure say that what the application does was tried enough.
-        let shared = Arc::new(CallContext { deadline: None, gave_up: GaveUp::default(), ..self.context.clone() });
-        let asking = CallContext::scope(shared, policy.check.ask(channel, &question, &**clock));
-        self.in_time(asking, "no answer of a check").await
+        let shared = CallContext { deadline: None, gave_up: GaveUp::default(), ..self.context.clone() };
+        GrpcChannel::new(PolicyChannel::new(Arc::clone(&self.inbound.core), policy, Arc::new(shared)))
     }
 
     /// Waits no longer than the caller does.
     async fn in_time<T>(&self, waiting: impl Future<Output = T>, what: &str) -> Result<T, Refused> {
         let Some(deadline) = self.context.deadline else { return Ok(waiting.await) };
+        // Set when there is something to wait for: what is there already costs no timer.
+        let timer = async { self.inbound.core.clock.sleep_until(deadline).await };
         tokio::select! {
             biased;
             done = waiting => Ok(done),
-            () = self.inbound.core.clock.sleep_until(deadline) => {
+            () = timer => {
                 Err(bare(refusal(ErrorKind::Timeout, format!("the caller's deadline passed: {what}"))))
             }
         }

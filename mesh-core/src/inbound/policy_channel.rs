@@ -11,6 +11,7 @@ use http_body_util::BodyExt;
 use tower_service::Service;
 
 use crate::body::Body;
+use crate::context::CallContext;
 use crate::core::Core;
 use crate::error::{Error, ErrorKind};
 use crate::outbound::{CallOptions, OwnRetry, ServiceClient};
@@ -21,16 +22,19 @@ pub(super) struct PolicyChannel {
     client: ServiceClient,
     options: CallOptions,
     retry: OwnRetry,
+    context: Arc<CallContext>,
 }
 
 impl PolicyChannel {
-    pub(super) fn new(core: Arc<Core>, policy: &CheckPolicy) -> Self {
+    /// `context` is what the question inherits, whoever's task asks it.
+    pub(super) fn new(core: Arc<Core>, policy: &CheckPolicy, context: Arc<CallContext>) -> Self {
         // A question changes nothing, though gRPC asks by POST.
         let timeout = Some(policy.check.config().timeout);
         Self {
             client: ServiceClient::to_cluster(core, Arc::clone(&policy.cluster)),
             options: CallOptions { timeout, idempotent: Some(true), ..CallOptions::default() },
             retry: OwnRetry(Arc::clone(&policy.retry)),
+            context,
         }
     }
 }
@@ -47,6 +51,7 @@ impl Service<Request<Body>> for PolicyChannel {
     fn call(&mut self, mut request: Request<Body>) -> Self::Future {
         request.extensions_mut().insert(self.options);
         request.extensions_mut().insert(self.retry.clone());
+        request.extensions_mut().insert(Arc::clone(&self.context));
         let client = self.client.clone();
         Box::pin(async move {
             // A question is in memory whatever encodes it: in one piece, it can be sent again whatever its size.

@@ -26,6 +26,7 @@ impl Cells {
     }
 
     /// Adds to number `cell`.
+    #[inline]
     pub(crate) fn add(&self, cell: usize, amount: u64) {
         self.slot(stripe_of_thread() & self.stripe_mask, cell).fetch_add(amount, Relaxed);
     }
@@ -49,6 +50,7 @@ impl Cells {
         (0..=self.stripe_mask).map(move |stripe| self.slot(stripe, cell).load(Relaxed))
     }
 
+    #[inline]
     fn slot(&self, stripe: usize, cell: usize) -> &AtomicU64 {
         &self.lines[stripe * self.lines_per_stripe + cell / CELLS_PER_LINE].0[cell % CELLS_PER_LINE]
     }
@@ -63,15 +65,18 @@ pub(super) fn add_float(bits: &AtomicU64, amount: f64) {
 }
 
 /// Which of `stripes`, a power of two, this thread uses.
+#[inline]
 pub(crate) fn stripe(stripes: usize) -> usize {
     stripe_of_thread() & (stripes - 1)
 }
 
 /// How many stripes keep the cores of this machine apart.
+#[inline]
 pub(crate) fn stripes() -> usize {
     *STRIPES
 }
 
+#[inline]
 fn stripe_of_thread() -> usize {
     thread_local! { static STRIPE: Cell<Option<usize>> = const { Cell::new(None) }; }
     static NEXT: AtomicUsize = AtomicUsize::new(0);

@@ -19,20 +19,24 @@ type Answer = dyn Fn(&HttpRequest) -> Option<CheckResponse> + Send + Sync;
 pub(crate) struct Policy {
     pub(crate) address: SocketAddr,
     asked: Arc<Mutex<Vec<AttributeContext>>>,
+    /// The trace each question was asked in, as its call's `traceparent` says.
+    parents: Arc<Mutex<Vec<String>>>,
     runtime: Option<Runtime>,
 }
 
 struct Service {
     answer: Box<Answer>,
     asked: Arc<Mutex<Vec<AttributeContext>>>,
+    parents: Arc<Mutex<Vec<String>>>,
 }
 
 impl Policy {
     /// Answers as `answer` says; `None` is never.
     pub(crate) fn start(answer: impl Fn(&HttpRequest) -> Option<CheckResponse> + Send + Sync + 'static) -> Self {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
-        let asked = Arc::<Mutex<Vec<_>>>::default();
-        let service = AuthorizationServer::new(Service { answer: Box::new(answer), asked: Arc::clone(&asked) });
+        let (asked, parents) = (Arc::<Mutex<Vec<_>>>::default(), Arc::<Mutex<Vec<_>>>::default());
+        let service = Service { answer: Box::new(answer), asked: Arc::clone(&asked), parents: Arc::clone(&parents) };
+        let service = AuthorizationServer::new(service);
         let socket = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
         socket.set_nonblocking(true).unwrap();
         let address = socket.local_addr().unwrap();
@@ -41,7 +45,7 @@ impl Policy {
             let server = tonic::transport::Server::builder().add_service(service.max_decoding_message_size(64 << 20));
             server.serve_with_incoming(incoming).await.unwrap();
         });
-        Self { address, asked, runtime: Some(runtime) }
+        Self { address, asked, parents, runtime: Some(runtime) }
     }
 
     /// What it was asked so far.
@@ -52,6 +56,11 @@ impl Policy {
     /// The same, with all around it.
     pub(crate) fn contexts(&self) -> Vec<AttributeContext> {
         self.asked.lock().unwrap().clone()
+    }
+
+    /// The `traceparent` of each question's call.
+    pub(crate) fn parents(&self) -> Vec<String> {
+        self.parents.lock().unwrap().clone()
     }
 
     /// Ends it with all its connections, whatever it was about to say.
@@ -71,6 +80,8 @@ impl Drop for Policy {
 #[tonic::async_trait]
 impl Authorization for Service {
     async fn check(&self, request: Request<CheckRequest>) -> Result<Response<CheckResponse>, Status> {
+        let parent = request.metadata().get("traceparent").and_then(|parent| parent.to_str().ok()).unwrap_or_default();
+        self.parents.lock().unwrap().push(parent.to_owned());
         let context = request.into_inner().attributes.unwrap();
         self.asked.lock().unwrap().push(context.clone());
         match (self.answer)(&http_of(context)) {

@@ -76,6 +76,22 @@ async fn a_question_with_a_large_body_is_asked_again_when_its_server_dies() {
     }
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_question_is_asked_in_the_trace_of_the_request_it_is_about() {
+    for cache in ["", ", cache: { key: [path] }"] {
+        let policy = Policy::start(|_| Some(status(Code::Ok)));
+        let world = World::start(&format!("failure: closed{cache}"), &[policy.address]).await;
+        for path in ["/a", "/b"] {
+            assert_eq!(world.get(path, &[]).await.0, 200);
+        }
+        let trace = |parent: &str| parent.split('-').nth(1).map(str::to_owned);
+        let of_requests: Vec<_> = policy.asked().iter().map(|asked| trace(&asked.headers["traceparent"])).collect();
+        let of_questions: Vec<_> = policy.parents().iter().map(|parent| trace(parent)).collect();
+        assert_eq!(of_questions, of_requests, "{cache:?}");
+        assert!(of_requests.len() == 2 && of_requests[0].is_some() && of_requests[0] != of_requests[1]);
+    }
+}
+
 /// Looks until it is so. A test that waits in vain is ended from outside.
 async fn until(is_so: &dyn Fn() -> bool) {
     while !is_so() {

@@ -220,6 +220,7 @@ def _in_forked_child() -> None:
 
 
 def _at_exit() -> None:
+    _native.leave()
     for mesh in list(_meshes):
         mesh.close(timeout=1.0)
 

@@ -18,7 +18,10 @@ pub(super) struct Entry {
     /// What it takes with its key.
     pub(super) bytes: usize,
     pub(super) standing: Standing,
-    verdicts: Verdicts,
+    allow: bool,
+    status: u16,
+    /// `None`: an approval that changes nothing. One serves all entries, so it is near whenever it is wanted.
+    verdicts: Option<Box<Verdicts>>,
     expires: Instant,
     epoch: u64,
     is_void: AtomicBool,
@@ -47,6 +50,7 @@ impl Standing {
     /// More would let an entry that was used once outlive those in use (S3-FIFO counts to three).
     const MOST_HITS: u8 = 3;
 
+    #[inline]
     fn hit(&self) {
         let hits = self.hits.load(Ordering::Relaxed);
         // A lost count does no harm; a store that changes nothing would take the cache line from other cores.
@@ -80,7 +84,9 @@ impl Entry {
             uses: None,
             bytes: 0,
             standing: Standing::default(),
-            verdicts: Verdicts::new(verdict),
+            allow: verdict.allow,
+            status: verdict.status,
+            verdicts: (*verdict != Verdict::allow()).then(|| Box::new(Verdicts::new(verdict))),
             expires,
             epoch,
             is_void: AtomicBool::new(false),
@@ -88,20 +94,24 @@ impl Entry {
         }
     }
 
-    pub(super) fn verdict(&self) -> &Arc<Verdict> {
-        self.verdicts.mine()
+    /// `approval` is what an approval that changes nothing reads as.
+    #[inline]
+    pub(super) fn verdict<'a>(&'a self, approval: &'a Verdicts) -> &'a Arc<Verdict> {
+        self.verdicts.as_deref().unwrap_or(approval).mine()
     }
 
     /// What it takes in memory under a key of so many bytes, give or take the allocator's own.
     pub(super) fn weigh(&mut self, key_bytes: usize) {
-        self.bytes = OVERHEAD_BYTES + key_bytes + self.verdicts.first.bytes();
+        self.bytes = OVERHEAD_BYTES + key_bytes + self.verdicts.as_ref().map_or(0, |verdicts| verdicts.first.bytes());
     }
 
+    #[inline]
     pub(super) fn is_usable(&self, now: Instant, epoch: u64, age: Age) -> bool {
         let end = if age == Age::Valid { self.expires } else { self.grace_ends };
         self.is_current(epoch) && now < end
     }
 
+    #[inline]
     pub(super) fn is_expired(&self, now: Instant, epoch: u64) -> bool {
         self.is_current(epoch) && now >= self.expires
     }
@@ -111,14 +121,15 @@ impl Entry {
         now >= self.grace_ends || self.is_void.load(Ordering::Relaxed)
     }
 
+    #[inline]
     fn is_current(&self, epoch: u64) -> bool {
         self.epoch == epoch && !self.is_void.load(Ordering::Acquire)
     }
 
     /// The header changes may differ: the more specific answer wins.
+    #[inline]
     pub(super) fn agrees_with(&self, other: &Self) -> bool {
-        let said = |entry: &Self| (entry.verdicts.first.allow, entry.verdicts.first.status);
-        said(self) == said(other)
+        (self.allow, self.status) == (other.allow, other.status)
     }
 
     pub(super) fn void(&self) {
@@ -126,6 +137,7 @@ impl Entry {
     }
 
     /// Takes one use; exactly as many succeed as were granted.
+    #[inline]
     pub(super) fn take_use(&self) -> bool {
         self.standing.hit();
         let Some(uses) = &self.uses else { return true };
@@ -133,6 +145,7 @@ impl Entry {
     }
 
     /// True once, for the first hit after the time has come.
+    #[inline]
     pub(super) fn is_due_for_refresh(&self, now: Instant) -> bool {
         self.refresh_at.is_some_and(|at| now >= at) && !self.is_refreshing.swap(true, Ordering::AcqRel)
     }
@@ -140,7 +153,7 @@ impl Entry {
 
 /// One verdict, with a copy for each stripe of threads that asks: all hits on one entry would else count the same
 /// reference up and down, and two cores would be slower than one.
-struct Verdicts {
+pub(super) struct Verdicts {
     first: Arc<Verdict>,
     copies: Box<[OnceLock<Arc<Verdict>>]>,
 }
@@ -153,6 +166,13 @@ impl Verdicts {
         Self { first, copies }
     }
 
+    /// An approval that changes nothing, for all entries of a cache.
+    pub(super) fn approval() -> Self {
+        let copies = (0..APPROVALS).map(|_| OnceLock::new()).collect();
+        Self { first: Arc::new(Verdict::allow()), copies }
+    }
+
+    #[inline]
     fn mine(&self) -> &Arc<Verdict> {
         self.copies[stripe(self.copies.len())].get_or_init(|| Arc::new(Verdict::clone(&self.first)))
     }
@@ -160,3 +180,6 @@ impl Verdicts {
 
 /// The entry, its places in table and queue, and its copies of an empty verdict.
 const OVERHEAD_BYTES: usize = 512;
+/// Copies of the approval, a power of two, made when the first thread wants them: more than an entry has of its own
+/// verdict, as the hits of all entries meet here.
+const APPROVALS: usize = 64;

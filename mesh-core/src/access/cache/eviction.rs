@@ -7,14 +7,11 @@
 //! Invariant: neither the number of entries nor their bytes exceed the bounds after an insertion.
 
 use std::collections::{HashMap, VecDeque};
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use super::entry::Entry;
-
-/// A key and its answer.
-pub(super) type Held = (Arc<[u8]>, Arc<Entry>);
+use super::key::Key;
 
 /// How much may be held.
 #[derive(Debug, Clone, Copy)]
@@ -28,15 +25,15 @@ pub(super) struct Queues {
     bounds: Bounds,
     bytes: usize,
     /// New ones.
-    trial: VecDeque<Arc<[u8]>>,
+    trial: VecDeque<Key>,
     /// Those that were asked for again.
-    proven: VecDeque<Arc<[u8]>>,
+    proven: VecDeque<Key>,
     ghosts: Ghosts,
 }
 
 /// Something an insertion pushed out.
 pub(super) struct Evicted {
-    pub(super) key: Arc<[u8]>,
+    pub(super) key: Key,
     pub(super) was_live: bool,
 }
 
@@ -60,23 +57,17 @@ impl Queues {
         self.bytes = self.bytes - before.bytes + entry.bytes;
     }
 
-    /// A new question. `hash` is that of its key.
-    pub(super) fn push(&mut self, held: &Held, hash: u64) {
-        let (key, entry) = held;
-        let is_back = self.ghosts.known.contains_key(&hash);
+    /// A new question.
+    pub(super) fn push(&mut self, key: &Key, entry: &Entry) {
+        let is_back = self.ghosts.known.contains_key(&key.hash);
         entry.standing.is_proven.store(is_back, Ordering::Relaxed);
         let queue = if is_back { &mut self.proven } else { &mut self.trial };
-        queue.push_back(Arc::clone(key));
+        queue.push_back(key.clone());
         self.bytes += entry.bytes;
     }
 
-    /// The next to go, until nothing has to. `find` looks an entry up by its key, `hash` hashes one.
-    pub(super) fn evict(
-        &mut self,
-        now: Instant,
-        find: impl Fn(&[u8]) -> Option<Arc<Entry>>,
-        hash: impl Fn(&[u8]) -> u64,
-    ) -> Option<Evicted> {
+    /// The next to go, until nothing has to. `find` looks an entry up by its key.
+    pub(super) fn evict<'a>(&mut self, now: Instant, find: impl Fn(&Key) -> Option<&'a Entry>) -> Option<Evicted> {
         while self.is_over() {
             let most_on_trial = (self.len() / TRIAL_SHARE).max(1);
             let from_trial = self.proven.is_empty() || self.trial.len() > most_on_trial;
@@ -84,12 +75,12 @@ impl Queues {
             let key = queue.pop_front()?;
             let Some(entry) = find(&key) else { continue };
             let is_dead = entry.is_dead(now);
-            if !is_dead && self.stays(&key, &entry, from_trial) {
+            if !is_dead && self.stays(&key, entry, from_trial) {
                 continue;
             }
             self.bytes -= entry.bytes;
             if from_trial && !is_dead {
-                self.ghosts.remember(hash(&key), self.len());
+                self.ghosts.remember(key.hash, self.len());
             }
             return Some(Evicted { key, was_live: !is_dead });
         }
@@ -101,11 +92,11 @@ impl Queues {
     }
 
     /// Every pass takes hits away, so a search ends.
-    fn stays(&mut self, key: &Arc<[u8]>, entry: &Entry, from_trial: bool) -> bool {
+    fn stays(&mut self, key: &Key, entry: &Entry, from_trial: bool) -> bool {
         let stays = if from_trial { entry.standing.take_hits() > 0 } else { entry.standing.spend_hit() };
         if stays {
             entry.standing.is_proven.store(true, Ordering::Relaxed);
-            self.proven.push_back(Arc::clone(key));
+            self.proven.push_back(key.clone());
         }
         stays
     }

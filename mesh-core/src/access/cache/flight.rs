@@ -13,6 +13,7 @@ use std::time::Instant;
 use foldhash::quality::RandomState;
 use tokio::sync::watch;
 
+use super::key::Key;
 use super::references::ReferenceSet;
 use super::{Answer, Asked, CheckCache, Refusal};
 use crate::access::attributes::Attributes;
@@ -44,7 +45,7 @@ pub enum Landing {
 pub struct Shared {
     pub(super) verdict: Arc<Verdict>,
     pub(super) set: Arc<ReferenceSet>,
-    pub(super) key: Arc<[u8]>,
+    pub(super) key: Key,
 }
 
 /// A place among those who wait.

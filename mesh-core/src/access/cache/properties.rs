@@ -12,7 +12,7 @@ use super::*;
 use crate::access::AttributesBuf;
 
 /// Every kind of fact.
-const FACTS: [&str; 17] = [
+const FACTS: [&str; 24] = [
     "source.principal",
     "destination.service",
     "destination.listener",
@@ -30,10 +30,33 @@ const FACTS: [&str; 17] = [
     "prefix(path, 1)",
     "path_template(path, /a/{id})",
     "cidr(source.ip, 8)",
+    "header:cookie",
+    "lower(header:cookie)",
+    "lower(header:authorization)",
+    "header:proxy-authorization",
+    "request.auth.principal",
+    "claim:sub",
+    "claim:n",
 ];
 
 /// What is part of every key, whatever an answer says.
 const ALWAYS: [&str; 4] = ["source.principal", "destination.service", "destination.listener", "header:authorization"];
+
+/// Nobody, two with a name, one whose name reads alike if it is not taken apart, and two without.
+fn claims() -> impl Strategy<Value = Option<Arc<crate::access::attributes::Claims>>> {
+    const TEXTS: [&str; 6] = [
+        "null",
+        r#"{"iss": "a", "sub": "b/c"}"#,
+        r#"{"iss": "a", "sub": "b/c", "n": 1}"#,
+        r#"{"iss": "a/b", "sub": "c", "n": "1"}"#,
+        r#"{"iss": "a"}"#,
+        r#"{"iss": "a", "n": [1, ""]}"#,
+    ];
+    select(&TEXTS[..]).prop_map(|text| {
+        let claims: serde_json::Value = serde_json::from_str(text).unwrap();
+        claims.as_object().cloned().map(Arc::new)
+    })
+}
 
 /// Few values, so that requests often agree.
 fn request() -> impl Strategy<Value = AttributesBuf> {
@@ -44,7 +67,8 @@ fn request() -> impl Strategy<Value = AttributesBuf> {
     let what = (text(&["GET", "POST"]), text(&["/a", "/a/1", "/a/2", "/b"]), query, text(&["h", "i"]));
     let how = (text(&["http", "https"]), text(&["HTTP/1.1", "HTTP/2"]));
     let from = proptest::option::of(select(&["10.0.0.1:1", "10.0.0.2:1", "11.0.0.1:1"][..]));
-    (who, what, how, from, [header(), header(), header()]).prop_map(|(who, what, how, from, headers)| {
+    let headers = (std::array::from_fn::<_, 5, _>(|_| header()), proptest::option::of(select(&["1", "A"][..])));
+    (who, what, how, from, headers, claims()).prop_map(|(who, what, how, from, headers, claims)| {
         let mut request = AttributesBuf {
             principal: who.0,
             service: who.1,
@@ -56,11 +80,14 @@ fn request() -> impl Strategy<Value = AttributesBuf> {
             scheme: how.0,
             protocol: how.1,
             source_address: from.map(|address| address.parse().unwrap()),
+            claims,
             ..AttributesBuf::default()
         };
-        for (name, value) in ["x-a", "x-b", "authorization"].into_iter().zip(headers) {
+        let (headers, more) = headers;
+        let names = ["x-a", "x-b", "authorization", "cookie", "proxy-authorization"];
+        for (name, value) in names.into_iter().zip(headers).chain([("x-a", more)]) {
             if let Some(value) = value {
-                request.headers.insert(name, value.parse().unwrap());
+                request.headers.append(name, value.parse().unwrap());
             }
         }
         request
@@ -77,7 +104,12 @@ type Values = Vec<(&'static str, Option<Vec<u8>>)>;
 fn values(names: &[&'static str], request: &AttributesBuf) -> Values {
     let attributes = request.borrow();
     let value = |name: &str| Fact::parse(name).unwrap().value(&attributes).map(std::borrow::Cow::into_owned);
-    names.iter().chain(&ALWAYS).map(|name| (*name, value(name))).collect()
+    let claims = attributes.claims.map(|claims| serde_json::Value::Object((**claims).clone()));
+    let user = claims.map(|claims| match (claims["iss"].as_str(), claims["sub"].as_str()) {
+        (Some(issuer), Some(subject)) => format!("{issuer:?} {subject:?}").into_bytes(),
+        _ => claims.to_string().into_bytes(),
+    });
+    names.iter().chain(&ALWAYS).map(|name| (*name, value(name))).chain([("the end user", user)]).collect()
 }
 
 fn kept(read: &[&'static str], request: &AttributesBuf, status: u16) -> Answer {
@@ -109,6 +141,28 @@ proptest! {
             if let Lookup::Hit(verdict) = cache.lookup(&request.borrow(), now) {
                 prop_assert!(allowed.contains(&verdict.status), "{request:?}: {} of {allowed:?}", verdict.status);
             }
+        }
+    }
+
+    /// A lookup compares what a store has written, without writing it.
+    #[test]
+    fn a_key_is_found_exactly_if_it_would_be_written_alike(
+        one in request(),
+        other in request(),
+        read in subsequence(FACTS.to_vec(), 0..6),
+    ) {
+        let facts = read.iter().map(|name| Fact::parse(name).unwrap()).collect();
+        let set = ReferenceSets::new(1).intern(References::new(facts, Vec::new()));
+        let keys = Keys::new(foldhash::quality::FixedState::default());
+        let [one, other] = [one.borrow(), other.borrow()];
+        let identities = [keys.identity(&one), keys.identity(&other)];
+        let [one, other] = identities.each_ref().map(|identity| keys.sought(&set, identity, keys.hash_of(identity)));
+        if let (Some(one), Some(other)) = (one, other) {
+            let [first, second] = [one.write().unwrap(), other.write().unwrap()];
+            prop_assert!(one.is(&first) && other.is(&second));
+            prop_assert_eq!(one.is(&second), first == second);
+            prop_assert_eq!(other.is(&first), first == second);
+            prop_assert!(first != second || first.hash == second.hash);
         }
     }
 

@@ -5,11 +5,13 @@
 //! Invariant: a set that was dropped and comes back has a new id, so its old entries are never found.
 
 use std::cmp::Reverse;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::ops::Deref;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use arc_swap::{ArcSwap, Guard};
 
+use super::key::Part;
 use crate::access::attributes::Attributes;
 use crate::access::fact::Fact;
 
@@ -32,14 +34,13 @@ impl References {
 
     /// The references of a request under a configured key: a fact it does not have must stay absent.
     pub(super) fn of_request(key: &[Fact], attributes: &Attributes<'_>) -> Self {
-        let (exact, absent) = key.iter().cloned().partition(|fact| fact.value(attributes).is_some());
+        let (exact, absent) = key.iter().cloned().partition(|fact| fact.is_in(attributes));
         Self::new(exact, absent)
     }
 
     /// Whether they describe a request.
     pub(super) fn hold(&self, attributes: &Attributes<'_>) -> bool {
-        self.exact.iter().all(|fact| fact.value(attributes).is_some())
-            && self.absent.iter().all(|fact| fact.value(attributes).is_none())
+        self.exact.iter().all(|fact| fact.is_in(attributes)) && !self.absent.iter().any(|fact| fact.is_in(attributes))
     }
 }
 
@@ -48,13 +49,20 @@ impl References {
 pub(super) struct ReferenceSet {
     pub(super) id: u64,
     pub(super) references: References,
+    /// What of them is not part of every key.
+    pub(super) facts: Box<[Part]>,
     /// Tick of the last hit.
     last_used: AtomicU64,
 }
 
 /// All known sets, most specific first.
 pub(super) struct ReferenceSets {
-    sets: ArcSwap<Vec<Arc<ReferenceSet>>>,
+    /// The first lists there were. A load is all it takes to read the last of them.
+    early: [OnceLock<Sets>; EARLY_LISTS],
+    /// How many lists there were.
+    lists: AtomicUsize,
+    /// The list that came after them: two more atomic exchanges.
+    late: ArcSwap<Sets>,
     /// Held while the list is replaced. Lookups do not take it.
     next_id: Mutex<u64>,
     /// Advances by two with every new set; a hit in between is odd. Orders uses without a clock and without
@@ -65,13 +73,28 @@ pub(super) struct ReferenceSets {
 
 impl ReferenceSets {
     pub(super) fn new(capacity: usize) -> Self {
-        Self { sets: ArcSwap::default(), next_id: Mutex::new(0), tick: AtomicU64::new(0), capacity: capacity.max(1) }
+        Self {
+            early: std::array::from_fn(|_| OnceLock::new()),
+            lists: AtomicUsize::new(0),
+            late: ArcSwap::default(),
+            next_id: Mutex::new(0),
+            tick: AtomicU64::new(0),
+            capacity: capacity.max(1),
+        }
     }
 
-    pub(super) fn load(&self) -> Guard<Arc<Vec<Arc<ReferenceSet>>>> {
-        self.sets.load()
+    #[inline]
+    pub(super) fn load(&self) -> Known<'_> {
+        match self.lists.load(Ordering::Acquire) {
+            0 => Known::Early(&[]),
+            count => match self.early.get(count - 1) {
+                Some(list) => Known::Early(list.get().map_or(&[], |sets| sets)),
+                None => Known::Late(self.late.load()),
+            },
+        }
     }
 
+    #[inline]
     pub(super) fn touch(&self, set: &ReferenceSet) {
         let used = self.tick.load(Ordering::Relaxed) | 1;
         if set.last_used.load(Ordering::Relaxed) != used {
@@ -86,7 +109,7 @@ impl ReferenceSets {
             return set.clone();
         }
         let mut next_id = self.next_id.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut sets = Vec::clone(&self.sets.load());
+        let mut sets = self.load().to_vec();
         if let Some(set) = sets.iter().find(|set| set.references == references) {
             return set.clone();
         }
@@ -95,17 +118,52 @@ impl ReferenceSets {
             sets.swap_remove(oldest.unwrap_or(0));
         }
         let last_used = AtomicU64::new(self.tick.fetch_add(2, Ordering::Relaxed) + 2);
-        let set = Arc::new(ReferenceSet { id: *next_id, references, last_used });
+        let facts = references.exact.iter().filter_map(Part::of).collect();
+        let set = Arc::new(ReferenceSet { id: *next_id, references, facts, last_used });
         *next_id += 1;
         sets.push(set.clone());
         sets.sort_by_key(|set| {
             let References { exact, absent } = &set.references;
             (Reverse(exact.len() + absent.len()), Reverse(exact.len()), set.id)
         });
-        self.sets.store(Arc::new(sets));
+        self.publish(sets);
         set
     }
+
+    /// Only who holds the lock.
+    fn publish(&self, sets: Sets) {
+        let count = self.lists.load(Ordering::Relaxed);
+        match self.early.get(count) {
+            Some(list) => drop(list.set(sets)),
+            None => self.late.store(Arc::new(sets)),
+        }
+        self.lists.store((count + 1).min(EARLY_LISTS + 1), Ordering::Release);
+    }
 }
+
+type Sets = Vec<Arc<ReferenceSet>>;
+
+/// The sets that are known at a time.
+pub(super) enum Known<'a> {
+    Early(&'a [Arc<ReferenceSet>]),
+    Late(Guard<Arc<Sets>>),
+}
+
+impl Deref for Known<'_> {
+    type Target = [Arc<ReferenceSet>];
+
+    #[inline]
+    fn deref(&self) -> &Self::Target {
+        match self {
+            Self::Early(sets) => sets,
+            Self::Late(sets) => sets,
+        }
+    }
+}
+
+/// Lists that stay until the cache goes. What a server looks at settles after a few answers; these take 16 KiB if each
+/// has one set more than the one before.
+const EARLY_LISTS: usize = 64;
 
 #[cfg(test)]
 mod tests {
@@ -135,5 +193,17 @@ mod tests {
         sets.intern(References::new(vec![Fact::Path, Fact::Method, Fact::Path], Vec::new()));
         let sizes: Vec<usize> = sets.load().iter().map(|set| set.references.exact.len()).collect();
         assert_eq!(sizes, [2, 1, 0]);
+    }
+
+    #[test]
+    fn a_list_is_the_last_one_however_many_there_were() {
+        let sets = ReferenceSets::new(3);
+        let mut ids: Vec<u64> = Vec::new();
+        for number in 0..3 * EARLY_LISTS {
+            ids.push(sets.intern(header(&format!("h{number}"))).id);
+            let mut known: Vec<u64> = sets.load().iter().map(|set| set.id).collect();
+            known.sort_unstable();
+            assert_eq!(known, ids[ids.len().saturating_sub(3)..], "after {number}");
+        }
     }
 }

@@ -114,6 +114,7 @@ impl Default for Counter {
 }
 
 impl Counter {
+    #[inline]
     pub(in crate::access) fn add(&self, amount: u64) {
         if amount > 0 {
             self.0.add(0, amount);

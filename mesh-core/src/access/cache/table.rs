@@ -4,57 +4,59 @@
 //! Never: takes a lock to read; never holds more than its bounds.
 //! Invariant: an entry is found by its full key only; the hash only says where to look.
 
-use std::hash::BuildHasher;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::hash::{BuildHasherDefault, Hash, Hasher};
+use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
+
+use papaya::Equivalent;
 
 use super::entry::Entry;
 use super::eviction::{Bounds, Queues};
+use super::key::Key;
 
 /// Keys to entries.
-pub(super) struct Table<S> {
-    entries: papaya::HashMap<Arc<[u8]>, Arc<Entry>, S>,
-    hasher: S,
+pub(super) struct Table {
+    entries: papaya::HashMap<Key, Entry, AsHashed>,
     /// Held while something is inserted. Lookups do not take it.
     queues: Mutex<Queues>,
 }
 
 /// A view that keeps what it found from being freed.
-pub(super) struct View<'a, S>(papaya::HashMapRef<'a, Arc<[u8]>, Arc<Entry>, S, papaya::LocalGuard<'a>>);
+pub(super) struct View<'a>(papaya::HashMapRef<'a, Key, Entry, AsHashed, papaya::LocalGuard<'a>>);
 
-impl<S: BuildHasher> View<'_, S> {
-    pub(super) fn find(&self, key: &[u8]) -> Option<&Entry> {
-        self.0.get(key).map(|entry| &**entry)
+impl View<'_> {
+    #[inline]
+    pub(super) fn find(&self, key: &(impl Equivalent<Key> + Hash)) -> Option<&Entry> {
+        self.0.get(key)
     }
 }
 
-impl<S: BuildHasher + Clone> Table<S> {
-    pub(super) fn new(bounds: Bounds, hasher: S) -> Self {
-        let entries = papaya::HashMap::builder().hasher(hasher.clone()).build();
-        Self { entries, hasher, queues: Mutex::new(Queues::new(bounds)) }
+impl Table {
+    pub(super) fn new(bounds: Bounds) -> Self {
+        let entries = papaya::HashMap::builder().hasher(AsHashed::default()).build();
+        Self { entries, queues: Mutex::new(Queues::new(bounds)) }
     }
 
-    pub(super) fn view(&self) -> View<'_, S> {
+    #[inline]
+    pub(super) fn view(&self) -> View<'_> {
         View(self.entries.pin())
     }
 
     /// Says how many live entries had to go. `None`: there can never be room for this one.
-    pub(super) fn insert(&self, key: &Arc<[u8]>, mut entry: Entry, now: Instant) -> Option<u64> {
+    pub(super) fn insert(&self, key: &Key, mut entry: Entry, now: Instant) -> Option<u64> {
         entry.weigh(key.len());
         let mut queues = self.queues.lock().unwrap_or_else(PoisonError::into_inner);
         if !queues.can_hold(&entry) {
             return None;
         }
-        let held = (Arc::clone(key), Arc::new(entry));
         let entries = self.entries.pin();
-        match entries.insert(held.0.clone(), held.1.clone()) {
-            Some(before) => queues.replace(before, &held.1),
-            None => queues.push(&held, self.hasher.hash_one(&**key)),
+        match entries.get(key) {
+            Some(before) => queues.replace(before, &entry),
+            None => queues.push(key, &entry),
         }
+        entries.insert(key.clone(), entry);
         let mut evicted = 0;
-        let find = |key: &[u8]| entries.get(key).cloned();
-        let hash = |key: &[u8]| self.hasher.hash_one(key);
-        while let Some(gone) = queues.evict(now, find, hash) {
+        while let Some(gone) = queues.evict(now, |key| entries.get(key)) {
             entries.remove(&gone.key);
             evicted += u64::from(gone.was_live);
         }
@@ -76,9 +78,32 @@ impl<S: BuildHasher + Clone> Table<S> {
     }
 }
 
+/// A key brings its hash along.
+type AsHashed = BuildHasherDefault<Brought>;
+
+#[derive(Default)]
+pub(super) struct Brought(u64);
+
+impl Hasher for Brought {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            self.0 = self.0.rotate_left(8) ^ u64::from(*byte);
+        }
+    }
+
+    #[inline]
+    fn write_u64(&mut self, hash: u64) {
+        self.0 = hash;
+    }
+}
+
 #[cfg(test)]
 mod tests {
-    use std::collections::hash_map::RandomState;
+    use std::sync::Arc;
     use std::time::Duration;
 
     use super::*;
@@ -86,19 +111,19 @@ mod tests {
 
     const PLENTY: usize = 1 << 30;
 
-    fn table(entries: usize, bytes: usize) -> Table<RandomState> {
-        Table::new(Bounds { entries, bytes }, RandomState::new())
+    fn table(entries: usize, bytes: usize) -> Table {
+        Table::new(Bounds { entries, bytes })
     }
 
     fn entry(now: Instant) -> Entry {
         Entry::new(Arc::new(Verdict::allow()), 0, now + Duration::from_secs(60))
     }
 
-    fn key(number: u32) -> Arc<[u8]> {
-        Arc::from(number.to_le_bytes())
+    fn key(number: u32) -> Key {
+        Key::of_bytes(&number.to_le_bytes())
     }
 
-    fn is_held(table: &Table<RandomState>, number: u32) -> bool {
+    fn is_held(table: &Table, number: u32) -> bool {
         table.view().find(&key(number)).is_some_and(Entry::take_use)
     }
 

@@ -21,6 +21,12 @@ pub struct Question<'a> {
     pub max_expiry: Option<Instant>,
 }
 
+/// As much of a question as it takes to see whether it has been answered before.
+pub(crate) struct About<'a> {
+    pub(crate) attributes: Attributes<'a>,
+    pub(crate) has_body: bool,
+}
+
 impl<'a> Question<'a> {
     /// A question about these facts alone.
     pub fn about(attributes: Attributes<'a>) -> Self {
