@@ -336,7 +336,7 @@ def _headers(environ: Environ) -> Pairs:
     return [
         (name.removeprefix("HTTP_").replace("_", "-"), value)
         for name, value in environ.items()
-        if _is_field(name) and value != ""
+        if _is_field(name) and (value != "" or name.startswith("HTTP_"))  # PEP 3333: CONTENT_* may be empty
     ]
 
 
