@@ -38,6 +38,7 @@ mod load;
 mod policy_channel;
 mod preface;
 mod quota;
+mod quota_stream;
 mod read_ahead;
 mod readings;
 pub(crate) mod serve;
