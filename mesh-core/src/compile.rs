@@ -32,6 +32,7 @@ mod health;
 mod limit;
 mod path;
 pub(crate) mod problems;
+mod quota_limit;
 mod retry;
 mod route;
 mod standing;

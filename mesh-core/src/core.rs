@@ -28,6 +28,7 @@ use crate::telemetry::reporting::Telemetry;
 use crate::time::{Clock, Randomness};
 
 mod gauges;
+mod quotas;
 mod standing;
 
 /// The shared state of a mesh.

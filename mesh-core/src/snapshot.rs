@@ -15,6 +15,7 @@ use crate::access::check::RemoteCheck;
 use crate::access::global_limit::GlobalLimit;
 use crate::access::jwt::EndUsers;
 use crate::access::limit::LocalLimit;
+use crate::access::quota_limit::QuotaLimit;
 use crate::access::rbac::Rules;
 use crate::cluster::group::Cluster;
 use crate::config::document::Document;
@@ -201,6 +202,8 @@ pub struct ListenerPolicy {
     pub authorization: Arc<Policies>,
     /// Local rate limits; each has to have a token.
     pub limits: Vec<Arc<LocalLimit>>,
+    /// Limits that a server assigns, in the order they are applied.
+    pub quota_limits: Vec<Arc<QuotaLimit>>,
     /// Limits that are counted elsewhere, in the order they are asked.
     pub global_limits: Vec<GlobalLimitPolicy>,
     /// Remote checks, in the order they are asked.

@@ -7,7 +7,7 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 
 use super::problems::Problems;
 use super::route::{compile_header, compile_matches};
-use super::{Context, end_user, ext_authz, global_limit, limit};
+use super::{Context, end_user, ext_authz, global_limit, limit, quota_limit};
 use crate::access::authorization::{self, MeshNames, Policies, Workload};
 use crate::access::cache::CacheConfig;
 use crate::access::check::{CheckConfig, FailureMode, RemoteCheck};
@@ -38,6 +38,7 @@ pub(super) fn compile(
     }
     let limits = limit::compile(document, context, problems);
     let issuers = end_user::compile(document, context, problems);
+    let quota_limits = quota_limit::compile(document, context, problems);
     let global_limits = global_limit::compile(document, context, problems);
     let authorization = compile_authorization(document, problems);
     let conditions = compile_conditions(document, problems);
@@ -70,6 +71,7 @@ pub(super) fn compile(
             rules: compile_rules((document, listener), &conditions, problems),
             authorization: Arc::clone(&authorization),
             limits: chosen(&limits, &name),
+            quota_limits: chosen(&quota_limits, &name),
             global_limits: global_limits
                 .iter()
                 .filter(|(listeners, _)| is_for(listeners.as_deref(), &name))

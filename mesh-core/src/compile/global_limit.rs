@@ -69,7 +69,7 @@ fn config(written: &Written, document: &Document) -> Result<GlobalLimitConfig, S
         name: written.name.as_str().into(),
         origin: origin.parse().map_err(|error| format!("the cluster's name is no host: {error}"))?,
         domain: written.domain.clone(),
-        rules: compile_rules(&written.descriptors, document.node.service_name())?,
+        rules: compile_rules((&written.descriptors, "descriptors"), document.node.service_name())?,
         timeout: written.timeout.0,
         failure,
         reply: Arc::new(reply(written)?),
@@ -89,12 +89,15 @@ fn reply(written: &Written) -> Result<Verdict, String> {
     Ok(Verdict { response_headers, grpc_status: Some(grpc), ..Verdict::deny(written.status) })
 }
 
-/// The rules of a node whose service has that name.
-fn compile_rules(written: &[WrittenRule], service: &str) -> Result<Vec<DescriptorRule>, String> {
+/// The rules, in that field, of a node whose service has that name.
+pub(super) fn compile_rules(
+    (written, field): (&[WrittenRule], &str),
+    service: &str,
+) -> Result<Vec<DescriptorRule>, String> {
     let mut rules = Vec::with_capacity(written.len());
     for (index, rule) in written.iter().enumerate() {
         let action = |(at, action): (usize, &WrittenAction)| {
-            compile_action(action, service).map_err(|reason| format!("descriptors[{index}].actions[{at}]: {reason}"))
+            compile_action(action, service).map_err(|reason| format!("{field}[{index}].actions[{at}]: {reason}"))
         };
         rules.push(DescriptorRule { actions: rule.actions.iter().enumerate().map(action).collect::<Result<_, _>>()? });
     }
@@ -181,4 +184,4 @@ fn absent(skips: bool) -> Absent {
 /// gRPC status 8: who comes too often should not try elsewhere.
 pub(super) const RESOURCE_EXHAUSTED: u16 = 8;
 /// gRPC status 14, Envoy's default.
-const UNAVAILABLE: u16 = 14;
+pub(super) const UNAVAILABLE: u16 = 14;

@@ -15,6 +15,7 @@ mod health;
 mod limits;
 mod names;
 mod paths;
+mod quotas;
 mod retries;
 mod routes;
 mod shadow;
@@ -40,6 +41,7 @@ pub fn document(document: &Document, positions: &Positions) -> Vec<Diagnostic> {
     access::check(document, &mut report);
     paths::check(document, &mut report);
     global_limits::check(document, &mut report);
+    quotas::check(document, &mut report);
     for (index, cluster) in document.clusters.iter().enumerate() {
         check_cluster(cluster, &Path::ROOT.field("clusters").index(index), &mut report);
         health::check(cluster, &Path::ROOT.field("clusters").index(index), &mut report);

@@ -157,6 +157,29 @@ impl Action {
         ];
         kinds.into_iter().filter(|is_there| *is_there).count()
     }
+
+    /// The key of the entry it makes; `None`: it makes none.
+    pub fn key(&self) -> Option<String> {
+        let fixed = [
+            (self.source_cluster, "source_cluster"),
+            (self.destination_cluster, "destination_cluster"),
+            (self.remote_address, "remote_address"),
+            (self.masked_remote_address.as_ref().map(|_| Nothing {}), "masked_remote_address"),
+        ];
+        let named = [
+            self.generic_key.as_ref().map(|made| (made.descriptor_key.as_deref(), "generic_key")),
+            self.request_headers.as_ref().map(|made| (Some(&*made.descriptor_key), "")),
+            self.header_value_match.as_ref().map(|made| (made.descriptor_key.as_deref(), "header_match")),
+            self.query_parameter_value_match.as_ref().map(|made| (made.descriptor_key.as_deref(), "query_match")),
+            self.claim.as_ref().map(|made| (Some(&*made.descriptor_key), "")),
+        ];
+        let fixed = fixed.into_iter().find_map(|(is_there, key)| is_there.map(|_| key.to_owned()));
+        let named =
+            || named.into_iter().flatten().next().map(|(written, default)| written.unwrap_or(default).to_owned());
+        let fact = self.attribute.as_ref();
+        let fact = || fact.map(|made| made.descriptor_key.clone().unwrap_or_else(|| made.name.to_string()));
+        fixed.or_else(named).or_else(fact)
+    }
 }
 
 /// Nothing more to say: `{}`.

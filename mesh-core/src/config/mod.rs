@@ -30,6 +30,7 @@ pub mod path;
 pub mod path_template;
 pub mod policy;
 pub mod rate_limit;
+pub mod rate_limit_quota;
 pub mod route;
 pub mod rule;
 pub mod schema;

@@ -19,6 +19,7 @@ use super::ext_authz::{HttpCheck, Rego, RequestBody};
 use super::global_limit::GlobalRateLimit;
 use super::hedge::HedgeDelay;
 use super::rate_limit::RateLimit;
+use super::rate_limit_quota::RateLimitQuota;
 use super::route::{HeaderMatch, Matches};
 use super::value::{HeaderName, Name, Percent, TextPattern, TextValue, ValueError, text_serde};
 
@@ -35,7 +36,9 @@ pub struct Policy {
     pub authorization: Authorization,
     /// How many requests may come in, in a span of time.
     pub rate_limits: Vec<RateLimit>,
-    /// The same, counted elsewhere for many processes; asked in this order after the local ones.
+    /// The same, as a server assigns it for many processes; applied in this order after the local ones.
+    pub rate_limit_quotas: Vec<RateLimitQuota>,
+    /// The same, counted elsewhere for many processes; asked in this order after the quotas.
     pub global_rate_limits: Vec<GlobalRateLimit>,
     /// Remote decisions, asked in this order after the local rules allowed.
     pub checks: Vec<Check>,

@@ -76,6 +76,9 @@ impl Core {
         for policy in snapshot.listeners.values().flat_map(|listener| &listener.global_limits) {
             self.register_limit(&policy.limit);
         }
+        for limit in snapshot.listeners.values().flat_map(|listener| &listener.quota_limits) {
+            self.register_quota(&limit.quota);
+        }
         for limit in snapshot.listeners.values().flat_map(|listener| &listener.limits) {
             self.register_shared(limit);
         }

@@ -40,6 +40,7 @@ pub mod own_server;
 mod policy_channel;
 mod preface;
 mod quota;
+mod quota_stream;
 mod read_ahead;
 mod readings;
 pub(crate) mod serve;

@@ -50,6 +50,10 @@ pub(super) struct Terms {
 #[derive(Clone)]
 pub(crate) struct OwnRetry(pub(crate) Arc<RetryPolicy>);
 
+/// A request to a cluster that was named, and that lasts: the mesh-wide timeouts are not for it.
+#[derive(Clone)]
+pub(crate) struct Lasting;
+
 /// What a rule does with a call.
 pub(super) enum Routed {
     /// It goes to a cluster.
@@ -135,12 +139,13 @@ impl Call<'_> {
         self.trail.why = Why::Named;
         let defaults = &snapshot.defaults;
         let own = self.head.extensions.get::<OwnRetry>().map(|own| &own.0);
+        let lasts = self.head.extensions.get::<Lasting>().is_some();
         Ok(Terms {
             cluster: Arc::clone(cluster),
             subset: None,
             hash: self.ties.hash,
-            route: defaults.timeout,
-            attempt: defaults.attempt_timeout,
+            route: defaults.timeout.filter(|_| !lasts),
+            attempt: defaults.attempt_timeout.filter(|_| !lasts),
             header_max: defaults.timeout_header_max,
             retry: Arc::clone(own.unwrap_or(&defaults.retry)),
             hedge: None,

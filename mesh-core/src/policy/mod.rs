@@ -17,6 +17,7 @@ pub mod hedge;
 pub mod latency;
 pub mod lease;
 pub mod mirror;
+pub mod quota;
 pub mod rate_limit;
 pub mod retry;
 pub mod retry_after;

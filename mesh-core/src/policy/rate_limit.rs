@@ -111,4 +111,4 @@ impl TokenBucket {
 }
 
 /// Envoy's shortest interval.
-const MIN_INTERVAL: Duration = Duration::from_millis(50);
+pub(super) const MIN_INTERVAL: Duration = Duration::from_millis(50);

@@ -247,6 +247,37 @@ pub mod metric {
         "libmesh_rate_limit_leases_evicted_total",
         "Leases of a global limit that were forgotten although in use: `max_keys` is too small.",
     );
+    /// Buckets of a limit that a server assigns.
+    pub const RATE_LIMIT_QUOTA_BUCKETS: Metric = Metric::new(
+        "libmesh_rate_limit_quota_buckets",
+        "Buckets of a rate limit that a server assigns, by state: unassigned, active, expired.",
+    );
+    /// Requests without a bucket.
+    pub const RATE_LIMIT_QUOTA_OVERFLOWED: Metric = Metric::new(
+        "libmesh_rate_limit_quota_overflowed_total",
+        "Requests that no bucket was left for and that are not reported: `max_buckets` is too small.",
+    );
+    /// Usage reports.
+    pub const RATE_LIMIT_QUOTA_REPORTS: Metric = Metric::new(
+        "libmesh_rate_limit_quota_reports_total",
+        "Buckets whose usage was reported to the server that assigns, each time.",
+    );
+    /// What the server assigned.
+    pub const RATE_LIMIT_QUOTA_ASSIGNMENTS: Metric = Metric::new(
+        "libmesh_rate_limit_quota_assignments_total",
+        "Assignments of a server: replaced, extended or abandoned a bucket, meant an unknown one, or nothing.",
+    );
+    /// Whether the server can be heard.
+    pub const RATE_LIMIT_QUOTA_STREAM: Metric =
+        Metric::new("libmesh_rate_limit_quota_stream_open", "Whether the server that assigns answers on a stream (1).");
+    /// Streams.
+    pub const RATE_LIMIT_QUOTA_STREAMS: Metric =
+        Metric::new("libmesh_rate_limit_quota_streams_total", "Streams begun to the server that assigns.");
+    /// Ends of streams.
+    pub const RATE_LIMIT_QUOTA_STREAM_ENDS: Metric = Metric::new(
+        "libmesh_rate_limit_quota_stream_ends_total",
+        "Streams to the server that assigns that ended: rpc, ended, timeout, endpoint_left.",
+    );
     /// Check lookups answered from the cache.
     pub const CHECK_CACHE_HITS: Metric =
         Metric::new("libmesh_check_cache_hits_total", "Checks answered from the cache.");

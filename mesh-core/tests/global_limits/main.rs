@@ -68,6 +68,21 @@ async fn a_refusal_that_is_not_enforced_is_counted() {
     assert!(mesh.metrics_text().contains(line));
 }
 
+/// The limit would wait for a minute.
+#[tokio::test]
+async fn nobody_waits_for_the_answer_longer_than_the_callers_deadline() {
+    for lease in ["", ", failure: closed, lease: {}"] {
+        let limit = format!("{}{lease}", script::BY_USER);
+        let text = script::document(Script::silent().serve().await, &limit).replace("timeout: 500ms", "timeout: 60s");
+        let mesh = Mesh::from_yaml(&text, "limits.yaml").unwrap();
+        let mut hurried = request("/", "u1");
+        hurried.headers_mut().insert("x-envoy-expected-rq-timeout-ms", "50".parse().unwrap());
+        let start = std::time::Instant::now();
+        assert_eq!(script::send(&mesh, hurried).await.0.status(), 504, "{lease}");
+        assert!(start.elapsed() < std::time::Duration::from_secs(30), "{lease}: {:?}", start.elapsed());
+    }
+}
+
 /// agentgateway#935: an outage is no limit. Open passes, closed is a failure of ours; each has its reason.
 #[tokio::test]
 async fn o44_a_rate_limit_service_that_is_down_is_never_reported_as_a_limit() {

@@ -40,7 +40,7 @@ fn a_request_makes_the_descriptors_it_makes_in_envoy() {
 
 fn described(case: &Value) -> Value {
     let written: Vec<Written> = serde_json::from_value(ours(case["rate_limits"].clone())).unwrap();
-    let rules = compile_rules(&written, text(&case["context"], "source_cluster")).unwrap();
+    let rules = compile_rules((&written, "descriptors"), text(&case["context"], "source_cluster")).unwrap();
     let request = request(case);
     let attributes = request.borrow();
     let made = describe(&rules, &attributes);
@@ -90,7 +90,7 @@ fn request(case: &Value) -> AttributesBuf {
 
 fn describe_one(action: Value, change: impl FnOnce(&mut AttributesBuf)) -> Vec<String> {
     let written: Vec<Written> = serde_json::from_value(json!([{ "actions": [action] }])).unwrap();
-    let rules = compile_rules(&written, "me").unwrap();
+    let rules = compile_rules((&written, "descriptors"), "me").unwrap();
     let mut request = AttributesBuf::default();
     change(&mut request);
     let attributes = request.borrow();

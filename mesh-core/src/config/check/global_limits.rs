@@ -7,8 +7,9 @@ use super::Report;
 use crate::config::cluster::Protocol;
 use crate::config::diagnostic::Path;
 use crate::config::document::Document;
-use crate::config::global_limit::{Action, GlobalRateLimit, Lease};
+use crate::config::global_limit::{Action, DescriptorRule, GlobalRateLimit, Lease};
 use crate::config::listener::ListenerProtocol;
+use crate::config::value::Name;
 
 pub(super) fn check(document: &Document, report: &mut Report<'_>) {
     let policy = Path::ROOT.field("policy");
@@ -37,12 +38,7 @@ pub(super) fn check(document: &Document, report: &mut Report<'_>) {
 }
 
 fn check_limit(limit: &GlobalRateLimit, document: &Document, entry: &Path<'_>, report: &mut Report<'_>) {
-    check_cluster(limit, document, entry, report);
-    let listeners: Vec<&str> = document.listeners.iter().map(|listener| listener.name.as_str()).collect();
-    let list = entry.field("listeners");
-    for (index, name) in limit.listeners.iter().flatten().enumerate() {
-        report.refer(&list.index(index), ("listener", name.as_str()), &listeners);
-    }
+    check_place((&limit.cluster, limit.listeners.as_deref()), document, entry, report);
     if limit.timeout.is_zero() {
         let hint = "write the time that a request may wait for the answer, such as 20ms";
         report.error_with(&entry.field("timeout"), "the timeout is 0s: no answer would be in time", hint);
@@ -50,13 +46,17 @@ fn check_limit(limit: &GlobalRateLimit, document: &Document, entry: &Path<'_>, r
     if let Some(lease) = &limit.lease {
         check_lease(lease, &entry.field("lease"), report);
     }
-    let is_tcp = only_tcp(limit, document);
+    let is_tcp = only_tcp(limit.listeners.as_deref(), document);
     if is_tcp && !limit.matches.is_any() {
         report.error(&entry.field("match"), "a connection meets no condition on requests");
     }
-    let rules = entry.field("descriptors");
-    for (index, rule) in limit.descriptors.iter().enumerate() {
-        let rule_path = rules.index(index);
+    check_rules(&limit.descriptors, is_tcp, &entry.field("descriptors"), report);
+}
+
+/// What makes entries, each action by itself.
+pub(super) fn check_rules(rules: &[DescriptorRule], is_tcp: bool, path: &Path<'_>, report: &mut Report<'_>) {
+    for (index, rule) in rules.iter().enumerate() {
+        let rule_path = path.index(index);
         let actions = rule_path.field("actions");
         for (index, action) in rule.actions.iter().enumerate() {
             check_action(action, is_tcp, &actions.index(index), report);
@@ -64,17 +64,27 @@ fn check_limit(limit: &GlobalRateLimit, document: &Document, entry: &Path<'_>, r
     }
 }
 
-/// RLS is a gRPC service, and gRPC needs HTTP/2.
-fn check_cluster(limit: &GlobalRateLimit, document: &Document, entry: &Path<'_>, report: &mut Report<'_>) {
+/// The listeners that a limit names, and its cluster: rate limit services are gRPC, and gRPC needs HTTP/2.
+pub(super) fn check_place(
+    (name, listeners): (&Name, Option<&[Name]>),
+    document: &Document,
+    entry: &Path<'_>,
+    report: &mut Report<'_>,
+) {
+    let known: Vec<&str> = document.listeners.iter().map(|listener| listener.name.as_str()).collect();
+    let list = entry.field("listeners");
+    for (index, name) in listeners.into_iter().flatten().enumerate() {
+        report.refer(&list.index(index), ("listener", name.as_str()), &known);
+    }
     let clusters: Vec<&str> = document.clusters.iter().map(|cluster| cluster.name.as_str()).collect();
-    report.refer(&entry.field("cluster"), ("cluster", limit.cluster.as_str()), &clusters);
-    let cluster = document.clusters.iter().find(|cluster| cluster.name == limit.cluster);
+    report.refer(&entry.field("cluster"), ("cluster", name.as_str()), &clusters);
+    let cluster = document.clusters.iter().find(|cluster| cluster.name == *name);
     let spoken = match cluster.map(|cluster| cluster.protocol) {
         Some(Protocol::Http1) => "HTTP/1.1",
         Some(Protocol::Tcp) => "TCP",
         Some(Protocol::Auto | Protocol::Http2) | None => return,
     };
-    let message = format!("the cluster `{}` speaks {spoken} and a rate limit service needs gRPC", limit.cluster);
+    let message = format!("the cluster `{name}` speaks {spoken} and a rate limit service needs gRPC");
     report.error_with(&entry.field("cluster"), message, "write `protocol: http2` in the cluster");
 }
 
@@ -88,11 +98,12 @@ fn check_lease(lease: &Lease, path: &Path<'_>, report: &mut Report<'_>) {
     }
 }
 
-fn only_tcp(limit: &GlobalRateLimit, document: &Document) -> bool {
-    let is_one = |name: &crate::config::value::Name| {
+/// Whether nothing but connections comes to these listeners.
+pub(super) fn only_tcp(listeners: Option<&[Name]>, document: &Document) -> bool {
+    let is_one = |name: &Name| {
         document.listeners.iter().any(|known| known.name == *name && known.protocol == ListenerProtocol::Tcp)
     };
-    limit.listeners.as_ref().is_some_and(|names| names.iter().all(is_one))
+    listeners.is_some_and(|names| names.iter().all(is_one))
 }
 
 fn check_action(action: &Action, is_tcp: bool, path: &Path<'_>, report: &mut Report<'_>) {

@@ -8,8 +8,8 @@ use crate::policy::vectors::{cases, seconds, text, whole};
 
 const VECTORS: &str = include_str!("../../../../tests/vectors/local_rate_limit.json");
 
-/// The protocol of rate limit quota services is not spoken here.
 const LEFT_OUT: &[&str] = &[
+    // Asserted where buckets get assignments: `policy/quota/tests.rs`, the one without a bucket in `access/quota_limit.rs`.
     "rlqs-no-assignment-allows",
     "rlqs-deny-all",
     "rlqs-ttl-zero-expires-now",
