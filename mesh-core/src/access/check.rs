@@ -7,6 +7,7 @@
 //! Invariant: every failure is counted and logged, whichever way it falls.
 
 mod config;
+mod metadata;
 mod over_http;
 mod question;
 #[cfg(feature = "rego")]
@@ -115,7 +116,7 @@ pub struct RemoteCheck {
 impl RemoteCheck {
     /// A check with an empty cache.
     pub fn new(config: CheckConfig) -> Self {
-        let cache = Arc::new(CheckCache::new(config.cache.clone()));
+        let cache = Arc::new(CheckCache::new(config.kept()));
         Self { config: Arc::new(config), cache }
     }
 

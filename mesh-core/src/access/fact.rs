@@ -46,6 +46,8 @@ pub enum Fact {
     RequestPrincipal,
     /// `request.auth.claims[a][b]`, `claim:a`: a claim of that token; what is not text is its JSON
     Claim(ClaimPath),
+    /// `request.auth.claims`: all of them, as JSON
+    Claims,
     /// `path_template(request.path, /users/{id})`: the template if the path fits it, else absent
     PathTemplate(String),
     /// `prefix(request.path, n)`: the first n segments of the path
@@ -102,6 +104,7 @@ impl Fact {
             "request.query" | "query" => Self::Query,
             "request.host" | "host" => Self::Host,
             "request.auth.principal" => Self::RequestPrincipal,
+            "request.auth.claims" => Self::Claims,
             "request.scheme" => Self::Scheme,
             "request.protocol" => Self::Protocol,
             "source.ip" => Self::SourceIp,
@@ -140,6 +143,7 @@ impl Fact {
             Self::Header(name) => joined(attributes, &name.0),
             Self::RequestPrincipal => Some(Cow::Owned(jwt::principal(attributes.claims?)?.into_bytes())),
             Self::Claim(path) => claim(attributes, &path.0),
+            Self::Claims => Some(Cow::Owned(serde_json::to_vec(&**attributes.claims?).ok()?)),
             Self::PathTemplate(template) => {
                 fits(attributes.path, template).then(|| Cow::Owned(template.clone().into_bytes()))
             }
@@ -151,9 +155,19 @@ impl Fact {
         }
     }
 
-    /// Whether the value is a credential, which may be kept only as a digest.
+    /// Whether it says what a claim of the end user says, beyond who he is.
+    pub fn reads_claims(&self) -> bool {
+        match self {
+            Self::Claim(_) | Self::Claims => true,
+            Self::Lower(fact) => fact.reads_claims(),
+            _ => false,
+        }
+    }
+
+    /// Whether the value is a credential, or all that a token says: it may be kept only as a digest.
     pub fn is_secret(&self) -> bool {
         match self {
+            Self::Claims => true,
             Self::Header(name) => [AUTHORIZATION, PROXY_AUTHORIZATION, COOKIE].contains(&name.0),
             Self::Lower(fact) => fact.is_secret(),
             _ => false,
@@ -286,6 +300,7 @@ mod tests {
             ("claim:n", Some("1")),
             ("claim:[c][d]", Some("[\"e\"]")),
             ("claim:[c][x]", None),
+            ("request.auth.claims", Some(r#"{"c":{"d":["e"]},"iss":"https://a","n":1,"one":"1","sub":"b"}"#)),
         ] {
             let value = Fact::parse(name).unwrap().value(&attributes.borrow()).map(Cow::into_owned);
             assert_eq!(value.as_deref(), expected.map(str::as_bytes), "{name}");

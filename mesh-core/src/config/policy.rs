@@ -15,7 +15,7 @@ use super::authorization::Authorization;
 use super::check_cache::CheckCache;
 use super::duration::TimeSpan;
 use super::end_user::{ClaimPath, EndUserIssuer};
-use super::ext_authz::{HttpCheck, Rego, RequestBody};
+use super::ext_authz::{HttpCheck, MetadataNamespace, Rego, RequestBody};
 use super::global_limit::GlobalRateLimit;
 use super::hedge::HedgeDelay;
 use super::rate_limit::RateLimit;
@@ -412,6 +412,11 @@ pub struct Check {
     /// Whether the server name of the TLS handshake is sent, where there was one. Default: false (Envoy).
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub include_tls_session: bool,
+    /// The metadata that is sent with every question (`metadata_context`), by Envoy's names: of the end user's verified
+    /// token the claims. A kept answer that does not say what it looked at depends on all claims then, or on those that
+    /// `cache.key` names. Of gRPC and Rego. Default: none (Envoy).
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub metadata_context_namespaces: Vec<MetadataNamespace>,
     /// Fixed pairs that are sent with every question of this check. Of gRPC. Default: none (Envoy).
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub context_extensions: BTreeMap<String, String>,

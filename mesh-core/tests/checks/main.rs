@@ -3,10 +3,13 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod bodies;
+mod claims;
 mod over_http;
 mod policy;
 mod servers;
 mod tls;
+#[path = "../tokens/mod.rs"]
+mod tokens;
 
 use std::fmt::Write;
 use std::net::SocketAddr;
