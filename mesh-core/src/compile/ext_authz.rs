@@ -38,6 +38,7 @@ pub(super) fn terms(written: &Check) -> Result<CheckConfig, String> {
         peer_certificate: written.include_peer_certificate,
         claims: written.metadata_context_namespaces.contains(&MetadataNamespace::JwtAuthn),
         tls_session: written.include_tls_session,
+        logs_metadata: written.log_metadata,
         max_denied_body: (limit > 0).then_some(limit as usize),
         ..CheckConfig::default()
     })

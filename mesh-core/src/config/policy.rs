@@ -431,6 +431,11 @@ pub struct Check {
     /// `x-envoy-auth-failure-mode-allowed: true`. Default: false (Envoy).
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub failure_mode_allow_header_add: bool,
+    /// Whether the access log shows what an answer says in `dynamic_metadata`, the cache's hints excepted: under
+    /// `check_metadata` and the check's name, at most 1 KiB of whole fields. That nothing secret is among it, is the
+    /// server's affair. Of requests; by gRPC and Rego. Default: false (Envoy's log formats have to name it, too).
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub log_metadata: bool,
     /// Bytes of a refusal's body that the caller gets at most; 0 = all. Default: 0 (Envoy).
     #[serde(default, skip_serializing_if = "super::ext_authz::is_zero")]
     pub max_denied_response_body_bytes: u32,

@@ -11,6 +11,7 @@ use http::{Request, Uri};
 use super::Inbound;
 use super::admission::{Refused, refusal};
 use super::facts::{Facts, expiry};
+use super::judging;
 use super::policy_channel::PolicyChannel;
 use super::read_ahead::{Ahead, read_ahead};
 use super::serve::Origin;
@@ -50,6 +51,7 @@ impl Asking<'_> {
             let body = self.body(check, request).await?;
             let attributes = facts.attributes(request.headers());
             let outcome = self.ask(check, Question { body, ..Question::about(attributes) }).await?;
+            judging::note(request, name, outcome.verdict());
             if !outcome.is_allowed() {
                 return Err(self.denied(check_refusal(name, outcome)));
             }

@@ -4,6 +4,7 @@
 
 mod bodies;
 mod claims;
+mod log;
 mod over_http;
 mod policy;
 mod servers;

@@ -45,6 +45,8 @@ pub struct CheckConfig {
     pub tls_session: bool,
     /// Most bytes of a refusal's body that are passed on; `None`: all.
     pub max_denied_body: Option<usize>,
+    /// Whether the access log shows an answer's dynamic metadata.
+    pub logs_metadata: bool,
     /// How answers are kept.
     pub cache: CacheConfig,
 }
@@ -78,6 +80,7 @@ impl Default for CheckConfig {
             claims: false,
             tls_session: false,
             max_denied_body: None,
+            logs_metadata: false,
             cache: CacheConfig::default(),
         }
     }

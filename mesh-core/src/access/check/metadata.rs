@@ -4,6 +4,7 @@
 //! told. Invariant: what is written and read again says the same; a number is a double, as in protobuf.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use envoy_types::pb::envoy::config::core::v3::Metadata;
 use envoy_types::pb::google::protobuf::value::Kind;
@@ -17,6 +18,26 @@ pub(super) fn of_claims(claims: Option<&Claims>) -> Metadata {
     let payload = claims.map(|claims| (PAYLOAD.to_owned(), pb(Value::Object(claims.clone()))));
     let filter_metadata = payload.map(|payload| (JWT_AUTHN.to_owned(), Struct { fields: [payload].into() }));
     Metadata { filter_metadata: filter_metadata.into_iter().collect(), ..Metadata::default() }
+}
+
+/// What an access log may show of an answer's metadata, as the text of a JSON object: whole fields in the order of their
+/// names as far as they fit, and how many did not. The hints are for the cache.
+pub(super) fn logged(structure: &Struct) -> Option<Arc<str>> {
+    let mut fields: Vec<_> = structure.fields.iter().filter(|(name, _)| *name != HINTS).collect();
+    fields.sort_unstable_by_key(|(name, _)| *name);
+    let (mut text, mut omitted) = ("{".to_owned(), 0);
+    for (name, value) in fields {
+        let field = format!("{}:{},", Value::from(&**name), value_of(value));
+        match text.len() + field.len() <= MAX_LOGGED_BYTES {
+            true => text += &field,
+            false => omitted += 1,
+        }
+    }
+    if omitted > 0 {
+        text += &format!("\"{OMITTED}\":{omitted},");
+    }
+    let inner = text.strip_suffix(',')?;
+    Some(format!("{inner}}}").into())
 }
 
 /// JSON as a protobuf structure.
@@ -64,6 +85,12 @@ fn number_of(number: f64) -> Value {
     Number::from_f64(number).map_or(Value::Null, Value::Number)
 }
 
+/// Namespace of the cache's hints in an answer. Other proxies ignore it.
+pub(super) const HINTS: &str = "libmesh.check_cache";
+/// Bytes of one answer's metadata in a line of the access log, the count of what was left out not included (ours).
+const MAX_LOGGED_BYTES: usize = 1024;
+/// Says how many fields were left out.
+const OMITTED: &str = "libmesh.omitted";
 /// The namespace of Envoy's filter that verifies tokens.
 pub(super) const JWT_AUTHN: &str = "envoy.filters.http.jwt_authn";
 /// Istio's `payload_in_metadata`.
@@ -87,6 +114,23 @@ mod tests {
         for (number, text) in [(f64::NAN, "null"), (f64::INFINITY, "null"), (1e300, "1e+300"), (-0.0, "0")] {
             assert_eq!(number_of(number).to_string(), text);
         }
+    }
+
+    #[test]
+    fn a_log_shows_whole_fields_up_to_a_kibibyte_and_says_what_it_left_out() {
+        let shown = |given: Value| logged(&structure(given.as_object().unwrap().clone()));
+        assert_eq!(shown(json!({})), None);
+        assert_eq!(shown(json!({"libmesh.check_cache": {"valid_duration": "1s"}})), None);
+        let some = shown(json!({"b": {"x": [1, "\n\""]}, "a\"": 0.5, "libmesh.check_cache": 1})).unwrap();
+        assert_eq!(&*some, r#"{"a\"":0.5,"b":{"x":[1,"\n\""]}}"#);
+        // A brace, the quoted name, a colon, two quotes and a comma: 7 bytes around the text.
+        for (bytes, is_shown) in [(MAX_LOGGED_BYTES - 8, true), (MAX_LOGGED_BYTES - 7, false)] {
+            let text = shown(json!({"a": "x".repeat(bytes)})).unwrap();
+            assert_eq!(text.contains('x'), is_shown, "{bytes}");
+            assert!(text.len() <= MAX_LOGGED_BYTES + 40, "{}", text.len());
+        }
+        let mixed = shown(json!({"a": "x".repeat(2000), "b": 1, "c": "y".repeat(2000)})).unwrap();
+        assert_eq!(&*mixed, r#"{"b":1,"libmesh.omitted":2}"#);
     }
 
     #[test]

@@ -42,6 +42,7 @@ pub(super) fn check_of_connections(check: &Check, path: &Path<'_>, report: &mut 
         ("with_request_body", check.with_request_body.is_some()),
         ("http", check.http.is_some()),
         ("metadata_context_namespaces", !check.metadata_context_namespaces.is_empty()),
+        ("log_metadata", check.log_metadata),
     ] {
         if is_written {
             report.error(&path.field(field), format!("`{field}` is about requests, and a TCP listener has none"));
@@ -63,6 +64,10 @@ fn check_form(check: &Check, path: &Path<'_>, report: &mut Report<'_>) {
         if is_written {
             report.error_with(&at, "a question over plain HTTP has no place for it", "drop it, or ask by gRPC");
         }
+    }
+    if check.log_metadata {
+        let at = path.field("log_metadata");
+        report.error_with(&at, "an answer over plain HTTP has no metadata", "drop it, or ask by gRPC");
     }
 }
 
