@@ -154,6 +154,17 @@ async fn the_application_sees_the_user_and_not_the_token_and_nobody_writes_the_u
     let seen = ask(&shop, &format!("/a?token={token}"), &[]).await.seen.unwrap();
     assert_eq!(seen["uri"], "http://shop/a");
 
+    let cookies = mesh(&document(&inline(&world.shop_keys()), ", from_cookies: [at, __Host-at]", ""));
+    let [of_page, of_user] = ["theme=dark".to_owned(), format!("__Host-at={token}; lang=en")];
+    let seen = ask(&cookies, "/", &[("cookie", of_page), ("cookie", of_user)]).await.seen.unwrap();
+    let headers = seen["headers"].to_string();
+    assert_eq!(seen["issuer"].as_str(), Some("shop"));
+    assert!(
+        headers.contains(r#"["cookie","theme=dark"],["cookie","lang=en"]"#) && !headers.contains("eyJ"),
+        "{headers}"
+    );
+    assert_eq!(ask(&cookies, "/", &[("cookie", format!("at={token}; at=x"))]).await.status, 401);
+
     let seen = ask(&shop, "/", &[forged]).await.seen.unwrap();
     assert!(seen["claims"].is_null() && !seen["headers"].to_string().contains("root"), "{seen}");
 

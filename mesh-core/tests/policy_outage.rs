@@ -131,6 +131,8 @@ fn callers_see_more_of_the_service_than_the_policy_server_is_up() {
         availability(&format!("{check}, cache: {{ key: [path, header:user], ttl: 30s, grace: 30s }} }}\n"));
     println!("served: {alone:.4} without a cache, {with_cache:.4} with one, {with_grace:.4} with grace");
     assert!(alone < 0.91, "{alone}: the outage was not felt at all");
+    // A tenth of the time nobody answers; a server that is back is found at once.
+    assert!(alone > 0.885, "{alone}: the outage was felt long after its end");
     assert!(with_grace >= 0.99, "{with_grace}");
     assert!(alone < with_cache && with_cache < with_grace, "{alone} {with_cache} {with_grace}");
 }

@@ -112,3 +112,31 @@ async fn no_spelling_of_a_path_dodges_the_limit_that_counts_it() {
         assert_eq!(ask(&mesh, path, None).await.0, 200, "{path}");
     }
 }
+
+/// The path that a request is counted by is one, too: no spelling has tokens of its own.
+#[tokio::test]
+async fn no_spelling_of_a_path_has_a_bucket_of_its_own() {
+    for by in ["path", "\"prefix(path, 1)\"", "\"path_template(path, /{page})\"", "\"lower(path)\""] {
+        let mesh = mesh(&format!("{{name: pages, by: [{by}], max_tokens: 1, fill_interval: 1h}}"));
+        assert_eq!(ask(&mesh, "/login", None).await.0, 200);
+        for path in ["//login", "/login;v=1", "/login;v=2", "/x/..%2flogin", "/%6cogin", "/..;/login", "/%5clogin"] {
+            assert_eq!(ask(&mesh, path, None).await.0, 429, "{path} by {by}");
+        }
+    }
+    let mesh = mesh("{name: pages, by: [path], max_tokens: 1, fill_interval: 1h}");
+    // The first to come may be spelled oddly; its tokens are those of the path.
+    for (path, expected) in [("//login", 200), ("/login", 429), ("/logins", 200), ("/a%20b", 200), ("/a%20b", 429)] {
+        assert_eq!(ask(&mesh, path, None).await.0, expected, "{path}");
+    }
+}
+
+/// Whoever says that the application reads paths as they are handed on, is taken at his word.
+#[tokio::test]
+async fn paths_judged_as_handed_on_are_counted_as_handed_on() {
+    let limits = document("{name: pages, by: [path], max_tokens: 1, fill_interval: 1h}");
+    let text = limits.replace("{name: in}", "{name: in, judged_paths: as_handed_on}");
+    let mesh = Mesh::from_yaml(&text, "limits.yaml").unwrap();
+    for (path, expected) in [("/login", 200), ("//login", 200), ("//login", 429), ("/login", 429)] {
+        assert_eq!(ask(&mesh, path, None).await.0, expected, "{path}");
+    }
+}

@@ -7,6 +7,7 @@
 //! Invariant: every failure is counted and logged, whichever way it falls.
 
 mod config;
+mod metadata;
 mod over_http;
 mod question;
 #[cfg(feature = "rego")]
@@ -116,7 +117,7 @@ pub struct RemoteCheck {
 impl RemoteCheck {
     /// A check with an empty cache.
     pub fn new(config: CheckConfig) -> Self {
-        let cache = Arc::new(CheckCache::new(config.cache.clone()));
+        let cache = Arc::new(CheckCache::new(config.kept()));
         Self { config: Arc::new(config), cache }
     }
 
@@ -368,11 +369,21 @@ async fn ask_grpc<S: PolicyService>(
 }
 
 fn answer_of(response: CheckResponse, config: &CheckConfig) -> Result<Answer, Failure> {
+    let metadata = response.dynamic_metadata.as_ref().filter(|_| config.logs_metadata).and_then(metadata::logged);
     let answer = interpret(response, config.status_on_error);
+    let answer = answer.map(|answer| told(answer, metadata));
     answer.map(|answer| shorten(answer, config.max_denied_body)).map_err(|failure| Failure {
         reply: failure.reply.map(|reply| Box::new(cut(*reply, config.max_denied_body))),
         ..failure
     })
+}
+
+/// The same answer, with what it says for the log.
+fn told(answer: Answer, metadata: Option<Arc<str>>) -> Answer {
+    if metadata.is_none() {
+        return answer;
+    }
+    Answer { verdict: Arc::new(Verdict { metadata, ..Verdict::clone(&answer.verdict) }), ..answer }
 }
 
 /// A refusal's body is cut where the configuration says so.

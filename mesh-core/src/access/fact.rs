@@ -47,6 +47,8 @@ pub enum Fact {
     RequestPrincipal,
     /// `request.auth.claims[a][b]`, `claim:a`: a claim of that token; what is not text is its JSON
     Claim(ClaimPath),
+    /// `request.auth.claims`: all of them, as JSON
+    Claims,
     /// `path_template(request.path, /users/{id})`: the template if the path fits it, else absent
     PathTemplate(String),
     /// `prefix(request.path, n)`: the first n segments of the path
@@ -103,6 +105,7 @@ impl Fact {
             "request.query" | "query" => Self::Query,
             "request.host" | "host" => Self::Host,
             "request.auth.principal" => Self::RequestPrincipal,
+            "request.auth.claims" => Self::Claims,
             "request.scheme" => Self::Scheme,
             "request.protocol" => Self::Protocol,
             "source.ip" => Self::SourceIp,
@@ -181,9 +184,12 @@ impl Fact {
             Self::Header(name) => header(attributes, &name.0),
             Self::Claim(path) => claim(attributes, &path.0),
             Self::PathPrefix(segments) => text(first_segments(attributes.path, *segments)),
-            Self::SourceIp | Self::RequestPrincipal | Self::PathTemplate(_) | Self::SourceBlock(_) | Self::Lower(_) => {
-                Place::Nowhere
-            }
+            Self::SourceIp
+            | Self::RequestPrincipal
+            | Self::Claims
+            | Self::PathTemplate(_)
+            | Self::SourceBlock(_)
+            | Self::Lower(_) => Place::Nowhere,
         }
     }
 
@@ -193,6 +199,7 @@ impl Fact {
             Self::Header(name) => Some(joined(attributes, &name.0)),
             Self::RequestPrincipal => Some(jwt::principal(attributes.claims?)?.into_bytes()),
             Self::Claim(path) => Some(jwt::find(attributes.claims?, &path.0)?.to_string().into_bytes()),
+            Self::Claims => serde_json::to_vec(&**attributes.claims?).ok(),
             Self::PathTemplate(template) => fits(attributes.path, template).then(|| template.clone().into_bytes()),
             Self::Lower(fact) => Some(fact.value(attributes)?.to_ascii_lowercase()),
             _ => Some(self.address(attributes)?.to_string().into_bytes()),
@@ -205,9 +212,19 @@ impl Fact {
         Some(if let Self::SourceBlock(bits) = self { block(address, *bits) } else { address })
     }
 
-    /// Whether the value is a credential, which may be kept only as a digest.
+    /// Whether it says what a claim of the end user says, beyond who he is.
+    pub fn reads_claims(&self) -> bool {
+        match self {
+            Self::Claim(_) | Self::Claims => true,
+            Self::Lower(fact) => fact.reads_claims(),
+            _ => false,
+        }
+    }
+
+    /// Whether the value is a credential, or all that a token says: it may be kept only as a digest.
     pub fn is_secret(&self) -> bool {
         match self {
+            Self::Claims => true,
             Self::Header(name) => [AUTHORIZATION, PROXY_AUTHORIZATION, COOKIE].contains(&name.0),
             Self::Lower(fact) => fact.is_secret(),
             _ => false,
@@ -396,6 +413,7 @@ mod tests {
             ("claim:n", Some("1")),
             ("claim:[c][d]", Some("[\"e\"]")),
             ("claim:[c][x]", None),
+            ("request.auth.claims", Some(r#"{"c":{"d":["e"]},"iss":"https://a","n":1,"one":"1","sub":"b"}"#)),
         ] {
             let fact = Fact::parse(name).unwrap();
             let value = fact.value(&attributes.borrow()).map(Cow::into_owned);

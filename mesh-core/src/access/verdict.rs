@@ -5,6 +5,8 @@
 //! Invariant: a change that was not marked as appending replaces what the caller sent, so that a caller
 //! can not put a value of its own beside the policy server's.
 
+use std::sync::Arc;
+
 use http::header::HOST;
 use http::{HeaderMap, HeaderName, HeaderValue};
 use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
@@ -30,6 +32,8 @@ pub struct Verdict {
     pub query_to_remove: Vec<String>,
     /// Body of the reply to a refused request.
     pub body: bytes::Bytes,
+    /// What the access log shows of what the answer says besides: a JSON object.
+    pub metadata: Option<Arc<str>>,
 }
 
 impl Verdict {
@@ -45,6 +49,7 @@ impl Verdict {
             query_to_set: Vec::new(),
             query_to_remove: Vec::new(),
             body: bytes::Bytes::new(),
+            metadata: None,
         }
     }
 
@@ -55,7 +60,8 @@ impl Verdict {
         let removed = self.request_headers_to_remove.iter().map(|name| name.as_str().len() + PART_BYTES);
         let set = self.query_to_set.iter().map(|(name, value)| name.len() + value.len() + PART_BYTES);
         let query = self.query_to_remove.iter().map(|name| name.len() + PART_BYTES);
-        headers.chain(removed).chain(set).chain(query).sum::<usize>() + self.body.len()
+        let parts = headers.chain(removed).chain(set).chain(query).sum::<usize>();
+        parts + self.body.len() + self.metadata.as_ref().map_or(0, |text| text.len())
     }
 
     /// A refusal with an HTTP status.

@@ -18,7 +18,7 @@ use crate::policy::circuit_breaker::{Permit, Refused};
 impl Cluster {
     /// An endpoint for one attempt, other than those already tried if there is one.
     pub fn pick(self: &Arc<Self>, wanted: Wanted<'_>, rng: &mut fastrand::Rng) -> Result<Taken, Error> {
-        let Wanted { now, tried, hash, subset } = wanted;
+        let Wanted { now, tried, hash, subset, last_wait } = wanted;
         self.note_use();
         let mut leave = self.leave(now)?;
         let pickers = self.pickers.load();
@@ -49,7 +49,7 @@ impl Cluster {
             skip.push(picked.index);
         }
         let doors = skip[earlier..].iter().filter_map(|index| picker.endpoints().get(*index));
-        self.knock_last(doors, (leave, soonest), now)
+        self.knock_last(doors, (leave, soonest), (now, last_wait))
     }
 
     /// Where all doors are shut, the first whose first wait is over opens.
@@ -57,10 +57,10 @@ impl Cluster {
         self: &Arc<Self>,
         doors: impl Iterator<Item = &'e Arc<Endpoint>>,
         (mut leave, mut soonest): (Option<Permit>, Option<Duration>),
-        now: Instant,
+        (now, last_wait): (Instant, Option<Duration>),
     ) -> Result<Taken, Error> {
         for endpoint in doors {
-            match endpoint.live.breaker.admit_last(now) {
+            match endpoint.live.breaker.admit_last(now, last_wait) {
                 Ok(permit) => return Ok(Taken::new(self, Arc::clone(endpoint), (permit, leave.take()), now)),
                 Err(refused) => soonest = soonest.into_iter().chain(refused.retry_after).min(),
             }

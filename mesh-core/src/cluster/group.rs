@@ -7,7 +7,7 @@
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use serde_json::{Value, json};
@@ -145,6 +145,9 @@ pub struct Wanted<'a> {
     pub hash: Option<u64>,
     /// Only endpoints of this subset, by its number in [`Settings::subsets`].
     pub subset: Option<usize>,
+    /// Where every breaker is open, how long after it opened one is asked again at the latest; `None`: as its own first
+    /// wait says.
+    pub last_wait: Option<Duration>,
 }
 
 impl Cluster {
@@ -418,7 +421,7 @@ mod tests {
         let asked = Arc::clone(&cluster);
         let held = cluster.members();
         std::thread::spawn(move || {
-            let wanted = Wanted { now: Instant::now(), tried: &[], hash: None, subset: None };
+            let wanted = Wanted { now: Instant::now(), tried: &[], hash: None, subset: None, last_wait: None };
             let error = asked.pick(wanted, &mut fastrand::Rng::new()).err();
             told.send((asked.is_resolving(), error.map(|error| error.to_string())))
         });

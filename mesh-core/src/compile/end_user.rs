@@ -54,6 +54,7 @@ fn locations(written: &Written) -> Result<Vec<Location>, String> {
     let headers = written.from_headers.iter().flatten().map(in_header);
     let mut locations = headers.collect::<Result<Vec<_>, String>>()?;
     locations.extend(written.from_params.iter().cloned().map(Location::Query));
+    locations.extend(written.from_cookies.iter().cloned().map(Location::Cookie));
     if locations.is_empty() {
         locations.push(Location::bearer());
     }

@@ -8,7 +8,7 @@ use http::{HeaderName, HeaderValue};
 use super::retry::retry_policy;
 use crate::access::check::{BodyTerms, CheckConfig, Form, HttpForm, SentHeaders};
 use crate::access::rbac::Pattern;
-use crate::config::ext_authz::{HttpCheck, Rego};
+use crate::config::ext_authz::{HttpCheck, MetadataNamespace, Rego};
 use crate::config::policy::{Check, Retry};
 use crate::config::value::TextPattern;
 use crate::policy::retry::{RetryConditions, RetryPolicy};
@@ -36,7 +36,9 @@ pub(super) fn terms(written: &Check) -> Result<CheckConfig, String> {
             raw: written.encode_raw_headers,
         },
         peer_certificate: written.include_peer_certificate,
+        claims: written.metadata_context_namespaces.contains(&MetadataNamespace::JwtAuthn),
         tls_session: written.include_tls_session,
+        logs_metadata: written.log_metadata,
         max_denied_body: (limit > 0).then_some(limit as usize),
         ..CheckConfig::default()
     })

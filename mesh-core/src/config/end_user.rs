@@ -31,8 +31,8 @@ pub struct EndUserIssuer {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1))]
     pub listeners: Option<Vec<Name>>,
-    /// Headers where the token may stand. Default: `authorization` after `Bearer `, unless there are `from_params`
-    /// (Istio; a token in the query, which it takes besides, ends up in logs: RFC 6750 2.3).
+    /// Headers where the token may stand. Default: `authorization` after `Bearer `, unless there are `from_params` or
+    /// `from_cookies` (Istio; a token in the query, which it takes besides, ends up in logs: RFC 6750 2.3).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1))]
     pub from_headers: Option<Vec<TokenHeader>>,
@@ -40,6 +40,12 @@ pub struct EndUserIssuer {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(inner(length(min = 1)))]
     pub from_params: Vec<String>,
+    /// Cookies where the token may stand, by name, with or without quotes around it. A name that a request has twice is
+    /// refused (ours; Envoy takes the first). Unless the token is forwarded, the cookie is taken out of the request
+    /// (ours; Envoy leaves it there). Default: none.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(inner(length(min = 1)))]
+    pub from_cookies: Vec<String>,
     /// Whether a request without any token is refused (401). Default: false (Istio).
     #[serde(default)]
     pub required: bool,

@@ -78,6 +78,14 @@ pub struct RequestBody {
     pub pack_as_bytes: bool,
 }
 
+/// What filters of a proxy tell each other, by the name of the one that tells.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum MetadataNamespace {
+    /// The claims of the end user's verified token, under `payload` (Istio).
+    #[serde(rename = "envoy.filters.http.jwt_authn")]
+    JwtAuthn,
+}
+
 pub(super) fn everything() -> Percent {
     Percent(100.0)
 }

@@ -15,7 +15,7 @@ use super::authorization::Authorization;
 use super::check_cache::CheckCache;
 use super::duration::TimeSpan;
 use super::end_user::{ClaimPath, EndUserIssuer};
-use super::ext_authz::{HttpCheck, Rego, RequestBody};
+use super::ext_authz::{HttpCheck, MetadataNamespace, Rego, RequestBody};
 use super::global_limit::GlobalRateLimit;
 use super::hedge::HedgeDelay;
 use super::rate_limit::RateLimit;
@@ -415,6 +415,11 @@ pub struct Check {
     /// Whether the server name of the TLS handshake is sent, where there was one. Default: false (Envoy).
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub include_tls_session: bool,
+    /// The metadata that is sent with every question (`metadata_context`), by Envoy's names: of the end user's verified
+    /// token the claims. A kept answer that does not say what it looked at depends on all claims then, or on those that
+    /// `cache.key` names. Of gRPC and Rego. Default: none (Envoy).
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub metadata_context_namespaces: Vec<MetadataNamespace>,
     /// Fixed pairs that are sent with every question of this check. Of gRPC. Default: none (Envoy).
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub context_extensions: BTreeMap<String, String>,
@@ -429,6 +434,11 @@ pub struct Check {
     /// `x-envoy-auth-failure-mode-allowed: true`. Default: false (Envoy).
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub failure_mode_allow_header_add: bool,
+    /// Whether the access log shows what an answer says in `dynamic_metadata`, the cache's hints excepted: under
+    /// `check_metadata` and the check's name, at most 1 KiB of whole fields. That nothing secret is among it, is the
+    /// server's affair. Of requests; by gRPC and Rego. Default: false (Envoy's log formats have to name it, too).
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub log_metadata: bool,
     /// Bytes of a refusal's body that the caller gets at most; 0 = all. Default: 0 (Envoy).
     #[serde(default, skip_serializing_if = "super::ext_authz::is_zero")]
     pub max_denied_response_body_bytes: u32,

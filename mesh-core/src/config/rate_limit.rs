@@ -28,7 +28,8 @@ pub struct RateLimit {
     /// The requests it counts. Default: all.
     #[serde(default, rename = "match", skip_serializing_if = "Matches::is_any")]
     pub matches: Matches,
-    /// Each value of these has tokens of its own; requests without one share theirs. Default: all requests together.
+    /// Each value of these has tokens of its own; requests without one share theirs. All spellings of a path that may be
+    /// read alike are one value, unless the listener says `judged_paths: as_handed_on`. Default: all requests together.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub by: Vec<CacheAttribute>,
     /// Requests that may come at once (Envoy's `max_tokens`).

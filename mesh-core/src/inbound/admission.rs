@@ -99,6 +99,9 @@ fn limit(inbound: &Inbound, policy: &ListenerPolicy, about: (&Facts<'_>, &Reques
         return Ok(());
     }
     let attributes = facts.attributes(request.headers());
+    // A bucket belongs to a path, however it is spelled.
+    let path = facts.readings.counted().unwrap_or(attributes.path);
+    let attributes = Attributes { path, ..attributes };
     let (now, mut rng) = (inbound.core.clock.now(), inbound.core.randomness.generator());
     let mut refused = None;
     for limit in policy.limits.iter().filter(|limit| facts.meets(&limit.matches, request)) {

@@ -11,15 +11,16 @@ use http::{Request, Uri};
 use super::Inbound;
 use super::admission::{Refused, refusal};
 use super::facts::{Facts, expiry};
+use super::judging;
 use super::policy_channel::PolicyChannel;
-use super::read_ahead::{Ahead, read_ahead};
+use super::read_ahead::read_ahead;
 use super::serve::Origin;
 use crate::access::attributes::Attributes;
 use crate::access::check::{About, BodyTerms, CheckOutcome, Question, SentBody};
 use crate::access::verdict::{Verdict, apply_to_query};
 use crate::body::Body;
 use crate::context::{CallContext, GaveUp};
-use crate::error::{Error, ErrorKind};
+use crate::error::{BoxError, Error, ErrorKind};
 use crate::outbound::GrpcChannel;
 use crate::snapshot::CheckPolicy;
 
@@ -50,6 +51,7 @@ impl Asking<'_> {
             let body = self.body(check, request).await?;
             let attributes = facts.attributes(request.headers());
             let outcome = self.ask(check, attributes, body).await?;
+            judging::note(request, name, outcome.verdict());
             if !outcome.is_allowed() {
                 return Err(self.denied(check_refusal(name, outcome)));
             }
@@ -102,18 +104,15 @@ impl Asking<'_> {
         if request.method() == http::Method::CONNECT {
             return Ok(None);
         }
-        let reading = read_ahead(request.body_mut(), terms.max_bytes, terms.allow_partial);
-        let ahead = self.in_time(reading, "the body was not there").await?;
-        let ahead =
-            ahead.map_err(|error| bare(refusal(ErrorKind::BadRequest, format!("the body broke off: {error}"))))?;
-        match sent(ahead, terms) {
-            Some(body) => Ok((!body.bytes.is_empty()).then_some(body)),
-            None => {
+        let told = self.in_time(read_body(request.body_mut(), terms), "the body was not there").await?;
+        told.map_err(|untold| match untold {
+            Untold::BrokenOff(error) => bare(refusal(ErrorKind::BadRequest, format!("the body broke off: {error}"))),
+            Untold::TooLong => {
                 let why = format!("check {}: more than {} bytes", check.check.config().name, terms.max_bytes);
                 let verdict = Some(Arc::new(Verdict::deny(TOO_LARGE)));
-                Err(self.denied(Refused { error: refusal(ErrorKind::BodyTooLarge, why), verdict }))
+                self.denied(Refused { error: refusal(ErrorKind::BodyTooLarge, why), verdict })
             }
-        }
+        })
     }
 
     /// The policy server is a cluster like any other: balanced, retried, with breakers and telemetry.
@@ -177,12 +176,21 @@ pub(crate) fn change_query(verdict: &Verdict, uri: &mut Uri) -> Result<(), Error
     Ok(())
 }
 
-/// What of a body is told; `None`: it is too long to be told.
-fn sent(ahead: Ahead, terms: BodyTerms) -> Option<SentBody> {
-    if ahead.is_whole {
-        return Some(SentBody { bytes: ahead.bytes, is_partial: false });
+/// Why nothing is told of a body.
+pub(crate) enum Untold {
+    /// It ended with an error.
+    BrokenOff(BoxError),
+    /// There is more of it than may be told.
+    TooLong,
+}
+
+/// What of a body is told; nothing of an empty one. Whoever reads it afterwards gets all of it.
+pub(crate) async fn read_body(body: &mut Body, terms: BodyTerms) -> Result<Option<SentBody>, Untold> {
+    let ahead = read_ahead(body, terms.max_bytes, terms.allow_partial).await.map_err(Untold::BrokenOff)?;
+    if !ahead.is_whole && !terms.allow_partial {
+        return Err(Untold::TooLong);
     }
-    terms.allow_partial.then_some(SentBody { bytes: ahead.bytes, is_partial: true })
+    Ok((!ahead.bytes.is_empty()).then_some(SentBody { bytes: ahead.bytes, is_partial: !ahead.is_whole }))
 }
 
 fn check_refusal(name: &str, outcome: CheckOutcome) -> Refused {
@@ -198,4 +206,4 @@ fn bare(error: Error) -> Refused {
 }
 
 /// Envoy's reply to a body that is too long to be asked about.
-const TOO_LARGE: u16 = 413;
+pub(crate) const TOO_LARGE: u16 = 413;

@@ -5,11 +5,15 @@
 
 use std::sync::Arc;
 
+use http::Request;
+
 use super::Inbound;
 use super::admission::{Refused, refused};
 use crate::access::attributes::Attributes;
 use crate::access::judgement::{self, Verdict};
 use crate::access::rollout::Draw;
+use crate::access::verdict::Verdict as Answer;
+use crate::body::Body;
 use crate::error::ErrorKind;
 use crate::route::readings::Readings;
 use crate::snapshot::ListenerPolicy;
@@ -22,6 +26,7 @@ pub(super) struct Told {
     rule: Arc<str>,
     would_deny: Option<Arc<str>>,
     would_allow: Option<Arc<str>>,
+    metadata: Vec<(Arc<str>, Arc<str>)>,
 }
 
 impl Told {
@@ -29,6 +34,7 @@ impl Told {
         line.access_rule = Some(self.rule);
         line.would_deny = self.would_deny;
         line.would_allow = self.would_allow;
+        line.check_metadata = self.metadata;
     }
 }
 
@@ -67,6 +73,7 @@ pub(super) fn judge(
             rule: judgement.verdict.to_string().into(),
             would_deny: named(planned(false)),
             would_allow: named(planned(true)),
+            metadata: Vec::new(),
         }
     });
     if let Verdict::Deny(cause) = judgement.verdict {
@@ -75,6 +82,14 @@ pub(super) fn judge(
     let Some((cause, path)) = judgement::refused_reading(by, attributes, readings, draw) else { return (Ok(()), told) };
     let told = told.map(|told| Told { rule: cause.to_string().into(), ..told });
     (Err(refused(ErrorKind::Denied, format!("{cause}, read as {path:?}"))), told)
+}
+
+/// What a check's answer says besides its verdict goes to the access log, if there is one.
+pub(super) fn note(request: &mut Request<Body>, check: &str, answer: &Answer) {
+    let Some(metadata) = &answer.metadata else { return };
+    if let Some(told) = request.extensions_mut().get_mut::<Told>() {
+        told.metadata.push((check.into(), Arc::clone(metadata)));
+    }
 }
 
 /// Policies of action AUDIT mark what they match.

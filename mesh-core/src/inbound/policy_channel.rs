@@ -1,10 +1,12 @@
 //! The way to a policy server.
 //!
-//! Decides: that a question may be asked again, within the check's timeout. Never: asks.
+//! Decides: that a question may be asked again, within the check's timeout; how soon servers that were all given up are
+//! asked again. Never: asks.
 
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use http::{Request, Response};
 use http_body_util::BodyExt;
@@ -14,7 +16,7 @@ use crate::body::Body;
 use crate::context::CallContext;
 use crate::core::Core;
 use crate::error::{Error, ErrorKind};
-use crate::outbound::{CallOptions, OwnRetry, ServiceClient};
+use crate::outbound::{CallOptions, LastWait, OwnRetry, ServiceClient};
 use crate::snapshot::CheckPolicy;
 
 /// A mesh client of the cluster that answers a check.
@@ -52,6 +54,7 @@ impl Service<Request<Body>> for PolicyChannel {
         request.extensions_mut().insert(self.options);
         request.extensions_mut().insert(self.retry.clone());
         request.extensions_mut().insert(Arc::clone(&self.context));
+        request.extensions_mut().insert(LAST_WAIT);
         let client = self.client.clone();
         Box::pin(async move {
             // A question is in memory whatever encodes it: in one piece, it can be sent again whatever its size.
@@ -61,3 +64,7 @@ impl Service<Request<Body>> for PolicyChannel {
         })
     }
 }
+
+/// Every request in the meantime is answered by the failure mode, so the server is looked for twice a second instead of
+/// every five seconds: one question, whose timeout bounds it (ours).
+const LAST_WAIT: LastWait = LastWait(Duration::from_millis(500));

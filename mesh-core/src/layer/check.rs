@@ -1,21 +1,23 @@
 //! A remote check, and its cache, in front of a service.
 
+use std::future::Future;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
-use http::{Request, Response};
+use http::{Method, Request, Response};
 use http_body::Body as HttpBody;
 use tower_layer::Layer;
 use tower_service::Service;
 
-use super::Pending;
 use super::access::attributes;
-use crate::access::check::{PolicyService, RemoteCheck};
-use crate::access::verdict::apply_to_response;
+use super::{Pending, RequestBody};
+use crate::access::check::{BodyTerms, CheckOutcome, PolicyService, Question, RemoteCheck, SentBody};
+use crate::access::verdict::{Verdict, apply_to_response};
 use crate::body::Body;
-use crate::error::BoxError;
-use crate::inbound::checks::change_query;
+use crate::error::{BoxError, ErrorKind};
+use crate::identity::tls::PeerIdentity;
+use crate::inbound::checks::{TOO_LARGE, Untold, change_query, read_body};
 use crate::inbound::facts::{expiry, settle};
 use crate::inbound::forward::{check_reply, local_reply};
 use crate::inbound::peer_of;
@@ -24,7 +26,11 @@ use crate::telemetry::record::is_grpc;
 use crate::time::{Clock, SystemClock};
 
 /// Asks a policy server, over any channel that speaks gRPC (or HTTP, as the check is configured), and remembers its
-/// answers. It tells nothing of the body, which goes through as it is. Outside of a router, as [`super::AccessLayer`].
+/// answers. The caller is the [`PeerIdentity`](crate::identity::tls::PeerIdentity) among the request's extensions, whose
+/// certificate is told where the check includes it. Outside of a router, as [`super::AccessLayer`].
+///
+/// It tells nothing of the body, which goes through as it is; [`CheckLayer::reading_bodies`] tells as much as the check
+/// wants to know.
 ///
 /// ```
 /// # #[tokio::main(flavor = "current_thread")]
@@ -51,37 +57,84 @@ use crate::time::{Clock, SystemClock};
 /// # }
 /// ```
 #[derive(Clone)]
-pub struct CheckLayer<C> {
+pub struct CheckLayer<C, B = Unread> {
     check: Arc<RemoteCheck>,
     channel: C,
     listener: Arc<str>,
     clock: Arc<dyn Clock>,
+    bodies: B,
 }
 
 impl<C> CheckLayer<C> {
     /// Asks `check` through `channel`; `listener` names this entrance in the cache's key.
     pub fn new(check: Arc<RemoteCheck>, channel: C, listener: &str) -> Self {
-        Self { check, channel, listener: listener.into(), clock: Arc::new(SystemClock) }
+        Self { check, channel, listener: listener.into(), clock: Arc::new(SystemClock), bodies: Unread }
+    }
+
+    /// Tells of bodies what [`CheckConfig::body`](crate::access::CheckConfig::body) says; one that is too long for it is
+    /// answered with 413, and nobody is asked. What is told is read before the service is called, and no answer about it
+    /// is kept. There is no time limit to the reading: a [`super::TimeoutLayer`] outside of it sets one.
+    #[must_use]
+    pub fn reading_bodies(self) -> CheckLayer<C, Read> {
+        let Self { check, channel, listener, clock, bodies: Unread } = self;
+        CheckLayer { check, channel, listener, clock, bodies: Read }
     }
 }
 
-impl<S, C: Clone> Layer<S> for CheckLayer<C> {
-    type Service = Check<S, C>;
+impl<S, C: Clone, B: Clone> Layer<S> for CheckLayer<C, B> {
+    type Service = Check<S, C, B>;
 
-    fn layer(&self, inner: S) -> Check<S, C> {
+    fn layer(&self, inner: S) -> Check<S, C, B> {
         Check { inner, terms: self.clone() }
+    }
+}
+
+/// How a check meets bodies of this type.
+pub trait Bodies<In>: Copy + Send + Sync + 'static {
+    /// The body as the service gets it, and what of it is told; or the answer to a request that goes no further.
+    fn read(
+        self,
+        body: In,
+        terms: Option<BodyTerms>,
+    ) -> impl Future<Output = Result<(In, Option<SentBody>), Response<Body>>> + Send;
+}
+
+/// Bodies of any type, of which nothing is told.
+#[derive(Debug, Clone, Copy)]
+pub struct Unread;
+
+/// Bodies that can be read ahead.
+#[derive(Debug, Clone, Copy)]
+pub struct Read;
+
+impl<In: Send + 'static> Bodies<In> for Unread {
+    async fn read(self, body: In, _: Option<BodyTerms>) -> Result<(In, Option<SentBody>), Response<Body>> {
+        Ok((body, None))
+    }
+}
+
+impl<In: RequestBody> Bodies<In> for Read {
+    async fn read(self, body: In, terms: Option<BodyTerms>) -> Result<(In, Option<SentBody>), Response<Body>> {
+        let Some(terms) = terms else { return Ok((body, None)) };
+        let mut body = body.into_mesh();
+        match read_body(&mut body, terms).await {
+            Ok(told) => Ok((In::from_mesh(body), told)),
+            Err(Untold::TooLong) => Err(check_reply(&Verdict::deny(TOO_LARGE))),
+            Err(Untold::BrokenOff(_)) => Err(check_reply(&Verdict::deny(ErrorKind::BadRequest.status().http))),
+        }
     }
 }
 
 /// A service behind a remote check.
 #[derive(Clone)]
-pub struct Check<S, C> {
+pub struct Check<S, C, B = Unread> {
     inner: S,
-    terms: CheckLayer<C>,
+    terms: CheckLayer<C, B>,
 }
 
-impl<S, C, In, Out> Service<Request<In>> for Check<S, C>
+impl<S, C, B, In, Out> Service<Request<In>> for Check<S, C, B>
 where
+    B: Bodies<In>,
     S: Service<Request<In>, Response = Response<Out>> + Clone + Send + 'static,
     S::Future: Send + 'static,
     S::Error: Send + 'static,
@@ -107,11 +160,14 @@ where
             let peer = peer_of(request.extensions());
             let (head, body) = request.into_parts();
             let bare = Request::from_parts(head, ());
-            let facts = attributes(&bare, &terms.listener, peer.as_deref());
-            let expiry = expiry(peer.as_deref(), &facts, &*terms.clock);
-            let outcome = terms.check.check(terms.channel, &facts, &*terms.clock, expiry).await;
-            let (head, _) = bare.into_parts();
-            request = Request::from_parts(head, body);
+            // What follows a CONNECT is no body.
+            let wanted = terms.check.config().body.filter(|_| bare.method() != Method::CONNECT);
+            let (inbound, told) = match terms.bodies.read(body, wanted).await {
+                Ok(read) => read,
+                Err(reply) => return Ok(reply),
+            };
+            let outcome = terms.ask(&bare, peer.as_deref(), told).await;
+            request = bare.map(|()| inbound);
             let verdict = Arc::clone(outcome.verdict());
             if !outcome.is_allowed() {
                 return Ok(check_reply(&verdict));
@@ -127,3 +183,17 @@ where
         })
     }
 }
+
+impl<C: PolicyService + Clone, B> CheckLayer<C, B> {
+    async fn ask(&self, request: &Request<()>, peer: Option<&PeerIdentity>, body: Option<SentBody>) -> CheckOutcome {
+        let facts = attributes(request, &self.listener, peer);
+        let max_expiry = expiry(peer, &facts, &*self.clock);
+        let certificate = peer.and_then(|peer| peer.certificate.clone());
+        let question = Question { body, certificate, max_expiry, ..Question::about(facts) };
+        self.check.ask(self.channel.clone(), &question, &*self.clock).await
+    }
+}
+
+#[cfg(test)]
+#[path = "check_tests.rs"]
+mod tests;

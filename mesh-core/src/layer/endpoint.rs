@@ -90,7 +90,7 @@ impl Service<Request<Body>> for EndpointService {
                 let context = CallContext::current();
                 Arc::new(Ties::of(&head, (None, &cluster), context.as_deref(), &mut rng))
             });
-            let wanted = Wanted { now: core.clock.now(), tried: &skip, hash: ties.hash, subset };
+            let wanted = Wanted { now: core.clock.now(), tried: &skip, hash: ties.hash, subset, last_wait: None };
             let deadline = CallContext::current().and_then(|context| context.deadline);
             let taken = choice::endpoint(&core, (&cluster, &ties), wanted, (deadline, &mut rng)).await?;
             let address = taken.endpoint.address.socket();

@@ -53,7 +53,7 @@ mod trace;
 
 pub use access::{Access, AccessLayer};
 pub use balance::{Balance, Member};
-pub use check::{Check, CheckLayer};
+pub use check::{Bodies, Check, CheckLayer, Read, Unread};
 pub use circuit_breaker::{CircuitBreaker, CircuitBreakerLayer};
 pub use compose::{Composed, compose};
 pub use concurrency::{Concurrency, ConcurrencyLayer};

@@ -216,7 +216,13 @@ impl<'a> Dial<'a> {
         let limits = &terms.cluster.settings.pool;
         let mut passed = tried.to_vec();
         loop {
-            let wanted = Wanted { now: self.core.clock.now(), tried: &passed, hash: terms.hash, subset: terms.subset };
+            let wanted = Wanted {
+                now: self.core.clock.now(),
+                tried: &passed,
+                hash: terms.hash,
+                subset: terms.subset,
+                last_wait: None,
+            };
             let of = (&terms.cluster, &Ties::default());
             let taken = choice::endpoint(self.core, of, wanted, (self.deadline, &mut self.rng)).await?;
             if let Some(room) = taken.endpoint.live.pool.reserve(limits) {

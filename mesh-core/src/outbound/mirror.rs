@@ -128,7 +128,7 @@ async fn deliver(
     cluster.refuse_if_broken(now)?;
     let class = Criticality::Sheddable;
     let _admitted = cluster.limit.admit_class(class).map_err(|full| overload::overloaded(full.max, class))?;
-    let wanted = Wanted { now, tried: &[], hash: None, subset: None };
+    let wanted = Wanted { now, tried: &[], hash: None, subset: None, last_wait: None };
     let mut rng = core.randomness.generator();
     let taken = choice::endpoint(core, (cluster, &Ties::default()), wanted, (Some(until), &mut rng)).await?;
     let response = attempt_once(core, (cluster, taken), request, (Some(until), Some(until))).await?;

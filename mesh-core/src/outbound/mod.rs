@@ -21,7 +21,7 @@ use crate::telemetry::explained::Explained;
 use crate::telemetry::record::is_grpc;
 
 pub use grpc::{GrpcChannel, to_status};
-pub(crate) use terms::{Lasting, OwnRetry};
+pub(crate) use terms::{LastWait, Lasting, OwnRetry};
 
 pub(crate) mod affinity;
 mod attempt;

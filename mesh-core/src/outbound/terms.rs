@@ -33,6 +33,7 @@ pub(super) struct Terms {
     pub(super) cluster: Arc<Cluster>,
     subset: Option<usize>,
     hash: Option<u64>,
+    last_wait: Option<Duration>,
     /// Bounds the whole request.
     pub(super) route: Option<Duration>,
     /// Bounds each attempt.
@@ -54,6 +55,10 @@ pub(crate) struct OwnRetry(pub(crate) Arc<RetryPolicy>);
 #[derive(Clone)]
 pub(crate) struct Lasting;
 
+/// Of a request to a cluster that was named: see [`Wanted::last_wait`].
+#[derive(Clone, Copy)]
+pub(crate) struct LastWait(pub(crate) Duration);
+
 /// What a rule does with a call.
 pub(super) enum Routed {
     /// It goes to a cluster.
@@ -65,7 +70,7 @@ pub(super) enum Routed {
 impl Terms {
     /// What an attempt wants of the cluster.
     pub(super) fn wanted<'t>(&self, now: Instant, tried: &'t [Arc<Endpoint>]) -> Wanted<'t> {
-        Wanted { now, tried, hash: self.hash, subset: self.subset }
+        Wanted { now, tried, hash: self.hash, subset: self.subset, last_wait: self.last_wait }
     }
 }
 
@@ -119,6 +124,7 @@ impl Call<'_> {
             cluster,
             subset,
             hash: self.ties.hash,
+            last_wait: None,
             route: action.timeout,
             attempt: action.attempt_timeout,
             header_max: action.timeout_header_max,
@@ -144,6 +150,7 @@ impl Call<'_> {
             cluster: Arc::clone(cluster),
             subset: None,
             hash: self.ties.hash,
+            last_wait: self.head.extensions.get::<LastWait>().map(|wait| wait.0),
             route: defaults.timeout.filter(|_| !lasts),
             attempt: defaults.attempt_timeout.filter(|_| !lasts),
             header_max: defaults.timeout_header_max,

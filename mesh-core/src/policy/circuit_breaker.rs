@@ -111,7 +111,7 @@ impl CircuitBreaker {
     pub fn under(&self, config: BreakerConfig, now: Instant) -> Arc<Self> {
         let breaker = Self::counted(config, Arc::clone(&self.transitions), now);
         let (mine, mut live) = (self.lock(), breaker.lock());
-        (live.opened, live.soonest) = (mine.opened, mine.soonest);
+        (live.opened, live.since, live.soonest) = (mine.opened, mine.since, mine.soonest);
         live.era = mine.era + 1;
         live.phase = match &mine.phase {
             Phase::Closed => Phase::Closed,
@@ -197,10 +197,11 @@ impl CircuitBreaker {
     }
 
     /// Asks for leave where nothing else is left: a wait that grew with failed probes is over after as long as
-    /// the first one. So a service that was down for long is found again as soon as one that was not.
-    pub fn admit_last(self: &Arc<Self>, now: Instant) -> Result<Permit, Refused> {
+    /// the first one, and after `at_most`. So a service that was down for long is found again as soon as one that was
+    /// not; and one that nobody can do without, sooner.
+    pub fn admit_last(self: &Arc<Self>, now: Instant, at_most: Option<Duration>) -> Result<Permit, Refused> {
         let mut live = self.lock();
-        let soonest = live.soonest;
+        let soonest = at_most.map_or(live.soonest, |wait| live.soonest.min(after(live.since, wait)));
         if let Phase::Open { until } = &mut live.phase
             && soonest <= now
             && *until > now
@@ -313,6 +314,7 @@ impl CircuitBreaker {
     /// Each opening without a recovery in between waits longer than the one before.
     fn open(&self, live: &mut Live, now: Instant, rng: &mut fastrand::Rng) {
         live.opened = live.opened.saturating_add(1);
+        live.since = now;
         let until = after(now, self.config.open_for.delay(live.opened, rng));
         live.soonest = after(now, self.config.open_for.delay(1, rng)).min(until);
         live.enter(Phase::Open { until });
@@ -398,6 +400,8 @@ struct Live {
     streak: u32,
     /// Openings since the last recovery.
     opened: u32,
+    /// When it was opened last.
+    since: Instant,
     /// When the first wait of an opening would be over.
     soonest: Instant,
     failures: Option<Window>,
@@ -430,6 +434,7 @@ impl Live {
             era: 0,
             streak: 0,
             opened: 0,
+            since: now,
             soonest: now,
             failures: config.rate.map(window),
             slow: config.slow.map(|slow| window(slow.trip())),

@@ -13,6 +13,7 @@ use super::normalize::{EscapedSlashes, Normalized, PathNormalization, merge_slas
 pub struct Readings {
     structural: Vec<String>,
     decoded: Vec<String>,
+    counted: Option<String>,
 }
 
 impl Readings {
@@ -22,6 +23,7 @@ impl Readings {
         if !is_ambiguous(path) {
             return readings;
         }
+        readings.counted = Some(counted(path)).filter(|counted| counted != path);
         for escaped_slashes in [EscapedSlashes::Keep, EscapedSlashes::Unescape] {
             readings.add(path, read(path, escaped_slashes));
             // Whoever merges first finds other segments before a `..`.
@@ -45,6 +47,11 @@ impl Readings {
     /// name the path as it is written.
     pub fn decoded(&self) -> impl Iterator<Item = &str> {
         self.decoded.iter().map(String::as_str)
+    }
+
+    /// The one reading that stands for all where requests are counted by their path; `None`: the path itself.
+    pub fn counted(&self) -> Option<&str> {
+        self.counted.as_deref()
     }
 
     fn add(&mut self, path: &str, reading: Option<String>) {
@@ -85,6 +92,12 @@ fn decodings(path: &str) -> Vec<String> {
     std::iter::once(decoded).chain(bare).flat_map(resolved).collect()
 }
 
+/// Decoded in full, without parameters, slashes merged and dot segments resolved: spellings that somebody may read alike
+/// are counted together, and so are a few that nobody does.
+fn counted(path: &str) -> String {
+    without_dot_segments(&merge_slashes(&bare(&decoded(&bare(path)))))
+}
+
 fn decoded(path: &str) -> String {
     percent_decode_str(path).decode_utf8_lossy().replace('\\', "/")
 }
@@ -102,6 +115,34 @@ mod tests {
     fn a_plain_path_has_no_other_reading() {
         for path in ["/", "/a/b.txt", "*", "", "/a-b_c~d/e.f"] {
             assert_eq!(Readings::of(path), Readings::default(), "{path}");
+        }
+    }
+
+    #[test]
+    fn every_spelling_is_counted_as_one_path() {
+        for path in [
+            "//login",
+            "/login;v=1",
+            "/login%3Bv=1",
+            "/;x/login",
+            "/x/..%2flogin",
+            "/x//..%2flogin",
+            "/..;/login",
+            "/%6Cogin",
+            "/%5Clogin",
+            "/x/%2e%2e/login",
+            "/login/.%2F..%2f%2flogin",
+        ] {
+            assert_eq!(Readings::of(path).counted(), Some("/login"), "{path}");
+        }
+        for path in ["/login", "/", "*", "/a.b"] {
+            assert_eq!(Readings::of(path).counted(), None, "{path}");
+        }
+        assert_eq!(Readings::of("/%252e/x").counted(), Some("/%2e/x"), "nobody decodes twice");
+        // What is counted is counted as itself.
+        for path in ["//a%20b/../c;d", "/%ff/"] {
+            let counted = Readings::of(path).counted().map(str::to_owned).unwrap();
+            assert_eq!(Readings::of(&counted).counted().unwrap_or(&counted), counted, "{path}");
         }
     }
 

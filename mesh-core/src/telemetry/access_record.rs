@@ -1,7 +1,7 @@
 //! One line of the access log.
 //!
 //! Decides: the schema, one JSON object a line, the same keys in every language. Never: writes a query
-//! string (it may hold secrets), a header or a body.
+//! string (it may hold secrets), a header or a body. What a policy server says for the log is written as it said it.
 //! Invariant: a record is one line whatever is in it; JSON escapes control characters.
 
 use std::borrow::Cow;
@@ -96,6 +96,10 @@ pub struct AccessRecord {
     /// The rule that would have let it in, were it rolled out.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub would_allow: Option<Arc<str>>,
+    /// What answers of checks said besides their verdicts, by the check's name: each a JSON object, bounded where it is
+    /// made. Nothing is left out of it because it might be secret.
+    #[serde(skip_serializing_if = "Vec::is_empty", serialize_with = "by_check")]
+    pub check_metadata: Vec<(Arc<str>, Arc<str>)>,
     /// Kind of failure.
     #[serde(skip_serializing_if = "Option::is_none", serialize_with = "shown_if_any")]
     pub error_type: Option<ErrorKind>,
@@ -135,6 +139,7 @@ impl AccessRecord {
             access_rule: None,
             would_deny: None,
             would_allow: None,
+            check_metadata: Vec::new(),
             error_type: None,
             error_detail: None,
         }
@@ -187,6 +192,12 @@ fn shown_if_any<S: Serializer, T: std::fmt::Display>(value: &Option<T>, serializ
     }
 }
 
+/// Read here, by the thread that writes lines: requests only pass the text on.
+fn by_check<S: Serializer>(told: &[(Arc<str>, Arc<str>)], serializer: S) -> Result<S::Ok, S::Error> {
+    let read = |text: &str| serde_json::from_str::<serde_json::Value>(text).unwrap_or_default();
+    serializer.collect_map(told.iter().map(|(check, text)| (check, read(text))))
+}
+
 fn without_query<S: Serializer>(path: &str, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.serialize_str(path.split(['?', '#']).next().unwrap_or_default())
 }
@@ -224,6 +235,7 @@ mod tests {
             access_rule: some("x"),
             would_deny: some("y"),
             would_allow: some("z"),
+            check_metadata: vec![(Arc::from("opa"), Arc::from(r#"{"decision_id":7}"#))],
             error_type: Some(ErrorKind::Denied),
             error_detail: Some("rule \"x\"\nsecond line".to_owned()),
             ..AccessRecord::new(at, Reporter::Destination, &Method::GET, &uri).with_trace(&trace)
@@ -244,6 +256,7 @@ mod tests {
         let json: serde_json::Value = serde_json::from_str(&line).unwrap();
         assert_eq!(json.as_object().unwrap().len(), log::ALL.len());
         assert_eq!(json["time"], "2023-11-14T22:13:20.123Z");
+        assert_eq!(json["check_metadata"]["opa"]["decision_id"], 7);
         assert_eq!((&json["reporter"], &json["error_type"]), (&"destination".into(), &"denied".into()));
         assert_eq!((&json["duration_ms"], &json["host"]), (&1.234.into(), &"details:9080".into()));
     }

@@ -519,7 +519,7 @@ pub mod span {
 /// Keys of an access-log line, in the order they are written. Absent facts are left out.
 pub mod log {
     /// Every key.
-    pub const ALL: [&str; 29] = [
+    pub const ALL: [&str; 30] = [
         "time",
         "reporter",
         "protocol",
@@ -547,6 +547,7 @@ pub mod log {
         "access_rule",
         "would_deny",
         "would_allow",
+        "check_metadata",
         "error_type",
         "error_detail",
     ];

@@ -3,11 +3,15 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod bodies;
+mod claims;
+mod log;
 mod over_http;
 mod own_server;
 mod policy;
 mod servers;
 mod tls;
+#[path = "../tokens/mod.rs"]
+mod tokens;
 
 use std::fmt::Write;
 use std::net::SocketAddr;

@@ -125,7 +125,7 @@ fn a_cluster_that_waits_for_its_source_says_so_and_a_failed_one_says_why() {
     assert!(cluster.is_resolving());
     cluster.source_failed(&"SERVFAIL".into());
     assert!(!cluster.is_resolving());
-    let wanted = Wanted { now: Instant::now(), tried: &[], hash: None, subset: None };
+    let wanted = Wanted { now: Instant::now(), tried: &[], hash: None, subset: None, last_wait: None };
     let Err(error) = cluster.pick(wanted, &mut fastrand::Rng::new()) else { panic!("picked") };
     assert_eq!(error.kind(), ErrorKind::NoEndpoint);
     assert!(error.to_string().contains("SERVFAIL"), "{error}");
@@ -264,7 +264,7 @@ fn a_reload_does_not_wait_again_for_a_source_that_has_spoken() {
     old.clusters["a"].source_failed(&"SERVFAIL".into());
     let new = cluster(&snapshot(&dns(", balancer: round_robin"), Some(&old)));
     assert!(!new.is_resolving());
-    let wanted = Wanted { now: Instant::now(), tried: &[], hash: None, subset: None };
+    let wanted = Wanted { now: Instant::now(), tried: &[], hash: None, subset: None, last_wait: None };
     let Err(error) = new.pick(wanted, &mut fastrand::Rng::new()) else { panic!("picked") };
     assert!(error.to_string().contains("SERVFAIL"), "{error}");
     let other = cluster(&snapshot(&document("dns: { name: b.example, port: 80 }"), Some(&old)));
@@ -315,7 +315,7 @@ fn a_health_check_that_is_switched_on_trusts_who_is_in_use_until_it_has_asked() 
 fn a_cluster_that_only_sessions_lead_to_is_used() {
     let cluster = cluster(&snapshot(&document("endpoints: [{ address: \"10.0.0.1:80\" }]"), None));
     assert!(!cluster.is_used());
-    let wanted = Wanted { now: Instant::now(), tried: &[], hash: None, subset: None };
+    let wanted = Wanted { now: Instant::now(), tried: &[], hash: None, subset: None, last_wait: None };
     assert!(cluster.take("10.0.0.1:80".parse().unwrap(), &wanted).is_some());
     assert!(cluster.is_used(), "its endpoints are probed as often as those of any cluster with traffic");
 }
@@ -347,7 +347,8 @@ fn a_service_that_was_down_for_long_is_found_again_soon_whether_or_not_panic_is_
         let cluster = cluster(&snapshot(&document(&format!("{endpoints}, {more}")), None));
         let (mut now, mut rng, headers) = (Instant::now(), fastrand::Rng::with_seed(7), HeaderMap::new());
         let failed = Outcome::Response { status: 503, grpc_status: None, headers: &headers };
-        let mut pick = |now| cluster.pick(Wanted { now, tried: &[], hash: None, subset: None }, &mut rng);
+        let mut pick =
+            |now| cluster.pick(Wanted { now, tried: &[], hash: None, subset: None, last_wait: None }, &mut rng);
         // Every probe fails, and the wait after it is longer each time.
         for round in 0..20 {
             let mut taken = pick(now).unwrap_or_else(|error| panic!("{threshold} {round}: {error}"));

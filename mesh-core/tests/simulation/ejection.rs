@@ -86,7 +86,7 @@ impl World {
         loop {
             let now = self.base + Duration::from_secs_f64(seconds);
             self.clock.put(now);
-            let wanted = Wanted { now, tried: &tried, hash: None, subset: None };
+            let wanted = Wanted { now, tried: &tried, hash: None, subset: None, last_wait: None };
             let Ok(mut taken) = self.cluster.pick(wanted, &mut self.rng) else { return false };
             let number = usize::from(taken.endpoint.name.as_bytes()[7] - b'0');
             let fails = self.rng.f64() < fault(number, seconds);

@@ -11,6 +11,7 @@ use http::uri::PathAndQuery;
 use http::{HeaderName, HeaderValue, Uri};
 
 use crate::access::cache::CacheConfig;
+use crate::access::fact::Fact;
 use crate::access::rbac::Pattern;
 
 /// How a check is made.
@@ -38,12 +39,28 @@ pub struct CheckConfig {
     pub headers: SentHeaders,
     /// Whether the caller's certificate is part of the question, where it is known.
     pub peer_certificate: bool,
+    /// Whether the end user's verified claims are part of the question.
+    pub claims: bool,
     /// Whether the server name of the TLS handshake is part of the question.
     pub tls_session: bool,
     /// Most bytes of a refusal's body that are passed on; `None`: all.
     pub max_denied_body: Option<usize>,
+    /// Whether the access log shows an answer's dynamic metadata.
+    pub logs_metadata: bool,
     /// How answers are kept.
     pub cache: CacheConfig,
+}
+
+impl CheckConfig {
+    /// How answers are kept. A server that is told claims may have read any of them: an answer that does not say what it
+    /// looked at depends on all, unless the configured key names the ones that count.
+    pub(super) fn kept(&self) -> CacheConfig {
+        let mut kept = self.cache.clone();
+        if let Some(key) = kept.key.as_mut().filter(|key| self.claims && !key.iter().any(Fact::reads_claims)) {
+            key.push(Fact::Claims);
+        }
+        kept
+    }
 }
 
 impl Default for CheckConfig {
@@ -60,8 +77,10 @@ impl Default for CheckConfig {
             body: None,
             headers: SentHeaders::default(),
             peer_certificate: false,
+            claims: false,
             tls_session: false,
             max_denied_body: None,
+            logs_metadata: false,
             cache: CacheConfig::default(),
         }
     }

@@ -19,6 +19,7 @@ use http::header::{CONTENT_LENGTH, HOST};
 use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
 
 use super::config::{CheckConfig, SentHeaders, text};
+use super::metadata;
 use super::question::Question;
 
 /// Builds the question.
@@ -46,6 +47,7 @@ pub fn check_request(question: &Question<'_>, config: &CheckConfig) -> CheckRequ
                 http: (!attributes.is_tcp).then(|| http_request(question, config)),
             }),
             context_extensions: config.context_extensions.clone(),
+            metadata_context: config.claims.then(|| metadata::of_claims(attributes.claims.map(|claims| &**claims))),
             tls_session: sni.map(|sni| TlsSession { sni: sni.to_owned() }),
             ..AttributeContext::default()
         }),

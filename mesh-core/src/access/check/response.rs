@@ -18,6 +18,7 @@ use http::header::SET_COOKIE;
 use http::{HeaderName, HeaderValue};
 use tonic::Code;
 
+use super::metadata::HINTS;
 use crate::access::cache::{Answer, Hints, References, Refusal, Reuse};
 use crate::access::fact::Fact;
 use crate::access::verdict::{Failure, FailureReason, HeaderAction, HeaderChange, Verdict};
@@ -190,8 +191,6 @@ fn duration(kind: &Kind) -> Option<Duration> {
     Duration::try_from_secs_f64(seconds).ok()
 }
 
-/// Namespace of the hints in dynamic metadata. Other proxies ignore it.
-const HINTS: &str = "libmesh.check_cache";
 /// HTTP status of a refusal that names none (Envoy's default).
 const DENIED: u16 = 403;
 /// Header changes one answer may ask for in one list. HTTP/1.1 servers take about 100 headers in all.

@@ -276,3 +276,18 @@ fn a_question_about_a_connection_holds_no_request() {
     assert_eq!(of(true), (principal.clone(), false));
     assert_eq!(of(false), (principal, true));
 }
+
+#[tokio::test]
+async fn an_answer_that_hints_at_claims_is_for_equal_claims() {
+    let check = RemoteCheck::new(CheckConfig { claims: true, ..CheckConfig::default() });
+    let by = |fact: &str| hinted(Code::Ok, &json!({"exact": ["request.path", fact], "valid_duration": "60s"}));
+    let script = Script::answering([Ok(by("request.auth.claims[role]")), Ok(by("request.auth.claims"))]);
+    let of = |role: &str, level: u64| {
+        let claims = json!({"iss": "a", "sub": "b", "role": role, "level": level}).as_object().cloned().map(Arc::new);
+        AttributesBuf { claims, ..AttributesBuf::default() }
+    };
+    for (role, level, calls) in [("x", 1, 1), ("x", 2, 1), ("y", 1, 2), ("y", 1, 2), ("y", 2, 3), ("x", 3, 3)] {
+        check.check(script.service(), &of(role, level).borrow(), &SystemClock, None).await;
+        assert_eq!(script.calls(), calls, "{role} {level}");
+    }
+}

@@ -9,7 +9,7 @@ use http::header::AUTHORIZATION;
 use http::{HeaderMap, HeaderName};
 use percent_encoding::percent_decode_str;
 
-use super::Refusal;
+use super::{Refusal, cookie};
 
 /// A place for a token.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -24,6 +24,8 @@ pub enum Location {
     },
     /// A parameter of the query.
     Query(String),
+    /// A cookie, by its name in its own case.
+    Cookie(String),
 }
 
 impl Location {
@@ -40,6 +42,7 @@ impl Location {
     ) -> Result<Option<Cow<'r, str>>, Refusal> {
         match self {
             Self::Header { name, prefix } => Ok(in_header(headers, name, prefix)?.map(Cow::Borrowed)),
+            Self::Cookie(name) => Ok(cookie::value(headers, name)?.map(Cow::Borrowed)),
             Self::Query(name) => {
                 let mut found = parameters(query.unwrap_or_default()).filter(|(key, _)| is_named(key, name));
                 let Some((_, value)) = found.next() else { return Ok(None) };

@@ -43,6 +43,7 @@
 //! # }
 //! ```
 
+mod cookie;
 mod der;
 mod key;
 mod location;
@@ -294,6 +295,7 @@ impl Verified {
         if !self.issuer.forwards_token {
             match &self.location {
                 Location::Header { name, .. } => drop(headers.remove(name)),
+                Location::Cookie(name) => cookie::remove(headers, name),
                 Location::Query(name) => {
                     new_query = Some(query.and_then(|query| location::without_parameter(query, name)));
                 }

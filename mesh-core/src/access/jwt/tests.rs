@@ -196,3 +196,43 @@ fn a_token_in_the_query_is_taken_out_of_it() {
     }
     assert_eq!(reason(&users, &bearer(&token), NOW), None, "not a place for tokens: nobody's");
 }
+
+#[test]
+fn a_token_in_a_cookie_is_taken_out_unless_it_is_forwarded_and_two_are_refused() {
+    let world = World::new();
+    let token = world.ed.token("EdDSA", &claims(NOW));
+    let cookies = |lines: &[String]| -> HeaderMap {
+        lines.iter().map(|line| (http::header::COOKIE, line.parse().unwrap())).collect()
+    };
+    for (forwards_token, rest) in [(false, "x=1; y=2".to_owned()), (true, format!("x=1; at={token}; y=2"))] {
+        let locations = vec![Location::bearer(), Location::Cookie("at".to_owned()), Location::Cookie("bt".to_owned())];
+        let users = EndUsers::new(vec![Arc::new(Issuer { locations, forwards_token, ..shop(&world.shop_keys()) })]);
+        let mut headers = cookies(&[format!("x=1; at={token}; y=2")]);
+        let verified = users.authenticate(&headers, None, at(NOW)).unwrap().unwrap();
+        assert_eq!(verified.user.claims()["sub"], "alice");
+        assert_eq!(verified.apply(&mut headers, Some("q")), None);
+        assert_eq!(headers["cookie"], rest);
+
+        for (lines, expected) in [
+            (vec![format!("bt=\"{token}\"")], None),
+            (vec![format!("at={token}; at={token}")], Some("several_tokens")),
+            (vec![format!("at={token}"), "at=old".to_owned()], Some("several_tokens")),
+            (vec![format!("at={token}; bt={token}")], Some("several_tokens")),
+            (vec!["at=".to_owned()], Some("malformed")),
+            (vec![format!("at=\"{token}")], Some("malformed")),
+            (vec![format!("at=Bearer {token}")], Some("malformed")),
+        ] {
+            assert_eq!(reason(&users, &cookies(&lines), NOW), expected, "{lines:?}");
+        }
+        let mut both = bearer(&token);
+        both.insert("cookie", format!("at={token}").parse().unwrap());
+        assert_eq!(reason(&users, &both, NOW), Some("several_tokens"));
+    }
+    // Another's cookie, in another's case, is nobody's token.
+    let elsewhere = EndUsers::new(vec![Arc::new(Issuer {
+        locations: vec![Location::Cookie("At".to_owned())],
+        is_required: true,
+        ..shop(&world.shop_keys())
+    })]);
+    assert_eq!(reason(&elsewhere, &cookies(&[format!("at={token}")]), NOW), Some("missing"));
+}

@@ -18,7 +18,7 @@ pub(super) fn check(document: &Document, report: &mut Report<'_>) {
     for (index, issuer) in written.iter().enumerate() {
         let entry = entries.index(index);
         check_jwks(&issuer.jwks, document, &entry.field("jwks"), report);
-        check_places(issuer, &entry.field("from_headers"), report);
+        check_places(issuer, &entry, report);
         check_headers(&issuer.claim_to_headers, &entry.field("claim_to_headers"), report);
         check_listeners(issuer, document, &entry, report);
         for (audience_index, audience) in issuer.audiences.iter().flatten().enumerate() {
@@ -73,11 +73,23 @@ fn check_cluster(name: &Name, document: &Document, path: &Path<'_>, report: &mut
     }
 }
 
-fn check_places(issuer: &EndUserIssuer, path: &Path<'_>, report: &mut Report<'_>) {
+fn check_places(issuer: &EndUserIssuer, entry: &Path<'_>, report: &mut Report<'_>) {
+    let headers = entry.field("from_headers");
     for (index, header) in issuer.from_headers.iter().flatten().enumerate() {
         if header.name.as_str() == "authorization" && header.prefix.is_empty() {
             let message = "the scheme would be taken for a part of the token: none is ever good";
-            report.error_with(&path.index(index), message, "write `prefix: \"Bearer \"`");
+            report.error_with(&headers.index(index), message, "write `prefix: \"Bearer \"`");
+        }
+        if header.name.as_str() == "cookie" {
+            let message = "all cookies would be taken for the token";
+            report.error_with(&headers.index(index), message, "name the cookie in `from_cookies`");
+        }
+    }
+    let cookies = entry.field("from_cookies");
+    for (index, name) in issuer.from_cookies.iter().enumerate() {
+        // RFC 6265 4.1.1: a cookie is named as a header is.
+        if http::HeaderName::from_bytes(name.as_bytes()).is_err() {
+            report.error(&cookies.index(index), format!("`{name}` is no name of a cookie"));
         }
     }
 }

@@ -38,9 +38,12 @@ fn check_who(check: &Check, path: &Path<'_>, report: &mut Report<'_>) {
 
 /// What is about requests, in a check of connections alone.
 pub(super) fn check_of_connections(check: &Check, path: &Path<'_>, report: &mut Report<'_>) {
-    for (field, is_written) in
-        [("with_request_body", check.with_request_body.is_some()), ("http", check.http.is_some())]
-    {
+    for (field, is_written) in [
+        ("with_request_body", check.with_request_body.is_some()),
+        ("http", check.http.is_some()),
+        ("metadata_context_namespaces", !check.metadata_context_namespaces.is_empty()),
+        ("log_metadata", check.log_metadata),
+    ] {
         if is_written {
             report.error(&path.field(field), format!("`{field}` is about requests, and a TCP listener has none"));
         }
@@ -55,11 +58,16 @@ fn check_form(check: &Check, path: &Path<'_>, report: &mut Report<'_>) {
         (path.field("context_extensions"), !check.context_extensions.is_empty()),
         (path.field("include_peer_certificate"), check.include_peer_certificate),
         (path.field("include_tls_session"), check.include_tls_session),
+        (path.field("metadata_context_namespaces"), !check.metadata_context_namespaces.is_empty()),
         (body.field("pack_as_bytes"), packs),
     ] {
         if is_written {
             report.error_with(&at, "a question over plain HTTP has no place for it", "drop it, or ask by gRPC");
         }
+    }
+    if check.log_metadata {
+        let at = path.field("log_metadata");
+        report.error_with(&at, "an answer over plain HTTP has no metadata", "drop it, or ask by gRPC");
     }
 }
 

@@ -415,3 +415,37 @@ fn o41_under_sixty_four_threads_a_recovered_service_closes_its_breaker_within_tw
         assert_eq!(breaker.transitions.read(State::Closed), 1, "run {run}: closed once and for all");
     }
 }
+
+/// One that opens at the first failure, for 5 s, then for 10 s and so on.
+fn quick_to_open(now: Instant) -> Arc<CircuitBreaker> {
+    let open_for = Backoff::new(Duration::from_secs(5), Duration::from_secs(300)).unwrap();
+    let open_for = open_for.with_growth(2.0).unwrap().with_jitter(Jitter::Off).unwrap();
+    let config = BreakerConfig { consecutive_failures: NonZeroU32::new(1), open_for, ..BreakerConfig::default() };
+    CircuitBreaker::new(config, now)
+}
+
+#[test]
+fn where_nothing_else_is_left_a_wait_ends_after_the_first_one_or_sooner_if_that_is_wanted() {
+    let rng = &mut fastrand::Rng::with_seed(1);
+    for (at_most, wait_ms) in [(None, 5000), (Some(500), 500), (Some(60_000), 5000)] {
+        let at_most = at_most.map(Duration::from_millis);
+        let (began, wait) = (Instant::now(), Duration::from_millis(wait_ms));
+        let breaker = quick_to_open(began);
+        breaker.admit(began).unwrap().record(Outcome::Failure, began, rng);
+        // Also after the third probe that failed, when it would be open for 40 s.
+        let mut opened = began;
+        for _ in 0..3 {
+            let due = opened + wait;
+            let early = due - Duration::from_millis(1);
+            assert!(breaker.admit_last(early, at_most).is_err(), "{wait_ms}");
+            assert!(opened == began || breaker.admit(due).is_err(), "for others it waits as long as it says");
+            let probe = breaker.admit_last(due, at_most).unwrap();
+            assert!(probe.is_probe() && breaker.admit_last(due, at_most).is_err(), "one at a time");
+            opened = due + Duration::from_millis(200);
+            probe.record(Outcome::Failure, opened, rng);
+        }
+        let probe = breaker.admit_last(opened + wait, at_most).unwrap();
+        probe.record(Outcome::Success, opened + wait, rng);
+        assert_eq!(breaker.state(opened + wait), State::Closed);
+    }
+}

@@ -1,17 +1,17 @@
 //! A decision in the form of OPA's Envoy plugin, as the answer of a policy server.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 
 use envoy_types::pb::envoy::config::core::v3::{HeaderValue, HeaderValueOption, QueryParameter};
 use envoy_types::pb::envoy::service::auth::v3::check_response::HttpResponse;
 use envoy_types::pb::envoy::service::auth::v3::{CheckResponse, DeniedHttpResponse, OkHttpResponse};
 use envoy_types::pb::envoy::r#type::v3::HttpStatus;
-use envoy_types::pb::google::protobuf::value::Kind;
-use envoy_types::pb::google::protobuf::{ListValue, Struct, Value as PbValue};
 use envoy_types::pb::google::rpc::Status;
 use serde::Deserialize;
 use serde_json::{Map, Value};
 use tonic::Code;
+
+use crate::access::check::metadata;
 
 /// The answer; an error says why the value is no decision.
 pub(super) fn response(value: Value) -> Result<CheckResponse, String> {
@@ -21,7 +21,7 @@ pub(super) fn response(value: Value) -> Result<CheckResponse, String> {
         _ => return Err("it is neither a boolean nor an object".to_owned()),
     };
     let code = if decision.allowed { Code::Ok } else { Code::PermissionDenied };
-    let dynamic_metadata = decision.dynamic_metadata.map(|fields| Struct { fields: fields_of(fields) });
+    let dynamic_metadata = decision.dynamic_metadata.map(metadata::structure);
     let http_response = match decision.allowed {
         true => HttpResponse::OkResponse(OkHttpResponse {
             headers: decision.headers.options(),
@@ -116,20 +116,4 @@ impl OneOrMany {
 fn parameters(written: BTreeMap<String, OneOrMany>) -> Vec<QueryParameter> {
     let pairs = written.into_iter().flat_map(|(key, values)| values.each().map(move |value| (key.clone(), value)));
     pairs.map(|(key, value)| QueryParameter { key, value }).collect()
-}
-
-fn fields_of(fields: Map<String, Value>) -> HashMap<String, PbValue> {
-    fields.into_iter().map(|(name, value)| (name, pb(value))).collect()
-}
-
-fn pb(value: Value) -> PbValue {
-    let kind = match value {
-        Value::Null => Kind::NullValue(0),
-        Value::Bool(yes) => Kind::BoolValue(yes),
-        Value::Number(number) => Kind::NumberValue(number.as_f64().unwrap_or_default()),
-        Value::String(text) => Kind::StringValue(text),
-        Value::Array(values) => Kind::ListValue(ListValue { values: values.into_iter().map(pb).collect() }),
-        Value::Object(fields) => Kind::StructValue(Struct { fields: fields_of(fields) }),
-    };
-    PbValue { kind: Some(kind) }
 }

@@ -2,13 +2,15 @@
 
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
-use envoy_types::pb::envoy::config::core::v3::Address;
 use envoy_types::pb::envoy::config::core::v3::address::Address as Kind;
 use envoy_types::pb::envoy::config::core::v3::socket_address::PortSpecifier;
+use envoy_types::pb::envoy::config::core::v3::{Address, Metadata};
 use envoy_types::pb::envoy::service::auth::v3::CheckRequest;
 use envoy_types::pb::envoy::service::auth::v3::attribute_context::{HttpRequest, Peer, Request};
 use percent_encoding::percent_decode_str;
 use serde_json::{Map, Value, json};
+
+use crate::access::check::metadata;
 
 /// What the policy finds in `input`; an error says why the body is not what the request says it is.
 pub(super) fn of(request: &CheckRequest) -> Result<Value, String> {
@@ -23,6 +25,7 @@ pub(super) fn of(request: &CheckRequest) -> Result<Value, String> {
         ("destination", context.destination.as_ref().map(peer)),
         ("request", Some(request_of(&question))),
         ("contextExtensions", (!context.context_extensions.is_empty()).then(|| json!(context.context_extensions))),
+        ("metadataContext", context.metadata_context.as_ref().map(metadata_of)),
         ("tlsSession", context.tls_session.as_ref().map(|session| written([("sni", text(&session.sni))]))),
     ]);
     Ok(json!({
@@ -52,6 +55,12 @@ fn peer(peer: &Peer) -> Value {
         ("principal", text(&peer.principal)),
         ("certificate", text(&peer.certificate)),
     ])
+}
+
+fn metadata_of(context: &Metadata) -> Value {
+    let namespaces = context.filter_metadata.iter().map(|(name, fields)| (name.clone(), metadata::json(fields)));
+    let namespaces: Map<String, Value> = namespaces.collect();
+    written([("filterMetadata", (!namespaces.is_empty()).then_some(Value::Object(namespaces)))])
 }
 
 fn address(address: &Address) -> Option<Value> {

@@ -68,6 +68,28 @@ async fn a_policy_decides_as_it_does_in_a_server_and_hints_at_how_long() {
 }
 
 #[tokio::test]
+async fn a_policy_reads_claims_where_they_are_told() {
+    let policy = r#"package mesh
+default allow := false
+allow if input.attributes.metadataContext.filterMetadata["envoy.filters.http.jwt_authn"].payload.level >= 7
+"#;
+    for (claims, is_told, expected) in [
+        (Some(json!({"level": 7})), true, true),
+        (Some(json!({"level": 6.5})), true, false),
+        (Some(json!({"level": 7})), false, false),
+        (None, true, false),
+    ] {
+        let form = Form::Rego(Arc::new(RegoPolicy::new(policy, "data.mesh.allow", LIMIT).unwrap()));
+        let check = RemoteCheck::new(CheckConfig { form, claims: is_told, timeout: LIMIT, ..CheckConfig::default() });
+        let claims = claims.and_then(|claims| claims.as_object().cloned()).map(Arc::new);
+        let request = AttributesBuf { claims, ..request("/", "") };
+        let outcome = check.check(nobody(), &request.borrow(), &SystemClock, None).await;
+        assert_eq!(outcome.is_allowed(), expected, "{:?} {is_told}", request.claims);
+        assert!(!matches!(outcome, CheckOutcome::Failed { .. }), "{outcome:?}");
+    }
+}
+
+#[tokio::test]
 async fn a_policy_reads_the_body() {
     let check = check(POLICY, "data.mesh.decision");
     for (body, expected) in [("{\"amount\": 7}", true), ("{\"amount\": 700}", false)] {
