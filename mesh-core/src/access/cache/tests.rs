@@ -212,3 +212,18 @@ async fn a_leader_that_is_dropped_frees_its_waiters() {
     assert!(matches!(flight.landing().await, Landing::Abandoned));
     lead(&cache, &request, now);
 }
+
+#[test]
+fn a_key_that_is_too_long_is_not_kept_and_finds_nothing() {
+    let (cache, now) = (Arc::new(CheckCache::new(CacheConfig::default())), Instant::now());
+    let (mut one, mut two) = (path(&"/a".repeat(3000)), path(&"/a".repeat(1500)));
+    one.headers.insert("x-a", "1".parse().unwrap());
+    two.headers.insert("x-a", "a".repeat(3000).parse().unwrap());
+    for request in [one, two] {
+        let answer = answer(true, &["path", "header:x-a"]);
+        let refusal = cache.lead_alone(now).complete(&request.borrow(), answer, None).unwrap_err();
+        assert_eq!(refusal, Refusal::TooLarge);
+        assert_eq!(hit(&cache, &request, now), None);
+    }
+    assert_eq!(cache.stats().entries, 0);
+}
