@@ -17,7 +17,8 @@ impl Core {
         };
         for stage in Stage::ALL {
             let labels = [name[0], (label::STATE, stage.as_str())];
-            let count = of(Box::new(move |quota| quota.buckets().count(stage) as u64));
+            let clock = Arc::clone(&self.clock);
+            let count = of(Box::new(move |quota| quota.buckets().count(stage, clock.now()) as u64));
             registry.gauge_fn(&metric::RATE_LIMIT_QUOTA_BUCKETS, &labels, move || count().map(|count| count as f64));
         }
         for outcome in ORDERS {

@@ -179,11 +179,9 @@ impl Buckets {
     }
 
     /// How many are in that stage.
-    pub fn count(&self, stage: Stage) -> usize {
-        self.shards
-            .iter()
-            .map(|shard| lock(shard).buckets.values().filter(|bucket| bucket.stage == stage).count())
-            .sum()
+    pub fn count(&self, stage: Stage, now: Instant) -> usize {
+        let is_in = |bucket: &&Bucket| bucket.stage(now) == stage;
+        self.shards.iter().map(|shard| lock(shard).buckets.values().filter(is_in).count()).sum()
     }
 
     /// Requests that there was no bucket for: `max_buckets` is too small.

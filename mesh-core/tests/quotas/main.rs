@@ -297,6 +297,19 @@ policy:
     assert!(assigner.seen().iter().all(|seen| seen.domain == "c"));
 }
 
+#[test]
+fn the_example_of_the_documentation_is_a_configuration() {
+    let page = include_str!("../../../docs/rate_limit_quotas.md");
+    let (_, rest) = page.split_once("```yaml\n").unwrap();
+    let (example, _) = rest.split_once("```").unwrap();
+    let mesh = Mesh::from_yaml(example, "example.yaml").unwrap();
+    let metrics = mesh.metrics_text();
+    for line in page.lines().filter(|line| line.starts_with("| `libmesh_rate_limit_quota_")) {
+        let name: String = line[3..].chars().take_while(|c| c.is_ascii_alphanumeric() || *c == '_').collect();
+        assert!(metrics.contains(&format!("{name}{{limit=\"users\"")), "{name}");
+    }
+}
+
 #[tokio::test]
 async fn a_mesh_that_is_gone_has_no_stream() {
     let assigner = Assigner::saying(Some(deny(3600)));

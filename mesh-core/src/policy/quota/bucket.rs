@@ -41,7 +41,7 @@ pub enum Stage {
 #[derive(Debug)]
 pub(super) struct Bucket {
     pub(super) id: BucketId,
-    pub(super) stage: Stage,
+    stage: Stage,
     limiter: Limiter,
     /// The end of what holds; `None`: it has none.
     until: Option<Instant>,
@@ -162,6 +162,12 @@ impl Bucket {
         self.reported = now;
         self.is_news = false;
         report
+    }
+
+    /// Also where nothing has come since its assignment expired.
+    pub(super) fn stage(&self, now: Instant) -> Stage {
+        let has_ended = self.stage == Stage::Active && self.until.is_some_and(|end| end <= now);
+        if has_ended { Stage::Expired } else { self.stage }
     }
 
     pub(super) fn has_unreported(&self) -> bool {

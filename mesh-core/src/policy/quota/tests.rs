@@ -177,7 +177,7 @@ fn there_are_never_more_buckets_than_room_and_who_finds_none_is_treated_as_unass
     let (start, max_buckets) = (Instant::now(), 32);
     let expired = Expired { fallback: None, lasts: Duration::ZERO };
     let buckets = Buckets::new(Terms { unassigned: tokens(1), expired, max_buckets });
-    let known = |buckets: &Buckets| Stage::ALL.map(|stage| buckets.count(stage)).iter().sum::<usize>();
+    let known = |buckets: &Buckets| Stage::ALL.map(|stage| buckets.count(stage, start)).iter().sum::<usize>();
     let mut refused = 0;
     for key in 0..1_000 {
         refused += usize::from(buckets.take(&id(&key.to_string()), start).over.is_some());
@@ -195,6 +195,37 @@ fn there_are_never_more_buckets_than_room_and_who_finds_none_is_treated_as_unass
     assert_eq!(buckets.overflowed(), before);
     buckets.report_all(later);
     assert_eq!((known(&buckets), buckets.report_all(later).len()), (1, 1));
+}
+
+#[test]
+fn an_assignment_that_has_expired_counts_as_such_without_a_request() {
+    let (buckets, start) = (plain(), Instant::now());
+    let counts = |now| Stage::ALL.map(|stage| buckets.count(stage, now));
+    passed(&buckets, 1, start);
+    assert_eq!(counts(start), [1, 0, 0]);
+    buckets.assign(&id("a"), assignment(Strategy::AllowAll, 5), start);
+    assert_eq!((counts(start), counts(start + SECOND * 5)), ([0, 1, 0], [0, 0, 1]));
+}
+
+/// Eight threads take what another one reports.
+#[test]
+fn no_token_is_taken_twice_and_no_request_is_reported_twice_however_many_come_at_once() {
+    const REQUESTS: u64 = 5_000;
+    let (buckets, now) = (plain(), Instant::now());
+    buckets.take(&id("a"), now);
+    buckets.assign(&id("a"), assignment(tokens(20_000), 60), now);
+    buckets.report_all(now);
+    let mut reports = Vec::new();
+    std::thread::scope(|scope| {
+        let takers: Vec<_> = (0..8)
+            .map(|_| scope.spawn(|| (0..REQUESTS).filter(|_| buckets.take(&id("a"), now).over.is_none()).count()))
+            .collect();
+        while takers.iter().any(|taker| !taker.is_finished()) {
+            reports.extend(buckets.report_all(now));
+        }
+    });
+    reports.extend(buckets.report_all(now));
+    assert_eq!(sums(&reports), (20_000, 8 * REQUESTS - 20_000));
 }
 
 /// However requests, assignments, expiries and reports follow each other, each request is reported once.
