@@ -50,12 +50,14 @@ pub struct OverLimit {
 
 impl LocalLimit {
     /// Takes a token for a request that this limit counts.
-    pub fn take(&self, attributes: &Attributes<'_>, at: (Instant, &mut fastrand::Rng)) -> Result<(), OverLimit> {
+    pub async fn take(&self, attributes: &Attributes<'_>, at: (Instant, &mut fastrand::Rng)) -> Result<(), OverLimit> {
         let (now, rng) = at;
         let key = self.key(attributes);
         let taken = match &self.shared {
             // While the file cannot be used, this process counts for itself.
-            Some(shared) => shared.take(&key).unwrap_or_else(|| self.buckets.take(&self.buckets.digest(&key), now)),
+            Some(shared) => {
+                shared.take(&key).await.unwrap_or_else(|| self.buckets.take(&self.buckets.digest(&key), now))
+            }
             None => self.buckets.take(&key, now),
         };
         taken.map_err(|limited| OverLimit {

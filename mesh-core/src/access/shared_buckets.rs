@@ -1,8 +1,8 @@
 //! Buckets that the processes of one host share, in a file.
 //!
 //! Decides: where a key's bucket stands in the file, and which is forgotten when there is no place: the one not used
-//! for the longest time. Never: waits for another process longer than a moment, writes a key or a credential: what
-//! stands there is an HMAC under a secret of the file.
+//! for the longest time. Never: waits for another process longer than a moment, blocks a thread while it waits, writes a
+//! key or a credential: what stands there is an HMAC under a secret of the file.
 //! Invariant: whoever changes a bucket holds the file's lock. While the file cannot be used it says so, and counts that.
 
 use std::fmt;
@@ -19,7 +19,7 @@ use rustls::crypto::tls13::OkmBlock;
 
 use crate::identity::tls::provider;
 use crate::policy::rate_limit::{Limited, RateLimit, Record};
-use crate::time::Clock;
+use crate::time::{Clock, after};
 
 /// Buckets of one limit in a file that others may use as well.
 pub struct SharedBuckets {
@@ -59,22 +59,41 @@ impl SharedBuckets {
     }
 
     /// Takes a token of `key`'s bucket. `None`: the file cannot be used now.
-    pub fn take(&self, key: &[u8]) -> Option<Result<(), Limited>> {
-        let mut state = self.file.lock().unwrap_or_else(PoisonError::into_inner);
-        let now = self.clock.now();
-        if matches!(*state, State::Closed { retry_at: Some(at) } if now < at) {
-            self.failures.fetch_add(1, Ordering::Relaxed);
-            return None;
-        }
-        match self.take_of(&mut state, key) {
-            Ok(taken) => Some(taken),
-            Err(error) => {
-                self.failures.fetch_add(1, Ordering::Relaxed);
-                tracing::warn!(path = %self.path.display(), error = %error, "shared rate limit counts alone");
-                *state = State::Closed { retry_at: Some(now + PAUSE) };
-                None
+    pub async fn take(&self, key: &[u8]) -> Option<Result<(), Limited>> {
+        let until = after(self.clock.now(), self.longest_wait);
+        loop {
+            let now = self.clock.now();
+            match self.try_to_take(key, now) {
+                Ok(taken) => return taken,
+                Err(Held) if now < until => self.clock.sleep_until(after(now, STEP)).await,
+                Err(Held) => {
+                    let mut state = self.file.lock().unwrap_or_else(PoisonError::into_inner);
+                    let held = io::Error::new(ErrorKind::TimedOut, "another process holds the lock");
+                    return self.give_up(&mut state, &held, now);
+                }
             }
         }
+    }
+
+    fn try_to_take(&self, key: &[u8], now: Instant) -> Result<Option<Result<(), Limited>>, Held> {
+        let mut state = self.file.lock().unwrap_or_else(PoisonError::into_inner);
+        if matches!(*state, State::Closed { retry_at: Some(at) } if now < at) {
+            self.failures.fetch_add(1, Ordering::Relaxed);
+            return Ok(None);
+        }
+        match self.take_of(&mut state, key) {
+            Ok(taken) => Ok(Some(taken)),
+            Err(error) if error.kind() == ErrorKind::WouldBlock => Err(Held),
+            Err(error) => Ok(self.give_up(&mut state, &error, now)),
+        }
+    }
+
+    /// For a while nobody asks the file again.
+    fn give_up(&self, state: &mut State, error: &io::Error, now: Instant) -> Option<Result<(), Limited>> {
+        self.failures.fetch_add(1, Ordering::Relaxed);
+        tracing::warn!(path = %self.path.display(), error = %error, "shared rate limit counts alone");
+        *state = State::Closed { retry_at: Some(after(now, PAUSE)) };
+        None
     }
 
     /// Requests that came while the file could not be used.
@@ -89,7 +108,7 @@ impl SharedBuckets {
         let State::Open(opened) = state else { return Err(ErrorKind::NotFound.into()) };
         let at = self.clock.wall().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         let digest = opened.digest(&self.label, key);
-        let _locked = Locked::wait(&opened.file, self.longest_wait)?;
+        let _locked = Locked::at_once(&opened.file)?;
         let mut set = Set::read(&opened.file, opened.offset(&digest))?;
         let (place, kept) = set.place(&digest);
         let (record, taken) = self.limit.take(kept, at);
@@ -100,7 +119,7 @@ impl SharedBuckets {
     fn open(&self) -> io::Result<Opened> {
         let mut options = OpenOptions::new();
         let file = options.read(true).write(true).create(true).truncate(false).mode(0o600).open(&self.path)?;
-        let _locked = Locked::wait(&file, self.longest_wait)?;
+        let _locked = Locked::at_once(&file)?;
         let mut header = [0; HEADER];
         if file.metadata()?.len() == 0 {
             header[..MAGIC.len()].copy_from_slice(MAGIC);
@@ -197,23 +216,23 @@ fn u32_at(bytes: &[u8], at: usize) -> u32 {
     u32::from_le_bytes(number)
 }
 
+/// Another process holds the lock, longer than a look takes.
+struct Held;
+
 /// The file's lock, until it is dropped. A process that dies gives it back.
 struct Locked<'a>(&'a File);
 
 impl<'a> Locked<'a> {
-    /// A holder needs a few microseconds; one that is frozen must not freeze the others.
-    fn wait(file: &'a File, longest: Duration) -> io::Result<Self> {
-        let begin = Instant::now();
-        loop {
+    /// A holder needs a few microseconds: so long it is tried again. `WouldBlock`: it needs longer.
+    fn at_once(file: &'a File) -> io::Result<Self> {
+        for _ in 0..TRIES {
             match file.try_lock() {
                 Ok(()) => return Ok(Self(file)),
                 Err(TryLockError::Error(error)) => return Err(error),
-                Err(TryLockError::WouldBlock) if begin.elapsed() < longest => std::thread::sleep(STEP),
-                Err(TryLockError::WouldBlock) => {
-                    return Err(io::Error::new(ErrorKind::TimedOut, "another process holds the lock"));
-                }
+                Err(TryLockError::WouldBlock) => std::thread::yield_now(),
             }
         }
+        Err(ErrorKind::WouldBlock.into())
     }
 }
 
@@ -235,13 +254,17 @@ const PLACES: usize = 8;
 const SET: usize = PLACE * PLACES;
 /// Longer than any process that runs needs, short for the one request in a second that waits for one that does not.
 const LONGEST_WAIT: Duration = Duration::from_millis(250);
-/// Some ten times what a holder needs.
-const STEP: Duration = Duration::from_micros(20);
+/// Looks at a lock before a request waits for it: some ten microseconds, in which a holder that runs is done.
+const TRIES: usize = 16;
+/// Until a request that waits looks again: the least that a timer of the runtime can do.
+const STEP: Duration = Duration::from_millis(1);
 /// After a failure, until the file is tried again.
 const PAUSE: Duration = Duration::from_secs(1);
 
 #[cfg(test)]
 mod tests {
+    use std::future::Future;
+    use std::pin::Pin;
     use std::sync::atomic::AtomicU32;
 
     use super::*;
@@ -257,11 +280,11 @@ mod tests {
         SharedBuckets { longest_wait: Duration::from_secs(600), ..buckets }
     }
 
-    fn passes(buckets: &SharedBuckets, key: &[u8]) -> bool {
-        buckets.take(key).expect("the file can be used").is_ok()
+    async fn passes(buckets: &SharedBuckets, key: &[u8]) -> bool {
+        buckets.take(key).await.expect("the file can be used").is_ok()
     }
 
-    #[tokio::test]
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
     async fn processes_that_take_at_once_get_no_more_than_there_is() {
         const TOKENS: u32 = 2_000;
         let directory = tempfile::tempdir().unwrap();
@@ -270,10 +293,10 @@ mod tests {
         std::thread::scope(|scope| {
             for _ in 0..4 {
                 scope.spawn(|| {
-                    let _entered = runtime.enter();
                     let buckets = process(&path, "all", TOKENS);
                     for _ in 0..TOKENS {
-                        passed.fetch_add(u32::from(passes(&buckets, b"k")), Ordering::Relaxed);
+                        let is_passed = runtime.block_on(passes(&buckets, b"k"));
+                        passed.fetch_add(u32::from(is_passed), Ordering::Relaxed);
                     }
                     assert_eq!(buckets.failures(), 0);
                 });
@@ -293,7 +316,7 @@ mod tests {
             ("b", 1, "sesame", true),
             ("a", 2, "sesame", true),
         ] {
-            assert_eq!(passes(&process(&path, name, max), key.as_bytes()), expected, "{name} {max} {key}");
+            assert_eq!(passes(&process(&path, name, max), key.as_bytes()).await, expected, "{name} {max} {key}");
         }
         let bytes = std::fs::read(&path).unwrap();
         assert!(!bytes.windows(6).any(|window| window == b"sesame"));
@@ -304,10 +327,10 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("limits");
         let buckets = process(&path, "a", 1);
-        assert!(passes(&buckets, b"first"));
+        assert!(passes(&buckets, b"first").await);
         let size = std::fs::metadata(&path).unwrap().len();
         for key in 0..3_000_u32 {
-            let _ = buckets.take(&key.to_le_bytes());
+            let _ = buckets.take(&key.to_le_bytes()).await;
         }
         assert_eq!(std::fs::metadata(&path).unwrap().len(), size);
         assert_eq!(size, (HEADER + 250 * SET) as u64);
@@ -321,19 +344,75 @@ mod tests {
         std::fs::write(&path, "something else entirely").unwrap();
         let foreign = process(&path, "a", 1);
         for _ in 0..3 {
-            assert_eq!(foreign.take(b"k"), None);
+            assert_eq!(foreign.take(b"k").await, None);
         }
         assert_eq!(foreign.failures(), 3);
         assert_eq!(std::fs::read(&path).unwrap(), b"something else entirely", "it is not ours to change");
 
         let path = directory.path().join("held");
-        assert!(passes(&process(&path, "a", 1), b"k"));
+        assert!(passes(&process(&path, "a", 1), b"k").await);
         let holder = File::open(&path).unwrap();
         holder.lock().unwrap();
         let waiting = SharedBuckets { longest_wait: Duration::ZERO, ..process(&path, "a", 1) };
-        assert_eq!(waiting.take(b"k"), None);
+        assert_eq!(waiting.take(b"k").await, None);
         assert_eq!(waiting.failures(), 1);
         holder.unlock().unwrap();
-        assert!(!passes(&process(&path, "a", 1), b"k"), "what was taken stays taken");
+        assert!(!passes(&process(&path, "a", 1), b"k").await, "what was taken stays taken");
+    }
+
+    /// With one thread for all: were it blocked, nobody would give the lock back.
+    #[tokio::test]
+    async fn who_waits_for_the_lock_holds_no_thread_and_gets_its_token() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("limits");
+        assert!(passes(&process(&path, "a", 2), b"k").await);
+        let holder = File::open(&path).unwrap();
+        holder.lock().unwrap();
+        let buckets = process(&path, "a", 2);
+        let others = async {
+            tokio::task::yield_now().await;
+            holder.unlock().unwrap();
+        };
+        let (is_passed, ()) = tokio::join!(passes(&buckets, b"k"), others);
+        assert!(is_passed);
+        assert_eq!(buckets.failures(), 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_lock_that_is_never_given_back_is_waited_for_once_and_then_left_alone_for_a_while() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("limits");
+        assert!(passes(&process(&path, "a", 2), b"k").await);
+        let holder = File::open(&path).unwrap();
+        holder.lock().unwrap();
+        let buckets = SharedBuckets { longest_wait: LONGEST_WAIT, ..process(&path, "a", 2) };
+        let buckets = SharedBuckets { clock: Arc::new(Virtual), ..buckets };
+        for (waited, then) in [(LONGEST_WAIT, PAUSE / 2), (Duration::ZERO, PAUSE), (LONGEST_WAIT, PAUSE)] {
+            let began = tokio::time::Instant::now();
+            assert_eq!(buckets.take(b"k").await, None);
+            let took = began.elapsed();
+            assert!(took >= waited && took <= waited + 2 * STEP, "{took:?}");
+            tokio::time::advance(then).await;
+        }
+        holder.unlock().unwrap();
+        assert!(passes(&buckets, b"k").await);
+        assert_eq!(buckets.failures(), 3);
+    }
+
+    /// The time of a test's runtime.
+    struct Virtual;
+
+    impl Clock for Virtual {
+        fn now(&self) -> Instant {
+            tokio::time::Instant::now().into_std()
+        }
+
+        fn wall(&self) -> SystemTime {
+            SystemTime::UNIX_EPOCH
+        }
+
+        fn sleep_until(&self, deadline: Instant) -> Pin<Box<dyn Future<Output = ()> + Send>> {
+            Box::pin(tokio::time::sleep_until(deadline.into()))
+        }
     }
 }

@@ -185,7 +185,7 @@ impl Arrival<'_> {
         }
         let demanded = judged.and_then(|()| demanded(policy, &attributes, draw));
         let demanded = demanded.map_err(|refused| refused.error).inspect_err(|_| inbound.decisions.denied.inc())?;
-        self.limit(policy, &attributes)?;
+        self.limit(policy, &attributes).await?;
         let mut context = CallContext::new(TraceContext::join(
             &headers,
             &mut core.randomness.generator(),
@@ -226,12 +226,12 @@ impl Arrival<'_> {
     }
 
     /// Every limit on all that comes counts connections, too; one with conditions counts requests only.
-    fn limit(&self, policy: &ListenerPolicy, attributes: &Attributes<'_>) -> Result<(), Error> {
+    async fn limit(&self, policy: &ListenerPolicy, attributes: &Attributes<'_>) -> Result<(), Error> {
         let core = &self.inbound.core;
         let (now, mut rng) = (core.clock.now(), core.randomness.generator());
         let mut refused = None;
         for limit in policy.limits.iter().filter(|limit| limit.matches.is_empty()) {
-            let Err(over) = limit.take(attributes, (now, &mut rng)) else { continue };
+            let Err(over) = limit.take(attributes, (now, &mut rng)).await else { continue };
             self.inbound.over_limit(&over.name, over.is_enforced);
             refused = refused.or(Some(over).filter(|over| over.is_enforced));
         }

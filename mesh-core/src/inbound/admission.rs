@@ -17,6 +17,7 @@ use super::readings;
 use super::serve::Origin;
 use super::{Inbound, end_user};
 use crate::access::attributes::Attributes;
+use crate::access::limit::LocalLimit;
 use crate::access::rollout::Draw;
 use crate::access::verdict::Verdict;
 use crate::body::Body;
@@ -61,7 +62,8 @@ pub(super) async fn admit(
         request.extensions_mut().insert(told);
     }
     let demanded = demanded.inspect_err(|_| inbound.decisions.denied.inc())?;
-    limit(inbound, policy, (&facts, request))?;
+    let (counting, counted) = counting(policy, (&facts, request));
+    limit(inbound, counting, counted).await?;
     let mut verdicts = quota::ask(inbound, policy, (&facts, request), context).await?;
     let inside = pass_gate(inbound, context).await?;
     let asking = Asking { inbound, origin, context };
@@ -92,20 +94,23 @@ async fn pass_gate(inbound: &Inbound, context: &CallContext) -> Result<Option<In
     })
 }
 
-/// Every limit that counts the request takes a token, also after one had none left: each counts for itself.
-fn limit(inbound: &Inbound, policy: &ListenerPolicy, about: (&Facts<'_>, &Request<Body>)) -> Result<(), Refused> {
-    let (facts, request) = about;
-    if policy.limits.is_empty() {
-        return Ok(());
-    }
+/// The limits that count the request, and what they count it by: a bucket belongs to a path, however it is spelled.
+fn counting<'a>(
+    policy: &'a ListenerPolicy,
+    (facts, request): (&'a Facts<'_>, &'a Request<Body>),
+) -> (Vec<&'a LocalLimit>, Attributes<'a>) {
+    let limits = policy.limits.iter().filter(|limit| facts.meets(&limit.matches, request));
     let attributes = facts.attributes(request.headers());
-    // A bucket belongs to a path, however it is spelled.
     let path = facts.readings.counted().unwrap_or(attributes.path);
-    let attributes = Attributes { path, ..attributes };
+    (limits.map(|limit| &**limit).collect(), Attributes { path, ..attributes })
+}
+
+/// Every limit that counts the request takes a token, also after one had none left: each counts for itself.
+async fn limit(inbound: &Inbound, limits: Vec<&LocalLimit>, attributes: Attributes<'_>) -> Result<(), Refused> {
     let (now, mut rng) = (inbound.core.clock.now(), inbound.core.randomness.generator());
     let mut refused = None;
-    for limit in policy.limits.iter().filter(|limit| facts.meets(&limit.matches, request)) {
-        let Err(over) = limit.take(&attributes, (now, &mut rng)) else { continue };
+    for limit in limits {
+        let Err(over) = limit.take(&attributes, (now, &mut rng)).await else { continue };
         inbound.over_limit(&over.name, over.is_enforced);
         refused = refused.or(Some(over).filter(|over| over.is_enforced));
     }

@@ -46,6 +46,7 @@ pub(super) fn structure(fields: Map<String, Value>) -> Struct {
 }
 
 /// A protobuf structure as JSON, in the order of its names.
+#[cfg(any(feature = "rego", test))]
 pub(super) fn json(structure: &Struct) -> Value {
     object(&structure.fields)
 }
