@@ -417,6 +417,30 @@ def test_a_client_that_leaves_is_recorded_as_one_that_left(serve: Serve) -> None
     serving.comes_to(0, "libmesh_requests_in_flight")
 
 
+def test_who_is_served_during_a_drain_is_told_to_go_elsewhere(
+    serve: Serve, request: pytest.FixtureRequest
+) -> None:
+    """WSGI leaves that to the server, and the standard library's would fail if it was said."""
+    running: list[mesh.Mesh] = []
+
+    def wsgi(environ: apps.Environ, start_response: apps.Start) -> Iterable[bytes]:
+        running[0].drain(0.0)
+        start_response("200 OK", [("Content-Length", "2")])
+        return [b"ok"]
+
+    async def asgi(scope: Any, receive: Any, send: Any) -> None:
+        await running[0].adrain(0.0)
+        headers = [(b"content-length", b"2")]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        await send({"type": "http.response.body", "body": b"ok"})
+
+    serving = serve("", (wsgi, asgi))
+    running.append(serving.mesh)
+    answer = serving.ask("/")
+    assert (answer.status, answer.body) == (200, b"ok")
+    assert answer.headers["connection"] == (None if "wsgiref" in request.node.name else "close")
+
+
 def test_a_closed_mesh_admits_nobody(serve: Serve) -> None:
     serving = serve("", never())
     serving.mesh.close()

@@ -122,6 +122,17 @@ def test_a_websocket_that_its_client_closes_or_its_application_breaks_is_over(so
     sockets.comes_to(0, "libmesh_requests_in_flight")
 
 
+def test_a_websocket_that_its_client_gives_up_was_given_up() -> None:
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        while (await receive())["type"] != "websocket.disconnect":
+            pass
+
+    with mesh.Mesh.from_yaml(LISTENER) as m:
+        messages = [{"type": "websocket.connect"}, {"type": "websocket.disconnect", "code": 1006}]
+        assert drive(mesh.AsgiMiddleware(app, m), {"type": "websocket"}, messages) == []
+        assert counted(m.metrics_text(), "istio_requests_total", 'response_flags="DC"') == 1
+
+
 def test_a_server_without_denial_responses_closes_the_websocket() -> None:
     with mesh.Mesh.from_yaml(LISTENER + NO_ADMIN) as m:
         scope = {"type": "websocket", "path": "/admin", "extensions": {}}
