@@ -49,6 +49,10 @@ class Serving(NamedTuple):
         """The sum of a metric's series that have these labels."""
         return counted(self.mesh.metrics_text(), name, *labels)
 
+    def comes_to(self, value: float, name: str, *labels: str) -> None:
+        """Waits until the sum is this: a server ends a request after its client has all of the response."""
+        eventually(lambda: self.counted(name, *labels) == value, lambda: self.counted(name, *labels))
+
 
 def ask(port: int, target: str, method: str = "GET", headers: Pairs = (), body: Any = None) -> Answer:
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=20)

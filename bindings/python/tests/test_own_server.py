@@ -58,10 +58,10 @@ def test_an_admitted_request_reaches_the_application_and_is_recorded(serve: Serv
     assert len(facts["trace"]) == 32
     names = {name.lower().replace("http_", "").replace("_", "-") for name in facts["headers"]}
     assert {"x-a", "x-request-id", "host"} <= names
-    eventually(lambda: serving.counted("istio_requests_total", 'response_code="200"') == 1)
-    assert serving.counted("istio_requests_total", 'reporter="destination"') == 1
-    assert serving.counted("istio_response_bytes_sum") == len(answer.body)
-    assert serving.counted("istio_request_bytes_sum") == 1000
+    serving.comes_to(1, "istio_requests_total", 'response_code="200"')
+    serving.comes_to(1, "istio_requests_total", 'reporter="destination"')
+    serving.comes_to(len(answer.body), "istio_response_bytes_sum")
+    serving.comes_to(1000, "istio_request_bytes_sum")
 
 
 def test_a_refused_request_never_reaches_the_application(serve: Serve) -> None:
@@ -69,7 +69,7 @@ def test_a_refused_request_never_reaches_the_application(serve: Serve) -> None:
     for method in ("GET", "HEAD", "POST"):
         answer = serving.ask("/admin", method, body=b"x" * 100 if method == "POST" else None)
         assert (answer.status, answer.headers["content-length"], answer.body) == (403, "0", b"")
-    assert serving.counted("istio_requests_total", 'response_code="403"') == 3
+    serving.comes_to(3, "istio_requests_total", 'response_code="403"')
 
 
 def test_no_spelling_of_a_path_dodges_a_rule(serve: Serve) -> None:
@@ -276,12 +276,12 @@ def test_an_application_that_fails_is_an_error_of_ours_and_no_secret_of_its(
     answer = serving.ask("/")
     assert answer.status == 500
     assert b"disk" not in answer.body
-    eventually(lambda: serving.counted("istio_requests_total", 'response_code="500"') == 1)
+    serving.comes_to(1, "istio_requests_total", 'response_code="500"')
     with pytest.raises((http.client.HTTPException, OSError)):
         serving.ask("/late")
-    eventually(lambda: serving.counted("istio_requests_total", 'response_code="200"') == 1)
-    assert serving.counted("istio_response_bytes_sum") == 3
-    assert serving.counted("libmesh_requests_in_flight") == 0
+    serving.comes_to(1, "istio_requests_total", 'response_code="200"')
+    serving.comes_to(3, "istio_response_bytes_sum")
+    serving.comes_to(0, "libmesh_requests_in_flight")
 
 
 class _Policy(BaseHTTPRequestHandler):
@@ -336,7 +336,7 @@ def test_a_check_is_told_the_body_and_the_application_still_reads_all_of_it(
     assert json.loads(serving.ask("/c").body)["length"] == 0
     assert serving.ask("/d", "POST", body=b"evil").status == 403
     assert asked == [("/a", body[:10]), ("/b", b"short"), ("/c", b""), ("/d", b"evil")]
-    eventually(lambda: serving.counted("istio_request_bytes_sum", 'reporter="destination"') == 200_005)
+    serving.comes_to(200_005, "istio_request_bytes_sum", 'reporter="destination"')
 
 
 def test_a_body_that_is_too_long_for_its_check_goes_no_further(
@@ -385,7 +385,7 @@ def test_a_response_that_streams_is_passed_on_piece_by_piece(serve: Serve) -> No
     go_on.set()
     assert response.read() == b"def"
     connection.close()
-    eventually(lambda: serving.counted("istio_response_bytes_sum") == 6)
+    serving.comes_to(6, "istio_response_bytes_sum")
 
 
 def test_a_client_that_leaves_is_recorded_as_one_that_left(serve: Serve) -> None:
@@ -413,8 +413,32 @@ def test_a_client_that_leaves_is_recorded_as_one_that_left(serve: Serve) -> None
     with socket.create_connection(("127.0.0.1", serving.port), timeout=20) as connection:
         connection.sendall(b"GET / HTTP/1.1\r\nHost: app\r\n\r\n")
         assert connection.recv(1000)
-    eventually(lambda: serving.counted("istio_requests_total", 'response_flags="DC"') == 1)
-    assert serving.counted("libmesh_requests_in_flight") == 0
+    serving.comes_to(1, "istio_requests_total", 'response_flags="DC"')
+    serving.comes_to(0, "libmesh_requests_in_flight")
+
+
+def test_who_is_served_during_a_drain_is_told_to_go_elsewhere(
+    serve: Serve, request: pytest.FixtureRequest
+) -> None:
+    """WSGI leaves that to the server, and the standard library's would fail if it was said."""
+    running: list[mesh.Mesh] = []
+
+    def wsgi(environ: apps.Environ, start_response: apps.Start) -> Iterable[bytes]:
+        running[0].drain(0.0)
+        start_response("200 OK", [("Content-Length", "2")])
+        return [b"ok"]
+
+    async def asgi(scope: Any, receive: Any, send: Any) -> None:
+        await running[0].adrain(0.0)
+        headers = [(b"content-length", b"2")]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        await send({"type": "http.response.body", "body": b"ok"})
+
+    serving = serve("", (wsgi, asgi))
+    running.append(serving.mesh)
+    answer = serving.ask("/")
+    assert (answer.status, answer.body) == (200, b"ok")
+    assert answer.headers["connection"] == (None if "wsgiref" in request.node.name else "close")
 
 
 def test_a_closed_mesh_admits_nobody(serve: Serve) -> None:
@@ -450,7 +474,7 @@ def test_many_requests_leave_nothing_behind(serve: Serve) -> None:
         assert (response.status == 403) is (number % 3 == 0)
         response.read()
     connection.close()
-    eventually(lambda: serving.counted("istio_requests_total") == 4_000)
-    assert serving.counted("istio_requests_total", 'response_code="403"') == 1_334
-    assert serving.counted("libmesh_requests_in_flight") == 0
+    serving.comes_to(4_000, "istio_requests_total")
+    serving.comes_to(1_334, "istio_requests_total", 'response_code="403"')
+    serving.comes_to(0, "libmesh_requests_in_flight")
     assert serving.mesh.status()["requests_in_flight"] == 0

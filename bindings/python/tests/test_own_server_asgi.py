@@ -89,7 +89,7 @@ def test_a_handshake_is_judged_like_any_request(sockets: Serving) -> None:
         with pytest.raises(websockets.InvalidStatus) as refused:
             connect(f"ws://127.0.0.1:{sockets.port}{target}").close()
         assert refused.value.response.status_code == 403
-    assert sockets.counted("istio_requests_total", 'response_code="403"') == 4
+    sockets.comes_to(4, "istio_requests_total", 'response_code="403"')
 
 
 def test_a_websocket_is_recorded_from_its_handshake_to_its_end(sockets: Serving) -> None:
@@ -100,26 +100,37 @@ def test_a_websocket_is_recorded_from_its_handshake_to_its_end(sockets: Serving)
         assert socket.recv() == "/room:hello"
         assert sockets.counted("libmesh_requests_in_flight") == 1
         socket.send("bye")
-    eventually(lambda: sockets.counted("istio_requests_total", 'response_code="101"') == 1)
-    assert sockets.counted("istio_request_bytes_sum") == len("hello") + len("bye")
-    assert sockets.counted("istio_response_bytes_sum") == len("/room:hello")
-    assert sockets.counted("libmesh_requests_in_flight") == 0
+    sockets.comes_to(1, "istio_requests_total", 'response_code="101"')
+    sockets.comes_to(len("hello") + len("bye"), "istio_request_bytes_sum")
+    sockets.comes_to(len("/room:hello"), "istio_response_bytes_sum")
+    sockets.comes_to(0, "libmesh_requests_in_flight")
 
 
 def test_a_websocket_that_its_client_closes_or_its_application_breaks_is_over(sockets: Serving) -> None:
     with connect(f"ws://127.0.0.1:{sockets.port}/room") as socket:
         socket.send("hello")
         assert socket.recv() == "/room:hello"
-    eventually(lambda: sockets.counted("istio_requests_total", 'response_code="101"') == 1)
+    sockets.comes_to(1, "istio_requests_total", 'response_code="101"')
     with connect(f"ws://127.0.0.1:{sockets.port}/room") as socket:
         socket.send("break")
         with pytest.raises(websockets.ConnectionClosedError):
             socket.recv()
-    eventually(lambda: sockets.counted("istio_requests_total", 'response_code="101"') == 2)
+    sockets.comes_to(2, "istio_requests_total", 'response_code="101"')
     with pytest.raises(websockets.InvalidStatus):
         connect(f"ws://127.0.0.1:{sockets.port}/no").close()
-    eventually(lambda: sockets.counted("istio_requests_total", 'response_code="403"') == 1)
-    assert sockets.counted("libmesh_requests_in_flight") == 0
+    sockets.comes_to(1, "istio_requests_total", 'response_code="403"')
+    sockets.comes_to(0, "libmesh_requests_in_flight")
+
+
+def test_a_websocket_that_its_client_gives_up_was_given_up() -> None:
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        while (await receive())["type"] != "websocket.disconnect":
+            pass
+
+    with mesh.Mesh.from_yaml(LISTENER) as m:
+        messages = [{"type": "websocket.connect"}, {"type": "websocket.disconnect", "code": 1006}]
+        assert drive(mesh.AsgiMiddleware(app, m), {"type": "websocket"}, messages) == []
+        assert counted(m.metrics_text(), "istio_requests_total", 'response_flags="DC"') == 1
 
 
 def test_a_server_without_denial_responses_closes_the_websocket() -> None:
@@ -156,7 +167,7 @@ def test_starlette_adds_it_like_any_middleware() -> None:
             content = Path(__file__).read_bytes()
             assert ask(port, "/file").body == content
             eventually(lambda: counted(m.metrics_text(), "istio_requests_total", 'response_code="200"') == 2)
-            assert counted(m.metrics_text(), "istio_response_bytes_sum") >= len(content)
+            eventually(lambda: counted(m.metrics_text(), "istio_response_bytes_sum") >= len(content))
 
 
 def test_a_mounted_application_is_judged_by_the_whole_path() -> None:
@@ -384,7 +395,7 @@ def test_grpc_status_travels_in_trailers_over_http2() -> None:
             assert response.read() == b"\0\0\0\0\0"
             assert response.trailers is not None
             assert (response.trailers["grpc-status"], response.trailers["grpc-message"]) == ("5", "none")
-        eventually(lambda: serving.counted("istio_requests_total", 'grpc_response_status="5"') == 1)
+        serving.comes_to(1, "istio_requests_total", 'grpc_response_status="5"')
 
 
 def leaf_of(directory: Path, name: str) -> str:

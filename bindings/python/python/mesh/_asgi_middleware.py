@@ -265,8 +265,7 @@ class _Socket(_Call):
         if message["type"] == "websocket.receive":
             self._read += _size_of(message)
         elif message["type"] == "websocket.disconnect":
-            self._is_gone = not self._is_answered
-            self._end()
+            self._end()  # of what was not accepted yet, nothing was answered: it was given up
         return message
 
     async def send(self, message: Message) -> None:
