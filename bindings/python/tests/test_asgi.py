@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import socket
 import threading
 from collections.abc import AsyncIterator, Callable
 from typing import Any
@@ -26,6 +28,21 @@ def test_the_scope_is_complete(serve_wsgi: Serve) -> None:
     assert "host" in facts["headers"]
     assert len(facts["trace"]) == 32
     assert facts["peer"] is None
+
+
+@pytest.mark.parametrize("app", [apps.echo, apps.asgi_echo])
+def test_a_target_that_is_not_encoded_reads_as_if_it_was(serve_wsgi: Serve, port: int, app: Any) -> None:
+    """No client should send one, some do; no application is to fail of it."""
+    serve_wsgi(app)
+    with socket.create_connection(("127.0.0.1", port), timeout=20) as connection:
+        target = "/\u20ac?q=\u20ac".encode()
+        connection.sendall(b"GET " + target + b" HTTP/1.1\r\nHost: app\r\nConnection: close\r\n\r\n")
+        answer = b"".join(iter(lambda: connection.recv(4096), b""))
+    facts = json.loads(answer.partition(b"\r\n\r\n")[2])
+    seen = [facts["path"], facts["query"]]
+    if app is apps.echo:  # WSGI has bytes in text
+        seen = [text.encode("latin-1").decode() for text in seen]
+    assert seen == ["/\u20ac", "q=\u20ac"]
 
 
 def test_bodies_stream_both_ways(serve_wsgi: Serve) -> None:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import json
+import socket
 import ssl
 import sys
+import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -128,7 +130,7 @@ def test_a_websocket_that_its_client_gives_up_was_given_up() -> None:
             pass
 
     with mesh.Mesh.from_yaml(LISTENER) as m:
-        messages = [{"type": "websocket.connect"}, {"type": "websocket.disconnect", "code": 1006}]
+        messages: Messages = [{"type": "websocket.connect"}, {"type": "websocket.disconnect", "code": 1006}]
         assert drive(mesh.AsgiMiddleware(app, m), {"type": "websocket"}, messages) == []
         assert counted(m.metrics_text(), "istio_requests_total", 'response_flags="DC"') == 1
 
@@ -262,28 +264,37 @@ def test_what_a_check_looked_at_is_received_as_it_came() -> None:
         {"type": "http.request", "body": b"", "more_body": True},
         {"type": "http.request", "body": b"cdef", "more_body": True},
         {"type": "http.request", "body": b"gh", "more_body": False},
-        {"type": "http.disconnect"},
     ]
     seen: Messages = []
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
-        while not seen or seen[-1]["type"] != "http.disconnect":
+        while not seen or seen[-1]["more_body"]:
             seen.append(await receive())
+        await answering()(scope, receive, send)
+
+    may_answer = threading.Event()
 
     def allow(environ: apps.Environ, start_response: apps.Start) -> list[bytes]:
+        assert may_answer.wait(20)
         start_response("200 OK", [])
         return []
 
     port = free_port()
     with served(config(port), allow), mesh.Mesh.from_yaml(LISTENER + CHECK.format(port=port)) as m:
         middleware = mesh.AsgiMiddleware(app, m)
-        assert drive(middleware, {"method": "POST"}, pieces) == []
+        may_answer.set()
+        assert drive(middleware, {"method": "POST"}, pieces)[0]["status"] == 200
         assert seen == pieces
-        assert counted(m.metrics_text(), "istio_requests_total", 'response_flags="DC"') == 1
-        # Who leaves before the check can be told is not the application's.
+        may_answer.clear()
+        # Who leaves before the check was told, or has answered, is not the application's.
         seen.clear()
-        assert drive(middleware, {"method": "POST"}, [pieces[0], pieces[-1]])[0]["status"] == 400
+        gone: Messages = [{"type": "http.disconnect"}]
+        assert drive(middleware, {"method": "POST"}, pieces[:1] + gone)[0]["status"] == 400
+        assert drive(middleware, {"method": "POST"}, pieces + gone) == []
+        may_answer.set()
         assert seen == []
+        labels = 'response_flags="DC"', 'reporter="destination"'
+        eventually(lambda: counted(m.metrics_text(), "istio_requests_total", *labels) == 1)
 
 
 def test_an_application_that_does_not_finish_has_failed_unless_its_client_left() -> None:
@@ -376,6 +387,46 @@ def test_one_who_waits_for_a_place_is_forgotten_when_he_is_cancelled() -> None:
     with mesh.Mesh.from_yaml(listener) as m:
         asyncio.run(run(m))
         assert counted(m.metrics_text(), "libmesh_requests_in_flight") == 0
+
+
+@pytest.mark.parametrize("server", ["uvicorn", "hypercorn"])
+@pytest.mark.parametrize("body", [b"", b"x" * 9])
+def test_one_who_leaves_while_he_waits_for_a_place_never_gets_it(server: str, body: bytes) -> None:
+    listener = LISTENER.replace(
+        "name: inbound",
+        "name: inbound, concurrency: { max_requests: 1, queue: { max_requests: 9, max_wait: 60s } }",
+    )
+    served: list[str] = []
+    go_on = threading.Event()
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        served.append(scope["path"])
+        assert await asyncio.to_thread(go_on.wait, 20)
+        await apps.asgi_echo(scope, receive, send)
+
+    with own_server(server, (None, app), listener) as serving:
+        answers: list[int] = []
+        first, third = (
+            threading.Thread(
+                target=lambda path=path: answers.append(serving.ask(path, "POST", body=body).status)
+            )
+            for path in ("/1", "/3")
+        )
+        first.start()
+        eventually(lambda: served == ["/1"])
+        with socket.create_connection(("127.0.0.1", serving.port), timeout=20) as second:
+            second.sendall(
+                b"POST /2 HTTP/1.1\r\nHost: app\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body)
+            )
+            serving.comes_to(1, "libmesh_requests_waiting")
+        serving.comes_to(0, "libmesh_requests_waiting")
+        serving.comes_to(1, "istio_requests_total", 'response_flags="DC"')
+        third.start()
+        serving.comes_to(1, "libmesh_requests_waiting")
+        go_on.set()
+        first.join(20)
+        third.join(20)
+    assert (served, answers) == (["/1", "/3"], [200, 200])
 
 
 def test_grpc_status_travels_in_trailers_over_http2() -> None:

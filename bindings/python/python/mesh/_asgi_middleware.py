@@ -7,6 +7,7 @@ with the path and the headers that were judged.
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections import deque
 from collections.abc import Awaitable, Callable, MutableMapping, Sequence
@@ -71,6 +72,8 @@ class AsgiMiddleware:
 
     async def _serve(self, scope: Scope, body: _Body, send: Send) -> None:
         begun = await self._begin(scope, body)
+        if begun is None:
+            return
         if isinstance(begun, Reply):
             await _send_reply(send, begun, scope)
             return
@@ -83,6 +86,8 @@ class AsgiMiddleware:
 
     async def _connect(self, scope: Scope, receive: Receive, send: Send) -> None:
         begun = await self._begin(scope, None)
+        if begun is None:
+            return
         if isinstance(begun, Reply):
             await _turn_away(scope, receive, send, begun)
             return
@@ -93,8 +98,8 @@ class AsgiMiddleware:
         else:
             await call.run(self._app, judged)
 
-    async def _begin(self, scope: Scope, body: _Body | None) -> Ticket | Reply:
-        """`body`: None for a request that has none."""
+    async def _begin(self, scope: Scope, body: _Body | None) -> Ticket | Reply | None:
+        """None: the client left meanwhile. `body`: None for a request that has none."""
         method = scope.get("method", "GET")  # a websocket's handshake is one
         try:
             check = self._check.native()
@@ -107,12 +112,11 @@ class AsgiMiddleware:
             chain = [bytes(certificate) for certificate in self._peer_certificates(scope) or ()]
             origin = (_address(scope.get("client")), _address(scope.get("server")), chain)
             waiter = bridge()
-            begun: Ticket | _native.Answer = await waiter.wait(
-                check.begin(waiter.queue, head, origin, beginning)
-            )
+            op = check.begin(waiter.queue, head, origin, beginning)
+            begun = await waiter.wait(op) if op.done or body is None else await _unless_gone(op, body)
         except (ClosedError, UsageError) as error:
             return refusal_of(error)
-        return begun if isinstance(begun, Ticket) else reply_of(begun, method)
+        return begun if begun is None or isinstance(begun, Ticket) else reply_of(begun, method)
 
 
 class _Body:
@@ -137,6 +141,16 @@ class _Body:
                 return bytes(begun[: limit + 1]), True
             if not message.get("more_body", False):
                 return bytes(begun), False
+
+    async def until_gone(self) -> None:
+        """Returns when the client has left. In a body that goes on, it looks no further than `_HELD`."""
+        held = 0
+        while not self._waiting or self._waiting[-1]["type"] != "http.disconnect":
+            if held > _HELD:
+                await asyncio.Event().wait()
+            message = await self._receive()
+            self._waiting.append(message)
+            held += len(message.get("body", b""))
 
     async def receive(self) -> Message:
         return self._waiting.popleft() if self._waiting else await self._receive()
@@ -285,6 +299,19 @@ class _Socket(_Call):
             self._end()
 
 
+async def _unless_gone(op: _native.Op, body: _Body) -> Ticket | _native.Answer | None:
+    """The outcome of what has to be waited for; None, and it is given up, if the client leaves before."""
+    answered: asyncio.Future[Any] = asyncio.ensure_future(bridge().wait(op))
+    gone = asyncio.ensure_future(body.until_gone())
+    try:
+        await asyncio.wait({answered, gone}, return_when=asyncio.FIRST_COMPLETED)
+        return answered.result() if answered.done() else gone.result()
+    finally:
+        answered.cancel()
+        gone.cancel()
+        await asyncio.gather(answered, gone, return_exceptions=True)
+
+
 def _target_of(scope: Scope) -> bytes:
     """Path and query as they were asked for; with `root_path`, whether or not the server leaves it in."""
     path, root = scope["path"], scope.get("root_path", "")
@@ -373,3 +400,7 @@ async def _turn_away(scope: Scope, receive: Receive, send: Send, reply: Reply) -
         await send({"type": "websocket.http.response.body", "body": reply.body})
     else:
         await send({"type": "websocket.close", "code": 1008})  # policy violation, RFC 6455 7.4.1
+
+
+# Bytes of a body that a waiting request holds, to see whether its client is still there: a socket's buffer.
+_HELD = 64 * 1024
