@@ -45,6 +45,8 @@ mod inbound;
 
 mod answer;
 
+mod received;
+
 mod check;
 
 mod scope;
