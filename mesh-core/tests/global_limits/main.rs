@@ -68,7 +68,7 @@ async fn a_refusal_that_is_not_enforced_is_counted() {
     assert!(mesh.metrics_text().contains(line));
 }
 
-/// The limit would wait for a minute.
+/// The limit would wait for a minute, and the call for the 15 s of the mesh's defaults.
 #[tokio::test]
 async fn nobody_waits_for_the_answer_longer_than_the_callers_deadline() {
     for lease in ["", ", failure: closed, lease: {}"] {
@@ -79,7 +79,7 @@ async fn nobody_waits_for_the_answer_longer_than_the_callers_deadline() {
         hurried.headers_mut().insert("x-envoy-expected-rq-timeout-ms", "50".parse().unwrap());
         let start = std::time::Instant::now();
         assert_eq!(script::send(&mesh, hurried).await.0.status(), 504, "{lease}");
-        assert!(start.elapsed() < std::time::Duration::from_secs(30), "{lease}: {:?}", start.elapsed());
+        assert!(start.elapsed() < std::time::Duration::from_secs(10), "{lease}: {:?}", start.elapsed());
     }
 }
 
