@@ -159,7 +159,8 @@ impl RemoteCheck {
         self.ask_if_needed(&about, clock, || (service, question.clone())).await
     }
 
-    /// Checks one request. What it takes to ask the server is `prepared` only if it is asked.
+    /// Checks one request. What it takes to ask the server is `prepared` only if it is asked. A call is boxed: it takes
+    /// kilobytes, which a request that is answered from the cache would move about with it.
     pub(crate) async fn ask_if_needed<'a, S: PolicyService>(
         &self,
         about: &About<'a>,
@@ -181,7 +182,8 @@ impl RemoteCheck {
                 }
                 Lookup::Lead(leader) => {
                     let (service, question) = prepared();
-                    return self.finish(self.call(leader, &question, timer()).conclude(service).await, about, clock);
+                    let result = Box::pin(self.call(leader, &question, timer()).conclude(service)).await;
+                    return self.finish(result, about, clock);
                 }
                 Lookup::Wait(flight) => self.wait(flight, &about.attributes, timer()).await,
             };
@@ -193,7 +195,8 @@ impl RemoteCheck {
         }
         let (service, question) = prepared();
         let leader = self.cache.lead_alone(clock.now());
-        self.finish(self.call(leader, &question, timer()).conclude(service).await, about, clock)
+        let result = Box::pin(self.call(leader, &question, timer()).conclude(service)).await;
+        self.finish(result, about, clock)
     }
 
     /// Applies an outcome that allows to the request. A marker the caller sent itself does not survive.

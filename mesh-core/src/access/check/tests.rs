@@ -38,6 +38,18 @@ fn burst(check: &Arc<RemoteCheck>, script: &Arc<Script>, count: usize) -> Vec<to
     (0..count).map(|_| one()).collect()
 }
 
+/// What answers from the cache moves with the request that is answered.
+#[test]
+fn a_check_is_not_as_large_as_the_call_it_might_make() {
+    let (check, script) = (patient(), Script::answering([]));
+    let request = AttributesBuf::default();
+    let attributes = request.borrow();
+    let about = About { attributes, has_body: false };
+    let prepared = || (script.service(), Question::about(attributes));
+    let checking = check.ask_if_needed(&about, &SystemClock, prepared);
+    assert!(size_of_val(&checking) <= 1024, "{} bytes", size_of_val(&checking));
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_burst_on_a_cold_key_makes_one_call() {
     let (check, script) = (Arc::new(patient()), Script::slow(LATENCY, [Ok(kept(Code::Ok))]));
