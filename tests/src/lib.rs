@@ -5,6 +5,7 @@
 //! language that sends them through the mesh and prints what it got ([`driver`] has the protocol).
 //! Invariant: a driver decides nothing and asserts nothing; all judging is in [`judge`].
 
+pub mod caller;
 pub mod driver;
 pub mod heap;
 pub mod judge;

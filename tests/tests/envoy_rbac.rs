@@ -8,12 +8,12 @@ use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use http::{Request, Response};
 use mesh_core::error::BoxError;
 use mesh_core::identity::dev_ca::DevCa;
-use mesh_core::identity::spiffe_id::{SpiffeId, TrustDomain};
+use mesh_core::identity::spiffe_id::TrustDomain;
 use mesh_core::{Body, Mesh};
 use mesh_tests::toolchain::envoy;
 use rustls::sign::CertifiedKey;
@@ -142,9 +142,8 @@ impl Authorities {
     }
 
     fn key(&self, principal: &str) -> Arc<CertifiedKey> {
-        let id = SpiffeId::parse(&format!("spiffe://{principal}")).unwrap();
         let authority = &self.domains[principal.split('/').next().unwrap()];
-        authority.issue(&id, Duration::from_secs(600), SystemTime::now()).unwrap().certified_key()
+        mesh_tests::caller::key(authority, &format!("spiffe://{principal}"), SystemTime::now()).unwrap()
     }
 
     /// All roots in one file, which is how Envoy wants them.

@@ -9,58 +9,16 @@ use std::time::{Duration, SystemTime};
 
 use mesh_core::identity::dev_ca::DevCa;
 use mesh_core::identity::spiffe_id::{SpiffeId, TrustDomain};
-use mesh_core::identity::tls::{provider, server_name};
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
-use rustls::sign::{CertifiedKey, SingleCertAndKey};
-use rustls::{ClientConfig, DigitallySignedStruct, SignatureScheme};
+use mesh_core::identity::tls::server_name;
+use rustls::sign::CertifiedKey;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
-use tokio_rustls::TlsConnector;
 
+use mesh_tests::caller;
 use mesh_tests::process::{Process, free_port, wait_for_port, wait_until};
 use mesh_tests::toolchain::{LANGUAGES, server};
 
 const FRIEND: &str = "spiffe://shop.example/ns/shop/sa/friend";
-
-/// A client that believes any server: it is the server that is tested.
-#[derive(Debug)]
-struct Gullible;
-
-impl ServerCertVerifier for Gullible {
-    fn verify_server_cert(
-        &self,
-        _: &CertificateDer<'_>,
-        _: &[CertificateDer<'_>],
-        _: &ServerName<'_>,
-        _: &[u8],
-        _: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        _: &[u8],
-        _: &CertificateDer<'_>,
-        _: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        Ok(HandshakeSignatureValid::assertion())
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        _: &[u8],
-        _: &CertificateDer<'_>,
-        _: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        Ok(HandshakeSignatureValid::assertion())
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        provider().signature_verification_algorithms.supported_schemes()
-    }
-}
 
 enum Caller {
     Plaintext,
@@ -68,9 +26,9 @@ enum Caller {
 }
 
 fn key(directory: &Path, id: &str, age: Duration) -> Arc<CertifiedKey> {
-    let id = SpiffeId::parse(id).unwrap();
-    let authority = DevCa::open(directory, &TrustDomain::of(&id), SystemTime::now() - age).unwrap();
-    authority.issue(&id, Duration::from_secs(600), SystemTime::now() - age).unwrap().certified_key()
+    let since = SystemTime::now() - age;
+    let domain = TrustDomain::of(&SpiffeId::parse(id).unwrap());
+    caller::key(&DevCa::open(directory, &domain, since).unwrap(), id, since).unwrap()
 }
 
 /// What the server says to a GET: everything it sent, or how it ended.
@@ -80,16 +38,7 @@ async fn ask(port: u16, caller: &Caller) -> Result<String, String> {
         Caller::Plaintext => return exchange(stream).await,
         Caller::Tls(key) => key,
     };
-    let config = ClientConfig::builder_with_provider(provider())
-        .with_safe_default_protocol_versions()
-        .unwrap()
-        .dangerous()
-        .with_custom_certificate_verifier(Arc::new(Gullible));
-    let config = match key {
-        Some(key) => config.with_client_cert_resolver(Arc::new(SingleCertAndKey::from(Arc::clone(key)))),
-        None => config.with_no_client_auth(),
-    };
-    let connecting = TlsConnector::from(Arc::new(config)).connect(server_name(), stream);
+    let connecting = caller::connector(key.as_ref()).unwrap().connect(server_name(), stream);
     exchange(connecting.await.map_err(|error| error.to_string())?).await
 }
 

@@ -3,7 +3,8 @@
 //! Decides: whether a file's content has changed. Never: parses it, or misses a change because of how
 //! it was made: in place, by atomic rename, or by swapping a symbolic link as Kubernetes does it.
 //! Invariant: what is being written in place is not taken for what was written. The beginning of a file is
-//! often a valid file; so content under the same inode counts once two looks in a row have read it.
+//! often a valid file; so content under the same inode counts once two looks in a row have read it. Nor is a file that
+//! is replaced in two steps taken for one that is gone: it is, once two looks in a row have missed it.
 //!
 //! It polls `stat` rather than inotify: five calls a second cost nothing, work on every file system,
 //! need no thread, and follow links.
@@ -28,11 +29,23 @@ pub struct FileSource {
 pub struct WatchedFile {
     path: PathBuf,
     seen: Option<Stamp>,
+    presence: Presence,
     /// Of the file that `content` was read from.
     inode: Option<u64>,
     content: Option<String>,
     /// Read once, from a file that may still be written.
     half: Option<String>,
+}
+
+/// Whether the file is there, as far as anybody has looked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Presence {
+    /// It was, the last time.
+    There,
+    /// It was not, once.
+    Missed,
+    /// It never was, or that it is gone has been said.
+    Absent,
 }
 
 /// What `stat` says; any difference means "read again".
@@ -95,12 +108,12 @@ fn look(file: &mut WatchedFile, sink: &Sink) {
 impl WatchedFile {
     /// A file not read yet.
     pub fn new(path: impl Into<PathBuf>) -> Self {
-        Self { path: path.into(), seen: None, inode: None, content: None, half: None }
+        Self { path: path.into(), seen: None, presence: Presence::Absent, inode: None, content: None, half: None }
     }
 
     /// A file whose `content` was just read by the caller.
     pub fn with_content(path: impl Into<PathBuf>, content: String) -> Self {
-        Self { path: path.into(), seen: None, inode: None, content: Some(content), half: None }
+        Self { presence: Presence::There, content: Some(content), ..Self::new(path) }
     }
 
     /// Where it is.
@@ -110,8 +123,10 @@ impl WatchedFile {
 
     /// Whether [`poll`](Self::poll) would have something to do. Costs one `stat`.
     pub fn may_have_changed(&self) -> bool {
-        let now = std::fs::metadata(&self.path).ok().map(|metadata| Stamp::of(&metadata));
-        now != self.seen
+        match std::fs::metadata(&self.path) {
+            Ok(metadata) => self.seen != Some(Stamp::of(&metadata)),
+            Err(_) => self.presence != Presence::Absent,
+        }
     }
 
     /// The new content, if it differs from the last. An unreadable file is an error each time it
@@ -119,15 +134,13 @@ impl WatchedFile {
     pub fn poll(&mut self) -> io::Result<Option<&str>> {
         let stamp = match std::fs::metadata(&self.path) {
             Ok(metadata) => Stamp::of(&metadata),
-            Err(error) => {
-                self.inode = None;
-                return if self.seen.take().is_some() { Err(error) } else { Ok(None) };
-            }
+            Err(error) => return self.miss(error),
         };
         if self.seen == Some(stamp) {
             return Ok(None);
         }
         let content = std::fs::read_to_string(&self.path)?;
+        self.presence = Presence::There;
         // A file written in place within the clock's resolution keeps its stamp: look once more next
         // time unless the stamp is old enough to be trusted.
         self.seen = stamp.is_settled().then_some(stamp);
@@ -141,6 +154,18 @@ impl WatchedFile {
             return Ok(None);
         }
         Ok(Some(self.content.insert(content)))
+    }
+
+    /// What comes under its name next is another file, and may be in the middle of being written.
+    fn miss(&mut self, error: io::Error) -> io::Result<Option<&str>> {
+        (self.seen, self.inode, self.half) = (None, None, None);
+        let (now, said) = match self.presence {
+            Presence::There => (Presence::Missed, Ok(None)),
+            Presence::Missed => (Presence::Absent, Err(error)),
+            Presence::Absent => (Presence::Absent, Ok(None)),
+        };
+        self.presence = now;
+        said
     }
 }
 
@@ -211,19 +236,56 @@ mod tests {
     }
 
     #[test]
-    fn a_file_that_vanishes_is_reported_once_and_its_return_is_seen() {
+    fn a_file_that_vanishes_is_reported_once_however_new_it_was_and_its_return_is_seen() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("mesh.yaml");
+        for age in [Duration::ZERO, Duration::from_secs(60)] {
+            std::fs::write(&path, "one").unwrap();
+            let aged = std::fs::File::options().write(true).open(&path).unwrap();
+            aged.set_modified(SystemTime::now() - age).unwrap();
+            let read = WatchedFile::with_content(&path, "one".to_owned());
+            let mut unread = WatchedFile::new(&path);
+            unread.poll().unwrap();
+            std::fs::remove_file(&path).unwrap();
+            for mut file in [read, unread] {
+                assert!(file.may_have_changed());
+                assert!(file.poll().unwrap().is_none(), "it may be on its way");
+                assert!(file.may_have_changed());
+                assert!(file.poll().is_err());
+                assert!(!file.may_have_changed() && file.poll().unwrap().is_none(), "said once");
+                std::fs::write(&path, "back").unwrap();
+                assert!(file.may_have_changed());
+                assert_eq!(file.poll().unwrap(), None, "it may still be written");
+                assert_eq!(file.poll().unwrap(), Some("back"));
+                std::fs::remove_file(&path).unwrap();
+            }
+        }
+    }
+
+    #[test]
+    fn a_file_that_is_replaced_in_two_steps_is_not_gone_and_not_taken_half() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("mesh.yaml");
         std::fs::write(&path, "one").unwrap();
-        let aged = std::fs::File::options().write(true).open(&path).unwrap();
-        aged.set_modified(SystemTime::now() - Duration::from_secs(60)).unwrap();
         let mut file = WatchedFile::new(&path);
-        file.poll().unwrap();
-        std::fs::remove_file(&path).unwrap();
-        assert!(file.poll().is_err());
-        assert!(file.poll().unwrap().is_none(), "said once");
-        std::fs::write(&path, "back").unwrap();
-        assert_eq!(file.poll().unwrap(), None, "it may still be written");
-        assert_eq!(file.poll().unwrap(), Some("back"));
+        assert_eq!(file.poll().unwrap(), Some("one"));
+        for (content, expected) in [("two", Some("two")), ("two", None)] {
+            std::fs::remove_file(&path).unwrap();
+            assert_eq!(file.poll().unwrap(), None, "between the two");
+            std::fs::write(&path, &content[..1]).unwrap();
+            assert_eq!(file.poll().unwrap(), None, "it is being written");
+            std::fs::write(&path, content).unwrap();
+            assert_eq!(file.poll().unwrap(), None);
+            assert_eq!(file.poll().unwrap(), expected);
+        }
+    }
+
+    #[test]
+    fn a_file_that_never_was_is_no_error() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut file = WatchedFile::new(dir.path().join("mesh.yaml"));
+        for _ in 0..3 {
+            assert!(!file.may_have_changed() && file.poll().unwrap().is_none());
+        }
     }
 }

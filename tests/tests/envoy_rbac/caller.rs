@@ -4,15 +4,12 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use mesh_core::identity::tls::provider;
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
-use rustls::sign::{CertifiedKey, SingleCertAndKey};
-use rustls::{ClientConfig, DigitallySignedStruct, SignatureScheme};
+use mesh_tests::caller;
+use rustls::pki_types::ServerName;
+use rustls::sign::CertifiedKey;
 use serde_json::Value;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpSocket;
-use tokio_rustls::TlsConnector;
 
 /// Whose door is knocked at.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -53,17 +50,8 @@ impl Caller<'_> {
         socket.bind(address("source_ip", 0)).unwrap();
         let stream = socket.connect(address("destination_ip", port)).await.unwrap();
         let Some(key) = &self.tls else { return talk(stream, &self.words()).await };
-        let config = ClientConfig::builder_with_provider(provider())
-            .with_safe_default_protocol_versions()
-            .unwrap()
-            .dangerous()
-            .with_custom_certificate_verifier(Arc::new(Gullible));
-        let config = match key {
-            Some(key) => config.with_client_cert_resolver(Arc::new(SingleCertAndKey::from(Arc::clone(key)))),
-            None => config.with_no_client_auth(),
-        };
         let name = ServerName::try_from(request["sni"].as_str().unwrap().to_owned()).unwrap();
-        match TlsConnector::from(Arc::new(config)).connect(name, stream).await {
+        match caller::connector(key.as_ref()).unwrap().connect(name, stream).await {
             Ok(stream) => talk(stream, &self.words()).await,
             Err(error) => panic!("{}: no handshake: {error}", self.case["id"]),
         }
@@ -100,45 +88,6 @@ async fn talk(mut stream: impl AsyncRead + AsyncWrite + Unpin, words: &str) -> S
         }
     }
     String::from_utf8_lossy(&answer).into_owned()
-}
-
-/// Believes any server: it is the server's verdict that is asked for.
-#[derive(Debug)]
-struct Gullible;
-
-impl ServerCertVerifier for Gullible {
-    fn verify_server_cert(
-        &self,
-        _: &CertificateDer<'_>,
-        _: &[CertificateDer<'_>],
-        _: &ServerName<'_>,
-        _: &[u8],
-        _: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        _: &[u8],
-        _: &CertificateDer<'_>,
-        _: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        Ok(HandshakeSignatureValid::assertion())
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        _: &[u8],
-        _: &CertificateDer<'_>,
-        _: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        Ok(HandshakeSignatureValid::assertion())
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        provider().signature_verification_algorithms.supported_schemes()
-    }
 }
 
 const PING: &str = "ping";
