@@ -101,7 +101,7 @@ async fn eventually(what: &str, mut holds: impl AsyncFnMut() -> bool) {
 async fn a_hostile_token_never_reaches_the_application_and_leaves_no_trace_but_a_reason() {
     let world = World::new();
     let partner = format!(
-        "    - {{name: partner, issuer: \"{PARTNER}\", jwks: {}, from_headers: [{{name: x-partner-token}}]}}\n",
+        "    - {{name: partner, issuer: \"{PARTNER}\", jwks: {}, from_headers: [{{name: x-partner-token}}], from_cookies: [partner]}}\n",
         inline(&world.partner_keys())
     );
     let mesh = mesh(&document(&inline(&world.shop_keys()), "", &partner));
@@ -126,8 +126,8 @@ async fn a_hostile_token_never_reaches_the_application_and_leaves_no_trace_but_a
     );
     for line in [
         "libmesh_end_user_tokens_total{issuer=\"shop\",listener=\"in\",outcome=\"expired\"} 2",
-        "libmesh_end_user_tokens_total{issuer=\"unknown\",listener=\"in\",outcome=\"several_tokens\"} 3",
-        "libmesh_end_user_tokens_total{issuer=\"partner\",listener=\"in\",outcome=\"verified\"} 1",
+        "libmesh_end_user_tokens_total{issuer=\"unknown\",listener=\"in\",outcome=\"several_tokens\"} 5",
+        "libmesh_end_user_tokens_total{issuer=\"partner\",listener=\"in\",outcome=\"verified\"} 2",
     ] {
         assert!(counted(line), "{line}\n{text}");
     }

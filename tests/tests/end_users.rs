@@ -35,7 +35,7 @@ listeners: [{{ name: inbound, address: \"127.0.0.1:{port}\" }}]
 policy:
   end_users:
     - {{ name: shop, issuer: \"{SHOP}\", audiences: [shop], jwks: {{ file: shop.json }} }}
-    - {{ name: partner, issuer: \"{PARTNER}\", jwks: {{ file: partner.json }}, from_headers: [{{ name: x-partner-token }}] }}
+    - {{ name: partner, issuer: \"{PARTNER}\", jwks: {{ file: partner.json }}, from_headers: [{{ name: x-partner-token }}], from_cookies: [partner] }}
 telemetry: {{ admin: {{ address: \"127.0.0.1:{admin}\" }} }}
 "
     );

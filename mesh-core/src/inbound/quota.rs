@@ -42,7 +42,9 @@ pub(super) async fn ask(
         }
         let attributes = facts.attributes(request.headers());
         let descriptors = limit.limit.describe(&attributes);
-        let Some(verdict) = decide(inbound, limit, &descriptors, context).await? else { continue };
+        // Boxed: requests that no limit is asked about would else carry the call with them.
+        let deciding = Box::pin(decide(inbound, limit, &descriptors, context));
+        let Some(verdict) = deciding.await? else { continue };
         apply_to_request(&verdict, request.headers_mut());
         verdicts.push(verdict);
     }

@@ -1,7 +1,7 @@
 //! What may come as a token, and what has to become of it.
 //!
 //! Two issuers: `shop` with keys of every kind, for the audience `shop`, and `partner` with one key of its own, for
-//! whose tokens the header `x-partner-token` is the place.
+//! whose tokens the header `x-partner-token` and the cookie `partner` are the places.
 
 use serde_json::{Value, json};
 
@@ -99,6 +99,14 @@ impl World {
             Case {
                 name: "a partner in its place",
                 headers: vec![("x-partner-token", self.partner.token("ES256", &partner))],
+                expected: Ok(Some(partner.to_string())),
+            },
+            Case {
+                name: "a partner in a cookie among others",
+                headers: vec![(
+                    "cookie",
+                    format!("theme=dark; partner={}; lang=en", self.partner.token("ES256", &partner)),
+                )],
                 expected: Ok(Some(partner.to_string())),
             },
         ]);
@@ -284,7 +292,19 @@ impl World {
                 vec![("authorization", format!("Bearer {partner}"))],
                 "unknown_issuer",
             ),
-            case("the shop's in the place of the partner's", vec![("x-partner-token", good)], "unknown_issuer"),
+            case("the shop's in the place of the partner's", vec![("x-partner-token", good.clone())], "unknown_issuer"),
+            case("the shop's in the partner's cookie", vec![("cookie", format!("partner={good}"))], "unknown_issuer"),
+            case(
+                "two cookies of one name",
+                vec![("cookie", format!("partner={partner}; theme=dark; partner={partner}"))],
+                "several_tokens",
+            ),
+            case("an empty cookie for a token", vec![("cookie", "partner=; theme=dark".into())], "malformed"),
+            case(
+                "a header and a cookie",
+                vec![("x-partner-token", partner.clone()), ("cookie", format!("partner={partner}"))],
+                "several_tokens",
+            ),
             case("an empty header for a token", vec![("x-partner-token", String::new())], "malformed"),
         ]
     }
