@@ -144,13 +144,15 @@ async fn decisions_header_changes_and_replies_are_those_of_the_policy() {
     let (status, headers, body) = get(&page, "/books/7", Some("eve")).await;
     assert_eq!(
         (status, body.as_str(), &headers["x-reason"]),
-        (451, "eve may not see /books/7", &"secret".parse().unwrap())
+        (423, "eve may not see /books/7", &"secret".parse().unwrap())
     );
     assert_eq!(get(&page, "/books/7", Some("bob")).await.0, 403, "nothing says yes");
     assert_eq!(get(&page, "/peer", None).await.0, 200, "a bare boolean about who TLS proved the caller to be");
     assert_eq!(get(&stranger, "/peer", None).await.0, 403);
     assert_eq!(world.counter("fail_closed"), 0);
-    assert_eq!(get(&page, "/confused", None).await.0, 418, "a decision that is none is a failure");
+    for path in ["/confused", "/unheard"] {
+        assert_eq!(get(&page, path, None).await.0, 418, "{path}: a decision that is none is a failure");
+    }
     assert_eq!(world.counter("fail_closed"), 1);
 }
 
@@ -172,7 +174,7 @@ async fn answers_are_used_again_as_the_policy_hints() {
     assert_eq!(get(&stranger, "/books/1", Some("ada")).await.0, 200);
     assert_eq!(world.counts(), (3, 4), "another caller, though the policy did not say that it matters");
     for _ in 0..3 {
-        assert_eq!(get(&page, "/books/1", Some("eve")).await.0, 451);
+        assert_eq!(get(&page, "/books/1", Some("eve")).await.0, 423);
     }
     assert_eq!(world.counts(), (4, 6), "refusals are kept as they are hinted");
     for _ in 0..6 {
@@ -215,12 +217,20 @@ async fn the_same_policy_decides_the_same_in_this_process_and_keeps_as_much() {
         let mut answers = Vec::new();
         for name in [PAGE, STRANGER] {
             let caller = world.caller(name);
-            for path in
-                ["/books/7?debug=1&q=2", "/books/8", "/open/a", "/peer", "/confused", "/elsewhere", "/books/%37", "/"]
-            {
+            for path in [
+                "/books/7?debug=1&q=2",
+                "/books/8",
+                "/open/a",
+                "/peer",
+                "/confused",
+                "/unheard",
+                "/elsewhere",
+                "/books/%37",
+                "/",
+            ] {
                 // Failures in a row open the breaker of a server; here there is none.
                 let users: &[_] = match path {
-                    "/confused" => &[None],
+                    "/confused" | "/unheard" => &[None],
                     _ => &[None, Some("ada"), Some("eve"), Some("bob"), Some("ada")],
                 };
                 for &user in users {
@@ -238,7 +248,7 @@ async fn the_same_policy_decides_the_same_in_this_process_and_keeps_as_much() {
         seen.push((answers, world.counts(), world.counter("fail_closed")));
     }
     let [here, there] = [seen.remove(1), seen.remove(0)];
-    assert!(there.0.iter().any(|answer| answer.3 == 200) && there.0.iter().any(|answer| answer.3 == 451));
+    assert!(there.0.iter().any(|answer| answer.3 == 200) && there.0.iter().any(|answer| answer.3 == 423));
     for (here, there) in here.0.iter().zip(&there.0) {
         assert_eq!(here, there);
     }
@@ -295,5 +305,5 @@ async fn a_server_that_hangs_costs_the_timeout_and_then_the_failure_mode_decides
     }
     opa.process.thaw();
     let world = World::start(&[&opa], PATIENT).await;
-    assert_eq!(get(&world.caller(PAGE), "/books/1", Some("eve")).await.0, 451, "it answers again");
+    assert_eq!(get(&world.caller(PAGE), "/books/1", Some("eve")).await.0, 423, "it answers again");
 }

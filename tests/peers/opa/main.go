@@ -168,6 +168,9 @@ func answerOf(value any) (*auth.CheckResponse, error) {
 	if code == 0 {
 		code = int32(httptype.StatusCode_Forbidden)
 	}
+	if _, isKnown := httptype.StatusCode_name[code]; !isKnown {
+		return nil, fmt.Errorf("invalid HTTP status code %d", code)
+	}
 	answer.Status = &rpcstatus.Status{Code: int32(codes.PermissionDenied)}
 	answer.HttpResponse = &auth.CheckResponse_DeniedResponse{DeniedResponse: &auth.DeniedHttpResponse{
 		Status:  &httptype.HttpStatus{Code: httptype.StatusCode(code)},

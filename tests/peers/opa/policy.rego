@@ -44,7 +44,7 @@ decision := {
 # A refusal with a status, a body and a header of its own, kept as long as it says.
 decision := {
 	"allowed": false,
-	"http_status": 451,
+	"http_status": 423,
 	"body": sprintf("%s may not see %s", [user, request.path]),
 	"headers": {"x-reason": "secret"},
 	"dynamic_metadata": {"libmesh.check_cache": {
@@ -69,5 +69,7 @@ decision := {"allowed": input.parsed_body.amount < 100, "body": "too much"} if {
 	not input.truncated_body
 }
 
-# Nobody knows: the server reports an error.
+# Nobody knows: the server reports an error. A status that Envoy does not know is one, too.
 decision := {"allowed": "perhaps"} if input.parsed_path[0] == "confused"
+
+decision := {"allowed": false, "http_status": 451} if input.parsed_path[0] == "unheard"

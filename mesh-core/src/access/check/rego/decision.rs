@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use envoy_types::pb::envoy::config::core::v3::{HeaderValue, HeaderValueOption, QueryParameter};
 use envoy_types::pb::envoy::service::auth::v3::check_response::HttpResponse;
 use envoy_types::pb::envoy::service::auth::v3::{CheckResponse, DeniedHttpResponse, OkHttpResponse};
-use envoy_types::pb::envoy::r#type::v3::HttpStatus;
+use envoy_types::pb::envoy::r#type::v3::{HttpStatus, StatusCode};
 use envoy_types::pb::google::rpc::Status;
 use serde::Deserialize;
 use serde_json::{Map, Value};
@@ -32,7 +32,7 @@ pub(super) fn response(value: Value) -> Result<CheckResponse, String> {
             ..OkHttpResponse::default()
         }),
         false => HttpResponse::DeniedResponse(DeniedHttpResponse {
-            status: decision.http_status.map(|code| HttpStatus { code }),
+            status: decision.http_status.map(status).transpose()?,
             headers: decision.headers.options(),
             body: decision.body,
         }),
@@ -42,6 +42,14 @@ pub(super) fn response(value: Value) -> Result<CheckResponse, String> {
         dynamic_metadata,
         http_response: Some(http_response),
     })
+}
+
+/// As in the plugin, a status that Envoy's enumeration lacks (451, say) is no decision.
+fn status(code: i32) -> Result<HttpStatus, String> {
+    match StatusCode::try_from(code) {
+        Ok(StatusCode::Empty) | Err(_) => Err(format!("`http_status` {code} is none of Envoy's StatusCode")),
+        Ok(_) => Ok(HttpStatus { code }),
+    }
 }
 
 /// `allowed` has to be said.
