@@ -153,7 +153,7 @@ async fn decisions_header_changes_and_replies_are_those_of_the_policy() {
     for path in ["/confused", "/unheard"] {
         assert_eq!(get(&page, path, None).await.0, 418, "{path}: a decision that is none is a failure");
     }
-    assert_eq!(world.counter("fail_closed"), 1);
+    assert_eq!(world.counter("fail_closed"), 2);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -242,6 +242,8 @@ async fn the_same_policy_decides_the_same_in_this_process_and_keeps_as_much() {
             for body in ["{\"amount\": 7}", "{\"amount\": 700}", "{\"amount\": \"many\"}", "no json", "{"] {
                 let request = Request::post("http://books/orders").header("content-type", "application/json");
                 let (status, _, answer) = send(&caller, request.body(Body::from(body)).unwrap()).await;
+                // Why it cannot be read, each says in words of its own.
+                let answer = answer.split_inclusive("request_parse_error:").next().unwrap_or_default().to_owned();
                 answers.push((name, "/orders", Some(body), status, [None, None], answer));
             }
         }

@@ -15,6 +15,7 @@ import (
 	"net"
 	"net/url"
 	"os"
+	"strconv"
 	"strings"
 
 	core "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
@@ -66,7 +67,7 @@ type authorizer struct {
 func (a *authorizer) Check(ctx context.Context, request *auth.CheckRequest) (*auth.CheckResponse, error) {
 	input, err := inputOf(request)
 	if err != nil {
-		return nil, status.Error(codes.InvalidArgument, err.Error())
+		return unreadable(err), nil
 	}
 	results, err := a.query.Eval(ctx, rego.EvalInput(input))
 	if err != nil {
@@ -97,10 +98,17 @@ func inputOf(request *auth.CheckRequest) (map[string]any, error) {
 	if err != nil {
 		return nil, err
 	}
+	if principal := request.GetAttributes().GetSource().GetPrincipal(); principal != "" {
+		input["source_principal"] = principal
+	}
 	input["version"] = map[string]any{"ext_authz": "v3", "encoding": "protojson"}
 	input["parsed_path"] = listOf(strings.Split(strings.TrimLeft(target.Path, "/"), "/"))
+	values, err := url.ParseQuery(target.RawQuery)
+	if err != nil {
+		return nil, err
+	}
 	query := map[string]any{}
-	for name, values := range target.Query() {
+	for name, values := range values {
 		query[name] = listOf(values)
 	}
 	input["parsed_query"] = query
@@ -108,17 +116,35 @@ func inputOf(request *auth.CheckRequest) (map[string]any, error) {
 	return input, err
 }
 
+// parsedBody is a body of JSON, and whether it was cut off.
 func parsedBody(http *auth.AttributeContext_HttpRequest) (any, bool, error) {
-	isJSON := strings.Contains(http.GetHeaders()["content-type"], "application/json")
-	if !isJSON || http.GetBody() == "" {
+	headers, body := http.GetHeaders(), http.GetBody()
+	if headers["x-envoy-auth-partial-body"] == "true" {
+		return nil, true, nil
+	}
+	if body == "" {
+		body = string(http.GetRawBody())
+	}
+	if !strings.Contains(headers["content-type"], "application/json") || body == "" {
 		return nil, false, nil
 	}
-	if http.GetSize() > int64(len(http.GetBody())) {
+	if length, err := strconv.Atoi(headers["content-length"]); err == nil && length > len(body) {
 		return nil, true, nil
 	}
 	var parsed any
-	err := json.Unmarshal([]byte(http.GetBody()), &parsed)
+	err := json.Unmarshal([]byte(body), &parsed)
 	return parsed, false, err
+}
+
+// unreadable denies a question whose path, query or body cannot be read.
+func unreadable(err error) *auth.CheckResponse {
+	return &auth.CheckResponse{
+		Status: &rpcstatus.Status{Code: int32(codes.PermissionDenied)},
+		HttpResponse: &auth.CheckResponse_DeniedResponse{DeniedResponse: &auth.DeniedHttpResponse{
+			Status: &httptype.HttpStatus{Code: httptype.StatusCode_BadRequest},
+			Body:   "request_parse_error: " + err.Error(),
+		}},
+	}
 }
 
 func listOf(texts []string) []any {

@@ -42,7 +42,10 @@ impl RegoPolicy {
             tracing::warn!(rule = self.rule, reason = why, "the policy gave no decision");
             Failure::new(FailureReason::ServerError)
         };
-        let input = input::of(request).map_err(failed)?;
+        let input = match input::of(request) {
+            Ok(input) => input,
+            Err(why) => return Ok(decision::unreadable(&why)),
+        };
         let input = serde_json::from_value(input).map_err(|error| failed(error.to_string()))?;
         // What an evaluation leaves behind is its own; what was parsed is shared.
         let mut engine = self.engine.clone();

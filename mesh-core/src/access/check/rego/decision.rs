@@ -44,6 +44,20 @@ pub(super) fn response(value: Value) -> Result<CheckResponse, String> {
     })
 }
 
+/// A question whose path, query or body cannot be read is the caller's mistake: the plugin denies it in these words.
+pub(super) fn unreadable(why: &str) -> CheckResponse {
+    let denied = DeniedHttpResponse {
+        status: Some(HttpStatus { code: StatusCode::BadRequest as i32 }),
+        body: format!("request_parse_error: {why}"),
+        ..DeniedHttpResponse::default()
+    };
+    CheckResponse {
+        status: Some(Status { code: Code::PermissionDenied as i32, ..Status::default() }),
+        http_response: Some(HttpResponse::DeniedResponse(denied)),
+        ..CheckResponse::default()
+    }
+}
+
 /// As in the plugin, a status that Envoy's enumeration lacks (451, say) is no decision.
 fn status(code: i32) -> Result<HttpStatus, String> {
     match StatusCode::try_from(code) {

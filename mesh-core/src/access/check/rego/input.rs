@@ -12,13 +12,13 @@ use serde_json::{Map, Value, json};
 
 use crate::access::check::metadata;
 
-/// What the policy finds in `input`; an error says why the body is not what the request says it is.
+/// What the policy finds in `input`; an error says why path, query or body is not what the request says it is.
 pub(super) fn of(request: &CheckRequest) -> Result<Value, String> {
     let context = request.attributes.clone().unwrap_or_default();
     let question = context.request.unwrap_or_default();
     let http = question.http.clone().unwrap_or_default();
     let (path, query) = http.path.split_once('?').unwrap_or((&http.path, ""));
-    let path = decoded(path);
+    let path = decoded(path)?;
     let (body, is_truncated) = parsed_body(&http)?;
     let attributes = written([
         ("source", context.source.as_ref().map(peer)),
@@ -28,14 +28,18 @@ pub(super) fn of(request: &CheckRequest) -> Result<Value, String> {
         ("metadataContext", context.metadata_context.as_ref().map(metadata_of)),
         ("tlsSession", context.tls_session.as_ref().map(|session| written([("sni", text(&session.sni))]))),
     ]);
-    Ok(json!({
+    let mut input = json!({
         "attributes": attributes,
         "parsed_path": path.trim_start_matches('/').split('/').collect::<Vec<_>>(),
-        "parsed_query": parsed_query(query),
+        "parsed_query": parsed_query(query)?,
         "parsed_body": body,
         "truncated_body": is_truncated,
         "version": { "ext_authz": "v3", "encoding": "protojson" },
-    }))
+    });
+    if let Some(principal) = context.source.as_ref().and_then(|source| text(&source.principal)) {
+        input["source_principal"] = principal;
+    }
+    Ok(input)
 }
 
 /// Protobuf's JSON form leaves out what has its default.
@@ -104,31 +108,47 @@ fn http_of(http: &HttpRequest) -> Value {
     ])
 }
 
-fn decoded(text: &str) -> String {
-    percent_decode_str(text).decode_utf8_lossy().into_owned()
+fn decoded(text: &str) -> Result<String, String> {
+    let digits = |rest: &str| rest.len() >= 2 && rest.as_bytes()[..2].iter().all(u8::is_ascii_hexdigit);
+    if !text.split('%').skip(1).all(digits) {
+        return Err(format!("invalid URL escape in {text:?}"));
+    }
+    Ok(percent_decode_str(text).decode_utf8_lossy().into_owned())
 }
 
-fn parsed_query(query: &str) -> Value {
+fn parsed_query(query: &str) -> Result<Value, String> {
     let mut parsed = Map::new();
     for pair in query.split('&').filter(|pair| !pair.is_empty()) {
+        if pair.contains(';') {
+            return Err("invalid semicolon separator in query".to_owned());
+        }
         let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
-        let values = parsed.entry(decoded(&name.replace('+', " "))).or_insert_with(|| json!([]));
+        let values = parsed.entry(decoded(&name.replace('+', " "))?).or_insert_with(|| json!([]));
         if let Value::Array(values) = values {
-            values.push(decoded(&value.replace('+', " ")).into());
+            values.push(decoded(&value.replace('+', " "))?.into());
         }
     }
-    Value::Object(parsed)
+    Ok(Value::Object(parsed))
 }
 
-/// A body of JSON, if all of it is there.
+/// A body of JSON or of a form, if all of it is there; and whether it is not.
 fn parsed_body(http: &HttpRequest) -> Result<(Value, bool), String> {
-    let is_json = http.headers.get("content-type").is_some_and(|kind| kind.contains("application/json"));
-    if !is_json || http.body.is_empty() {
-        return Ok((Value::Null, false));
-    }
-    if usize::try_from(http.size).is_ok_and(|size| size > http.body.len()) {
+    let header = |name| http.headers.get(name).map_or("", String::as_str);
+    if header("x-envoy-auth-partial-body") == "true" {
         return Ok((Value::Null, true));
     }
-    let parsed = serde_json::from_str(&http.body).map_err(|error| format!("the body is not JSON: {error}"))?;
+    let kind = header("content-type");
+    let (is_json, is_form) = (kind.contains("application/json"), kind.contains("application/x-www-form-urlencoded"));
+    let body = if http.body.is_empty() { String::from_utf8_lossy(&http.raw_body) } else { (&*http.body).into() };
+    if body.is_empty() || !(is_json || is_form) {
+        return Ok((Value::Null, false));
+    }
+    if header("content-length").parse().is_ok_and(|length: usize| length > body.len()) {
+        return Ok((Value::Null, true));
+    }
+    let parsed = match is_json {
+        true => serde_json::from_str(&body).map_err(|error| format!("the body is not JSON: {error}"))?,
+        false => parsed_query(&body)?,
+    };
     Ok((parsed, false))
 }

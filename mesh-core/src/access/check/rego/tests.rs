@@ -113,6 +113,7 @@ fn the_input_is_the_question_in_the_form_of_the_plugin() {
         (&json!(["a b", "c"]), &json!({"q": ["1", "2"], "flag": [""]}))
     );
     assert_eq!((&input["parsed_body"], &input["truncated_body"]), (&Value::Null, &json!(false)));
+    assert_eq!(input["source_principal"], "spiffe://cluster.local/ns/default/sa/caller");
     let attributes = &input["attributes"];
     assert_eq!(attributes["source"]["address"]["socketAddress"], json!({"address": "127.0.0.1", "portValue": 4711}));
     assert_eq!(attributes["source"]["principal"], "spiffe://cluster.local/ns/default/sa/caller");
@@ -124,6 +125,39 @@ fn the_input_is_the_question_in_the_form_of_the_plugin() {
     );
     assert_eq!(http.get("body"), None, "what has its default is left out");
     assert_eq!(attributes["request"]["time"], "1970-01-01T00:00:00Z");
+}
+
+#[test]
+fn a_body_is_taken_apart_by_its_kind_if_all_of_it_is_there() {
+    let parsed = |kind: &str, body: &str, more: (&'static str, &'static str)| {
+        let mut request = request("/orders", "");
+        request.headers.insert("content-type", kind.parse().unwrap());
+        request.headers.insert(more.0, HeaderValue::from_static(more.1));
+        let body = Some(SentBody { bytes: body.to_owned().into(), is_partial: false });
+        let question = Question { body, ..Question::about(request.borrow()) };
+        let input = input::of(&check_request(&question, &CheckConfig::default()))?;
+        Ok::<_, String>((input["parsed_body"].clone(), input["truncated_body"] == true))
+    };
+    let (json_kind, form, none) =
+        ("application/json; charset=utf-8", "application/x-www-form-urlencoded", ("x-a", "1"));
+    assert_eq!(parsed(json_kind, "{\"a\": 1}", none), Ok((json!({"a": 1}), false)));
+    assert_eq!(parsed(form, "a=1&b=x+y&a=%32", none), Ok((json!({"a": ["1", "2"], "b": ["x y"]}), false)));
+    assert_eq!(parsed("text/plain", "{}", none), Ok((Value::Null, false)));
+    assert_eq!(parsed(json_kind, "{\"a\"", ("content-length", "99")), Ok((Value::Null, true)));
+    for (kind, body) in [(json_kind, "{"), (form, "a=%zz"), (form, "a=1;b=2")] {
+        assert!(parsed(kind, body, none).is_err(), "{body}");
+    }
+}
+
+#[tokio::test]
+async fn a_question_that_cannot_be_read_is_denied_as_the_callers_mistake() {
+    let check = check(POLICY, "data.mesh.decision");
+    let mut request = request("/books/1", "ada");
+    request.query = Some("a=%zz".to_owned());
+    let outcome = check.check(nobody(), &request.borrow(), &SystemClock, None).await;
+    let verdict = outcome.verdict();
+    assert!(matches!(outcome, CheckOutcome::Deny(_)), "{outcome:?}");
+    assert!(verdict.status == 400 && verdict.body.starts_with(b"request_parse_error: "), "{verdict:?}");
 }
 
 #[test]
