@@ -41,7 +41,8 @@ fn shop(keys: &str) -> Issuer {
 
 fn end_users(world: &World) -> EndUsers {
     let place = Location::Header { name: HeaderName::from_static("x-partner-token"), prefix: String::new() };
-    let partner = issuer("partner", (PARTNER, None), place, &world.partner_keys());
+    let mut partner = issuer("partner", (PARTNER, None), place, &world.partner_keys());
+    partner.locations.push(Location::Cookie("partner".to_owned()));
     EndUsers::new(vec![Arc::new(shop(&world.shop_keys())), Arc::new(partner)])
 }
 
