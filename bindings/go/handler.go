@@ -77,7 +77,11 @@ func (h *checkedHandler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	body := &countedBody{ReadCloser: r.Body}
 	answer := newCheckedWriter(w, in, body)
 	defer answer.abandon()
-	h.next.ServeHTTP(answer.outer, judged(r.WithContext(ctx), in, unpack(outcome.Headers), body))
+	if req, err := judged(r.WithContext(ctx), in, unpack(outcome.Headers), body); err == nil {
+		h.next.ServeHTTP(answer.outer, req)
+	} else {
+		http.Error(answer.outer, http.StatusText(http.StatusBadRequest), http.StatusBadRequest)
+	}
 	answer.finish()
 }
 
@@ -192,8 +196,9 @@ func addressOf(text string) []byte {
 	return []byte(text)
 }
 
-// judged is the request as it was judged.
-func judged(r *http.Request, in *inbound, header http.Header, body io.ReadCloser) *http.Request {
+// judged is the request as it was judged. A path that Go does not read is an error: the handler never sees another one
+// than the rules did.
+func judged(r *http.Request, in *inbound, header http.Header, body io.ReadCloser) (*http.Request, error) {
 	delete(header, "Host")
 	delete(header, "Transfer-Encoding") // net/http has it in TransferEncoding
 	r.Header = header
@@ -201,11 +206,13 @@ func judged(r *http.Request, in *inbound, header http.Header, body io.ReadCloser
 		r.Body = body
 	}
 	if path := in.facts.Path; path != r.URL.RequestURI() {
-		if target, err := url.ParseRequestURI(path); err == nil {
-			r.URL, r.RequestURI = target, path
+		target, err := url.ParseRequestURI(path)
+		if err != nil {
+			return nil, err
 		}
+		r.URL, r.RequestURI = target, path
 	}
-	return r
+	return r, nil
 }
 
 // passOn sends an answer of the mesh as it is.

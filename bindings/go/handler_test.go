@@ -381,10 +381,27 @@ func TestOwnServerLimitsRateAndRoom(t *testing.T) {
 	if got := serve("/"); got.Code != 503 {
 		t.Errorf("no room to wait: %d", got.Code)
 	}
-	leave <- struct{}{}
+	gone, cancel := context.WithCancel(context.Background())
+	left := make(chan struct{})
+	leave <- struct{}{} // the first; the one who waits gets its place
 	if first, second := <-slow, <-waiting; first != 200 || second != 200 {
 		t.Errorf("%d %d", first, second)
 	}
+	go func() { slow <- serve("/slow").Code }()
+	<-entered
+	go func() {
+		checked.ServeHTTP(httptest.NewRecorder(), httptest.NewRequestWithContext(gone, "GET", "/", nil))
+		close(left)
+	}()
+	eventually(t, "one waits again", func() bool { return counted(t, m, "libmesh_requests_waiting", `listener="own"`) == 1 })
+	cancel()
+	<-left
+	eventually(t, "who left waits no more", func() bool { return counted(t, m, "libmesh_requests_waiting", `listener="own"`) == 0 })
+	leave <- struct{}{}
+	if code := <-slow; code != 200 {
+		t.Errorf("%d", code)
+	}
+	eventually(t, "its place is free", func() bool { return serve("/").Code == 200 })
 }
 
 func TestOwnServerShowsBodiesToChecks(t *testing.T) {
@@ -483,14 +500,18 @@ func TestOwnServerPanicsAndTakenConnectionsEndTheirRequests(t *testing.T) {
 
 func TestOwnServerMayLetItsWriterEscape(t *testing.T) {
 	var escaped http.ResponseWriter
-	o := newOwn(t, "", func(w http.ResponseWriter, _ *http.Request) { escaped = w })
-	checked, err := o.Handler("own", http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { escaped = w }))
+	m := open(t, "version: 1\nlisteners: [ { name: own } ]\n")
+	checked, err := m.Handler("own", http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { escaped = w }))
 	if err != nil {
 		t.Fatal(err)
 	}
 	checked.ServeHTTP(httptest.NewRecorder(), httptest.NewRequest("GET", "/", nil))
-	escaped.WriteHeader(200)
+	escaped.WriteHeader(500)
 	_, _ = escaped.Write([]byte("late"))
+	ok, late := counted(t, m, "istio_requests_total", `response_code="200"`), counted(t, m, "istio_requests_total", `response_code="500"`)
+	if ok != 1 || late != 0 || counted(t, m, "istio_response_bytes_sum") != 0 {
+		t.Errorf("what comes late is counted: %v %v", ok, late)
+	}
 }
 
 func TestOwnServerOfAClosedMeshServesNobody(t *testing.T) {
