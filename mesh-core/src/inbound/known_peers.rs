@@ -68,6 +68,9 @@ impl KnownPeers {
     }
 
     fn note(&self, key: Box<[u8]>, rotations: u64, judged: Judged) {
+        if key.len() > MOST_BYTES {
+            return;
+        }
         let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if known.rotations != rotations || known.judged.len() >= MOST {
             known.judged.clear();
@@ -100,3 +103,6 @@ fn key(chain: &[&[u8]], server_name: Option<&str>) -> Box<[u8]> {
 const FRESH: Duration = Duration::from_secs(60);
 /// Chains kept; at some 2 KB each, 2 MB.
 const MOST: usize = 1024;
+/// A longer one is judged each time: whoever sends it must not decide how much is kept. SVIDs and what signs them are
+/// below 4 KiB.
+const MOST_BYTES: usize = 16 * 1024;
