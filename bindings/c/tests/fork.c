@@ -119,6 +119,64 @@ static void a_child_is_refused_a_guard_that_the_parent_used(void) {
   mesh_free(g.mesh);
 }
 
+// Of the program's own server: the check, and a request that the parent has begun.
+typedef struct checked {
+  mesh *mesh;
+  mesh_inbound_check *door;
+  mesh_inbound *inbound;
+} checked;
+
+static mesh_received a_get(void) {
+  mesh_received received = MESH_INIT(mesh_received);
+  received.method = MESH_STR("GET");
+  received.target = MESH_STR("/");
+  return received;
+}
+
+static int use_a_check_of_the_parent(void *argument) {
+  checked *c = argument;
+  int before = failed_count;
+  mesh_received received = a_get();
+  mesh_inbound_check *door = NULL;
+  mesh_inbound *inbound = NULL;
+  mesh_response *answer = NULL;
+  MUST_FAIL(MESH_E_FORKED, mesh_inbound_check_open(c->mesh, MESH_STR("own"), &door, &err));
+  MUST_FAIL(MESH_E_FORKED, mesh_inbound_begin(c->door, &received, NULL, 0, &inbound, &answer, &err));
+  MUST_FAIL(MESH_E_FORKED, mesh_inbound_head(c->inbound, 200, MESH_NONE, &answer, &err));
+  MUST_FAIL(MESH_E_FORKED, mesh_inbound_end(c->inbound, 0, 0, MESH_NONE, NULL, &err));
+  CHECK(mesh_inbound_check_body_limit(c->door) == 0);
+  mesh_inbound_free(c->inbound);
+  mesh_inbound_check_free(c->door);
+  mesh_free(c->mesh);
+  return failed_count - before;
+}
+
+static void a_child_is_refused_a_check_that_the_parent_used(void) {
+  static const char text[] = "version: 1\nlisteners: [{ name: own, concurrency: { max_requests: 1, queue: { max_requests: 0 } } }]\n";
+  checked c = {0};
+  mesh_config *config = NULL;
+  mesh_received received = a_get();
+  mesh_response *answer = NULL, *head = NULL;
+  MUST(mesh_config_parse(bytes_of(text), MESH_STR("own.yaml"), &config, &err));
+  MUST(mesh_open(NULL, config, &c.mesh, &err));
+  mesh_config_free(config);
+  MUST(mesh_inbound_check_open(c.mesh, MESH_STR("own"), &c.door, &err));
+  MUST(mesh_inbound_begin(c.door, &received, NULL, 0, &c.inbound, &answer, &err));
+  CHECK(in_child(use_a_check_of_the_parent, &c) == 0);
+  // The place is still the parent's, and the request can be ended.
+  mesh_inbound *second = NULL;
+  MUST(mesh_inbound_begin(c.door, &received, NULL, 0, &second, &answer, &err));
+  CHECK(second == NULL && mesh_response_status(answer) == 503);
+  mesh_response_free(answer);
+  MUST(mesh_inbound_head(c.inbound, 200, MESH_NONE, &head, &err));
+  mesh_response_free(head);
+  MUST(mesh_inbound_end(c.inbound, 0, 0, MESH_NONE, NULL, &err));
+  mesh_inbound_free(c.inbound);
+  mesh_inbound_check_free(c.door);
+  MUST(mesh_close(c.mesh, 5 * SECOND, &err));
+  mesh_free(c.mesh);
+}
+
 static int open_a_new_one(void *argument) {
   world *parent = argument;
   int before = failed_count;
@@ -174,6 +232,7 @@ int main(void) {
   mesh_config_free(config);
   a_child_is_refused_what_the_parent_started(&w);
   a_child_is_refused_a_guard_that_the_parent_used();
+  a_child_is_refused_a_check_that_the_parent_used();
   CHECK(in_child(open_a_new_one, &w) == 0);
   CHECK(in_child(use_one_that_was_never_started, &fresh) == 0);
   char body[32];
