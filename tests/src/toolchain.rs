@@ -54,7 +54,7 @@ pub fn own_server(name: &str) -> Result<Driver, String> {
     let libraries = cargo_directory()?.display().to_string();
     match name {
         "c" => Ok(Driver::new(name, &[&compile_c_example("own_server")?]).with("LD_LIBRARY_PATH", libraries)),
-        "go" => foreign(name, "own"),
+        "go" => foreign(name, "server"),
         "python-asgi" | "python-wsgi" => {
             let program = sources().join(format!("python/{}.py", name.replace("python-", "own_")));
             Ok(Driver::new(name, &[&python()?, &program]))
