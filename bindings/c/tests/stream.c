@@ -63,16 +63,15 @@ static void a_long_answer_arrives_whole(world *w) {
 static void a_reader_that_stops_stops_the_writer(world *w, size_t *written) {
   __atomic_store_n(written, 0, __ATOMIC_SEQ_CST);
   mesh_response *response = call(w, "http://echo/forever");
-  // Loopback sockets hold a few megabytes; then the writer must stand still.
+  // Loopback sockets hold some megabytes, as the kernel pleases; then the writer must stand still.
+  const size_t more_than_sockets_hold = (size_t)256 * 1024 * 1024;
   size_t before = 0, now = 0;
-  for (int i = 0; i < 40; i++) {
-    usleep(100 * 1000);
-    now = __atomic_load_n(written, __ATOMIC_SEQ_CST);
-    if (now > 0 && now == before) break;
+  while (now == 0 || (now != before && now < more_than_sockets_hold)) {
     before = now;
+    usleep(300 * 1000);
+    now = __atomic_load_n(written, __ATOMIC_SEQ_CST);
   }
-  CHECK(now == before);
-  CHECK(now < (size_t)64 * 1024 * 1024);
+  CHECK(now < more_than_sockets_hold);
   mesh_response_free(response);  // the writer now sees MESH_E_CANCELLED
 }
 

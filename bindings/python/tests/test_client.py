@@ -75,20 +75,27 @@ def test_every_method_has_its_name(serve_wsgi: Serve) -> None:
     assert client.head("http://app/").read() == b""
 
 
+PIECE = b"x" * 64 * 1024
+MORE_THAN_SOCKETS_HOLD = 256 * 1024 * 1024 // len(PIECE)
+
+
 def test_a_response_may_stream_while_the_request_still_does(serve_wsgi: Serve) -> None:
     """Full duplex on one thread: each side stops the other, nobody deadlocks."""
     pulled = 0
+    is_read = False
 
     def body() -> Iterator[bytes]:
         nonlocal pulled
-        for _ in range(200):
+        while not (is_read and pulled > 200) and pulled < MORE_THAN_SOCKETS_HOLD:
             pulled += 1
-            yield b"x" * 64 * 1024
+            yield PIECE
 
     client = serve_wsgi(apps.mirror).client()
     with client.stream("POST", "http://app/", content=body()) as response:
-        assert pulled < 200, "the body was pulled before anybody read the answer"
-        assert sum(map(len, response.iter_bytes())) == 200 * 64 * 1024
+        assert pulled < MORE_THAN_SOCKETS_HOLD, "the body was pulled before anybody read the answer"
+        is_read = True
+        received = sum(map(len, response.iter_bytes()))
+    assert received == pulled * len(PIECE)
 
 
 def test_a_generator_that_fails_fails_the_call(serve_wsgi: Serve) -> None:
@@ -179,24 +186,35 @@ def test_asyncio_round_trips(serve_wsgi: Serve) -> None:
 
 
 def test_asyncio_streams_both_ways(serve_wsgi: Serve) -> None:
+    """While nobody reads the answer the body is not pulled beyond what sockets hold; then all of it comes."""
     client_mesh = serve_wsgi(apps.mirror)
     pulled = 0
+    is_read = False
 
     async def body() -> AsyncIterator[bytes]:
         nonlocal pulled
-        for _ in range(200):
+        while not is_read and pulled < MORE_THAN_SOCKETS_HOLD:
             pulled += 1
-            yield b"x" * 64 * 1024
+            yield PIECE
             await asyncio.sleep(0)
 
+    async def rests() -> None:
+        seen = 0
+        while seen != pulled:
+            seen = pulled
+            await asyncio.sleep(0.3)
+
     async def run() -> int:
+        nonlocal is_read
         async with client_mesh.aclient() as client:
             async with client.stream("POST", "http://app/", content=body()) as response:
-                await asyncio.sleep(0.3)
-                assert pulled < 200, "the body was pulled before anybody read the answer"
+                await rests()
+                assert pulled < MORE_THAN_SOCKETS_HOLD, "the body was pulled before anybody read the answer"
+                is_read = True
                 return sum([len(chunk) async for chunk in response.aiter_bytes()])
 
-    assert asyncio.run(run()) == 200 * 64 * 1024
+    received = asyncio.run(run())
+    assert received == pulled * len(PIECE)
 
 
 def test_an_async_generator_that_fails_fails_the_call(serve_wsgi: Serve) -> None:

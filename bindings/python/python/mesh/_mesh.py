@@ -220,9 +220,11 @@ def _in_forked_child() -> None:
 
 
 def _at_exit() -> None:
+    """Daemon threads that call on end quietly in the native module; `Mesh.close` would have them raise."""
     _native.leave()
     for mesh in list(_meshes):
-        mesh.close(timeout=1.0)
+        if mesh._native is not None:
+            mesh._native.close(1.0)
 
 
 if hasattr(os, "register_at_fork"):
