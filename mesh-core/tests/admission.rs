@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use http::{HeaderMap, Request, Response, StatusCode};
 use mesh_core::error::BoxError;
+use mesh_core::inbound::ConnectionAddress;
 use mesh_core::{Body, Mesh};
 use tokio::sync::Notify;
 use tower::{Layer, ServiceExt};
@@ -121,8 +122,39 @@ async fn a_host_has_one_form_for_rules_limits_and_the_application() {
     assert_eq!((status, headers["x-hosts"].to_str().unwrap()), (200, "open.test"));
     assert_eq!(ask(&mesh, "/", &[("host", "secret.test")]).await.0, 403);
     assert_eq!(ask(&mesh, "/", &[("host", "open2.test"), ("host", "secret.test")]).await.0, 400);
-    for (uri, expected) in [("http://OPEN.test/", 429), ("http://open.test./", 429), ("http://third.test/", 200)] {
+    for (uri, expected) in [
+        ("http://OPEN.test/", 429),
+        ("http://open.test./", 429),
+        ("http://open.test:8080/", 429),
+        ("http://third.test:1/", 200),
+        ("http://third.test:2/", 429),
+    ] {
         assert_eq!(ask(&mesh, uri, &[]).await.0, expected, "{uri}: another spelling is no other bucket");
+    }
+    // HTTP/2 leaves the field out; whoever asks for it finds it all the same.
+    let (status, headers) = ask(&mesh, "http://fourth.test/", &[]).await;
+    assert_eq!((status, headers["x-hosts"].to_str().unwrap()), (200, "fourth.test"));
+}
+
+#[tokio::test]
+async fn an_ipv4_caller_of_a_socket_for_both_families_is_an_ipv4_caller() {
+    let mesh = mesh(
+        "access: {rules: [{name: no, action: deny, condition: \"source.ip == '203.0.113.7'\"}]}, rate_limits: [{name: net, by: [\"cidr(source.ip, 24)\"], max_tokens: 1, fill_interval: 1h}]",
+    );
+    for (remote, expected) in [
+        ("[::ffff:203.0.113.7]:4000", 403),
+        ("203.0.113.7:4000", 403),
+        ("[::ffff:203.0.113.8]:4000", 200),
+        ("203.0.113.9:4000", 429),
+        ("[::ffff:192.0.2.1]:4000", 200),
+        ("[2001:db8::1]:4000", 200),
+    ] {
+        let local = "[::ffff:203.0.113.1]:80".parse().unwrap();
+        let address = ConnectionAddress { local, remote: remote.parse().unwrap() };
+        let mut request = Request::get("http://a.test/").body(Body::empty()).unwrap();
+        request.extensions_mut().insert(address);
+        let response = mesh.server_layer("in").unwrap().layer(tower::service_fn(seen)).oneshot(request).await.unwrap();
+        assert_eq!(response.status().as_u16(), expected, "{remote}");
     }
 }
 

@@ -7,8 +7,8 @@
 //!
 //! A rule needs one of its sources, one of its operations and all of its conditions; an empty list asks
 //! for nothing; a policy without rules matches nothing. On a TCP connection a rule with fields that only
-//! HTTP has never allows, and denies as if those fields matched: a deny may grow there, never shrink. For the same
-//! reason a host that DENY or CUSTOM names without a port is met with any port, which in Istio takes a second value; and
+//! HTTP has never allows, and denies or asks as if those fields matched: a deny may grow there, never shrink. For the
+//! same reason a host that DENY or CUSTOM names without a port is met with any port, which in Istio takes a second value; and
 //! a header that came several times is met there by each value alone as well as by all joined, while ALLOW reads them
 //! joined (Envoy 1.40 reads each alone in both).
 
@@ -94,7 +94,11 @@ struct Rule {
 
 /// All policies of a workload.
 #[derive(Debug, Clone, Default)]
-pub struct Policies(Vec<Policy>);
+pub struct Policies {
+    policies: Vec<Policy>,
+    /// Whether one that allows or denies reads what a provider may change: headers, or the query.
+    reads_changes: bool,
+}
 
 /// A verdict, and who made it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -108,17 +112,26 @@ pub enum Ruling<'a> {
 impl Policies {
     /// Those of `policies` that are in force for a workload were chosen by [`read`].
     pub fn new(policies: Vec<Policy>) -> Self {
-        Self(policies)
+        let reads = |policy: &Policy| policy.rules.iter().flat_map(Rule::conditions).any(Condition::reads_changes);
+        let is_verdict = |policy: &Policy| matches!(policy.action, Action::Allow | Action::Deny);
+        let reads_changes = policies.iter().any(|policy| is_verdict(policy) && reads(policy));
+        Self { policies, reads_changes }
     }
 
     /// Whether there is nothing to decide.
     pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.policies.is_empty()
+    }
+
+    /// Whether what a provider changes in a request may change the verdict: then that is of the changed request, as in
+    /// Istio.
+    pub fn reads_changes(&self) -> bool {
+        self.reads_changes
     }
 
     /// Whether a policy is not in force for every request.
     pub fn is_partial(&self) -> bool {
-        self.0.iter().any(|policy| policy.rollout.is_partial())
+        self.policies.iter().any(|policy| policy.rollout.is_partial())
     }
 
     /// The providers to ask about a request, with the policy that demands it, in the order written. One
@@ -154,12 +167,12 @@ impl Policies {
 
     /// Policies that match and are only reported: in dry run, or of action AUDIT.
     pub fn reported<'a>(&'a self, attributes: &Attributes<'_>) -> impl Iterator<Item = &'a Policy> {
-        let reported = self.0.iter().filter(|policy| policy.is_dry_run() || policy.action == Action::Audit);
+        let reported = self.policies.iter().filter(|policy| policy.is_dry_run() || policy.action == Action::Audit);
         reported.filter(|policy| policy.matches(attributes))
     }
 
     fn in_force(&self, stage: Stage) -> impl Iterator<Item = &Policy> {
-        self.0.iter().filter(move |policy| policy.rollout.is_in_force(stage))
+        self.policies.iter().filter(move |policy| policy.rollout.is_in_force(stage))
     }
 
     fn matching<'a>(&'a self, attributes: &Attributes<'_>, stage: Stage) -> impl Iterator<Item = &'a Policy> {
@@ -176,32 +189,23 @@ impl Policy {
     /// Whether one of its rules matches.
     pub fn matches(&self, attributes: &Attributes<'_>) -> bool {
         let widens = match self.action {
-            Action::Deny => Widens::Everywhere,
             // Asked about more, a provider can only refuse more.
-            Action::Custom(_) => Widens::Values,
-            Action::Allow | Action::Audit => Widens::Never,
+            Action::Deny | Action::Custom(_) => true,
+            Action::Allow | Action::Audit => false,
         };
         self.rules.iter().any(|rule| rule.matches(attributes, widens))
     }
 }
 
-/// Where a rule matches more than Istio's, because more is the safe side.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Widens {
-    Never,
-    /// A host without a port stands for all its ports, and each line of a header for itself.
-    Values,
-    /// That, and on a TCP connection what only HTTP has counts as met.
-    Everywhere,
-}
-
 impl Rule {
-    fn matches(&self, attributes: &Attributes<'_>, widens: Widens) -> bool {
-        if attributes.is_tcp && widens != Widens::Everywhere && self.conditions().any(Condition::is_http_only) {
+    /// `widens`, because more is the safe side: on a TCP connection what only HTTP has counts as met, a host without a
+    /// port stands for all its ports, and each line of a header for itself.
+    fn matches(&self, attributes: &Attributes<'_>, widens: bool) -> bool {
+        if attributes.is_tcp && !widens && self.conditions().any(Condition::is_http_only) {
             return false;
         }
         let holds = |condition: &Condition| {
-            (attributes.is_tcp && condition.is_http_only()) || condition.holds(attributes, widens != Widens::Never)
+            (attributes.is_tcp && condition.is_http_only()) || condition.holds(attributes, widens)
         };
         let one_of = |alternatives: &[Vec<Condition>]| {
             alternatives.is_empty() || alternatives.iter().any(|all| all.iter().all(holds))

@@ -11,8 +11,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, LazyLock};
 use std::time::SystemTime;
 
+use cel::extractors::This;
 use cel::{Context, Env, ExecutionError, Program, Value};
 use http::HeaderMap;
+use regex::Regex;
 
 use super::attributes::Attributes;
 
@@ -26,6 +28,8 @@ use vocabulary::Term;
 pub struct Expression {
     program: Program,
     terms: Vec<Term>,
+    /// What `matches` asks for, compiled when it was read.
+    patterns: Arc<HashMap<String, Regex>>,
     failures: AtomicU64,
 }
 
@@ -40,8 +44,9 @@ impl Expression {
         }
         let parsed = catch_unwind(|| ENV.compile(text)).map_err(|_| "the expression cannot be parsed".to_owned())?;
         let program = parsed.map_err(|error| format!("no CEL: {}", one_line(&error.to_string())))?;
-        let terms = survey::terms(program.expression())?;
-        let expression = Self { program, terms, failures: AtomicU64::new(0) };
+        let survey = survey::of(program.expression())?;
+        let (terms, patterns) = (survey.terms, Arc::new(survey.patterns));
+        let expression = Self { program, terms, patterns, failures: AtomicU64::new(0) };
         match expression.evaluate(&nobody(&HeaderMap::new())) {
             Ok(Value::Bool(_)) | Err(_) => Ok(expression),
             Ok(other) => Err(format!("it is a {}, and a condition is true or false", other.type_of())),
@@ -72,6 +77,15 @@ impl Expression {
 
     fn evaluate(&self, of: &Attributes<'_>) -> Result<Value, &'static str> {
         let mut context = Context::with_env(Arc::clone(&ENV));
+        if !self.patterns.is_empty() {
+            let patterns = Arc::clone(&self.patterns);
+            let matches = move |This(text): This<Arc<String>>, pattern: Arc<String>| match patterns.get(&*pattern) {
+                Some(pattern) => Ok(pattern.is_match(&text)),
+                None => Err(ExecutionError::function_error(survey::MATCHES, "unknown pattern")),
+            };
+            // The environment has none of its own, which would compile the pattern each time.
+            context.add_function(survey::MATCHES, matches).map_err(|_| "there are two functions `matches`")?;
+        }
         for (name, fields) in vocabulary::bind(&self.terms, of) {
             context.add_variable_from_value(name, fields);
         }

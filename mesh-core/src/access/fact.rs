@@ -327,7 +327,7 @@ fn first_segments(path: &str, segments: usize) -> &str {
 
 /// The network an address is in.
 pub(super) fn block(address: IpAddr, bits: u8) -> IpAddr {
-    match address {
+    match address.to_canonical() {
         IpAddr::V4(address) => {
             let mask = u32::MAX.checked_shl(32 - u32::from(bits.min(32))).unwrap_or(0);
             IpAddr::V4(Ipv4Addr::from(u32::from(address) & mask))

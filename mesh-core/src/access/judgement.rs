@@ -54,13 +54,35 @@ pub enum Cause<'a> {
     Default,
 }
 
+/// What is judged. Policies see what their providers changed; local rules speak of the request as it came.
+#[derive(Clone, Copy)]
+pub struct Views<'a> {
+    /// What local rules see.
+    pub rules: Attributes<'a>,
+    /// What policies see.
+    pub policies: Attributes<'a>,
+}
+
+impl<'a> From<&Attributes<'a>> for Views<'a> {
+    fn from(of: &Attributes<'a>) -> Self {
+        Self { rules: *of, policies: *of }
+    }
+}
+
+impl<'a> Views<'a> {
+    fn read_as(self, path: &'a str) -> Self {
+        Self { rules: Attributes { path, ..self.rules }, policies: Attributes { path, ..self.policies } }
+    }
+}
+
 /// Judges one request. `draw` says which of the rules that are rolled out in part it meets.
 pub fn judge<'a>((rules, policies): (&'a Rules, &'a Policies), of: &Attributes<'_>, draw: Draw) -> Judgement<'a> {
-    let verdict = verdict((rules, policies), of, Stage::Now(draw));
+    let views = Views::from(of);
+    let verdict = verdict((rules, policies), views, Stage::Now(draw));
     if !rules.is_partial() && !policies.is_partial() {
         return Judgement { verdict, planned: None };
     }
-    let planned = self::verdict((rules, policies), of, Stage::Planned);
+    let planned = self::verdict((rules, policies), views, Stage::Planned);
     Judgement { verdict, planned: Some(planned).filter(|planned| planned.passes() != verdict.passes()) }
 }
 
@@ -68,41 +90,38 @@ pub fn judge<'a>((rules, policies): (&'a Rules, &'a Policies), of: &Attributes<'
 /// pass; one that is only decoded must not be denied by name.
 pub fn refused_reading<'a, 'r>(
     by: (&'a Rules, &'a Policies),
-    of: &Attributes<'_>,
+    of: Views<'r>,
     readings: &'r Readings,
     draw: Draw,
 ) -> Option<(Cause<'a>, &'r str)> {
     let stage = Stage::Now(draw);
-    let refused = |path: &'r str| match verdict(by, &Attributes { path, ..*of }, stage) {
+    let refused = |path: &'r str| match verdict(by, of.read_as(path), stage) {
         Verdict::Deny(cause) => Some((cause, path)),
         Verdict::Allow(_) => None,
     };
-    let denied = |path: &'r str| Some((denied_by_name(by, &Attributes { path, ..*of }, stage)?, path));
+    let denied = |path: &'r str| Some((denied_by_name(by, of.read_as(path), stage)?, path));
     readings.structural().find_map(refused).or_else(|| readings.decoded().find_map(denied))
 }
 
-fn denied_by_name<'a>(
-    (rules, policies): (&'a Rules, &'a Policies),
-    of: &Attributes<'_>,
-    stage: Stage,
-) -> Option<Cause<'a>> {
-    if let Decision::Deny { rule: Some(name), .. } = rules.decide_at(of, stage) {
+fn denied_by_name<'a>((rules, policies): (&'a Rules, &'a Policies), of: Views<'_>, stage: Stage) -> Option<Cause<'a>> {
+    if let Decision::Deny { rule: Some(name), .. } = rules.decide_at(&of.rules, stage) {
         return Some(Cause::Rule(name));
     }
-    match policies.rule_at(of, stage) {
+    match policies.rule_at(&of.policies, stage) {
         Ruling::Deny(Some(name)) => Some(Cause::Policy(name)),
         _ => None,
     }
 }
 
-fn verdict<'a>((rules, policies): (&'a Rules, &'a Policies), of: &Attributes<'_>, stage: Stage) -> Verdict<'a> {
-    let (rule, is_closed) = match rules.decide_at(of, stage) {
+/// The verdict of those that are in force at `stage`.
+pub fn verdict<'a>((rules, policies): (&'a Rules, &'a Policies), of: Views<'_>, stage: Stage) -> Verdict<'a> {
+    let (rule, is_closed) = match rules.decide_at(&of.rules, stage) {
         Decision::Deny { rule: Some(name), .. } => return Verdict::Deny(Cause::Rule(name)),
         Decision::Deny { reason: DenyReason::Default, .. } => (None, true),
         Decision::Deny { .. } => return Verdict::Deny(Cause::NoAllowRule),
         Decision::Allow { rule } => (rule, false),
     };
-    match policies.rule_at(of, stage) {
+    match policies.rule_at(&of.policies, stage) {
         Ruling::Deny(Some(name)) => Verdict::Deny(Cause::Policy(name)),
         Ruling::Deny(None) => Verdict::Deny(Cause::NoAllowPolicy),
         Ruling::Allow(None) if is_closed => Verdict::Deny(Cause::Default),
@@ -126,6 +145,11 @@ impl Verdict<'_> {
 }
 
 impl<'a> Cause<'a> {
+    /// Whether a rule made it, and no policy may change that.
+    pub fn is_by_rules(&self) -> bool {
+        matches!(self, Self::Rule(_) | Self::NoAllowRule)
+    }
+
     /// The rule's or the policy's name, or why there is none.
     pub fn name(&self) -> &'a str {
         match self {

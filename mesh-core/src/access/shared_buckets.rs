@@ -121,7 +121,9 @@ impl SharedBuckets {
         let file = options.read(true).write(true).create(true).truncate(false).mode(0o600).open(&self.path)?;
         let _locked = Locked::at_once(&file)?;
         let mut header = [0; HEADER];
-        if file.metadata()?.len() == 0 {
+        // Who died between making the file long and writing its beginning has left it empty.
+        let is_new = file.metadata()?.len() == 0 || file.read_exact_at(&mut header, 0).is_ok() && header == [0; HEADER];
+        if is_new {
             header[..MAGIC.len()].copy_from_slice(MAGIC);
             header[8..16].copy_from_slice(&self.sets.to_le_bytes());
             let random = provider().secure_random.fill(&mut header[16..16 + SECRET]);
@@ -303,6 +305,16 @@ mod tests {
             }
         });
         assert_eq!(passed.into_inner(), TOKENS);
+    }
+
+    #[tokio::test]
+    async fn a_file_whose_maker_died_before_it_wrote_the_beginning_is_begun_anew() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("limits");
+        File::create(&path).unwrap().set_len(HEADER as u64 + 7 * SET as u64).unwrap();
+        let buckets = process(&path, "all", 1);
+        assert!(passes(&buckets, b"k").await);
+        assert!(!passes(&process(&path, "all", 1), b"k").await, "another process reads the same file");
     }
 
     #[tokio::test]

@@ -14,7 +14,7 @@ use super::policy::CacheAttribute;
 use super::route::Matches;
 use super::value::{HeaderName, Name, Percent};
 
-/// How many requests may come in, in a span of time. Counted in this process, before access rules. A request
+/// How many requests may come in, in a span of time. Counted in this process, after access rules. A request
 /// has to find a token in every limit that matches it. A bare connection counts where the limit has no `match`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
@@ -29,7 +29,7 @@ pub struct RateLimit {
     #[serde(default, rename = "match", skip_serializing_if = "Matches::is_any")]
     pub matches: Matches,
     /// Each value of these has tokens of its own; requests without one share theirs. All spellings of a path that may be
-    /// read alike are one value, unless the listener says `judged_paths: as_handed_on`. Default: all requests together.
+    /// read alike are one value, unless the listener says `judged_paths: as_handed_on`; so is a host with any port. Default: all requests together.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub by: Vec<CacheAttribute>,
     /// Requests that may come at once (Envoy's `max_tokens`).

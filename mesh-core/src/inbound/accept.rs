@@ -183,6 +183,7 @@ impl Arrival<'_> {
         if let Some(told) = told {
             told.write(&mut record.line);
         }
+        let judged = judged.map_err(|denial| denial.refused);
         let demanded = judged.and_then(|()| demanded(policy, &attributes, draw));
         let demanded = demanded.map_err(|refused| refused.error).inspect_err(|_| inbound.decisions.denied.inc())?;
         self.limit(policy, &attributes).await?;
@@ -202,6 +203,7 @@ impl Arrival<'_> {
     fn attributes<'b>(&'b self, headers: &'b HeaderMap) -> Attributes<'b> {
         let core = &self.inbound.core;
         let node = &core.telemetry.node;
+        let address = self.address.map(ConnectionAddress::canonical);
         Attributes {
             principal: self.peer.as_ref().map(|peer| peer.id.as_str()),
             own_principal: self.peer.as_ref().map(|_| &*node.principal),
@@ -214,8 +216,8 @@ impl Arrival<'_> {
             scheme: "",
             protocol: "TCP",
             headers,
-            source_address: self.address.map(|address| address.remote),
-            destination_address: self.address.map(|address| address.local),
+            source_address: address.map(|address| address.remote),
+            destination_address: address.map(|address| address.local),
             request_id: "",
             remote_address: None,
             sni: self.peer.as_ref().and_then(|peer| peer.server_name.as_deref()),

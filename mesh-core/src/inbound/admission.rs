@@ -2,7 +2,8 @@
 //!
 //! Decides: nothing itself; it asks in order: deadline, form, end user, rules, rate limits, room, checks.
 //! What costs least comes first, so that who must not get in takes neither a token nor a place from those who may.
-//! Never: asks further after a refusal. Invariant: a check that a policy demands is asked, or the request is refused.
+//! Policies that read what the provider of a CUSTOM policy may change are asked once more after it, and that counts.
+//! Never: asks further after a refusal that nothing may change. Invariant: a check that a policy demands is asked, or the request is refused.
 
 use std::sync::Arc;
 
@@ -11,12 +12,13 @@ use http::Request;
 use super::checks::Asking;
 use super::facts::Facts;
 use super::gate::Inside;
-use super::judging;
+use super::judging::{self, Told};
 use super::quota;
 use super::readings;
 use super::serve::Origin;
 use super::{Inbound, end_user};
 use crate::access::attributes::Attributes;
+use crate::access::judgement::Views;
 use crate::access::limit::LocalLimit;
 use crate::access::rollout::Draw;
 use crate::access::verdict::Verdict;
@@ -24,6 +26,7 @@ use crate::body::Body;
 use crate::context::CallContext;
 use crate::error::{Error, ErrorKind, Side};
 use crate::policy::waiting::Arrival;
+use crate::route::host;
 use crate::snapshot::ListenerPolicy;
 use crate::telemetry::names::label;
 
@@ -57,20 +60,39 @@ pub(super) async fn admit(
     let draw = judging::draw(inbound, policy);
     let (judged, told) = judging::judge(inbound, policy, (&attributes, &facts.readings), draw);
     // Which checks the policies demand is read of the request as it came: a check may change its headers.
-    let demanded = judged.and_then(|()| readings::demanded(policy, (&attributes, &facts.readings), draw));
+    let demanded = readings::demanded(policy, (&attributes, &facts.readings), draw);
+    let came = demanded.as_ref().is_ok_and(|demanded| may_yet_change(policy, demanded)).then(|| attributes.to_buf());
+    let judged = match judged {
+        Err(denial) if came.is_some() && !denial.is_by_rules => Ok(()),
+        other => other.map_err(|denial| denial.refused),
+    };
     if let Some(told) = told {
         request.extensions_mut().insert(told);
     }
-    let demanded = demanded.inspect_err(|_| inbound.decisions.denied.inc())?;
+    let demanded = judged.and(demanded).inspect_err(|_| inbound.decisions.denied.inc())?;
     let (counting, counted) = counting(policy, (&facts, request));
     limit(inbound, counting, counted).await?;
     let mut verdicts = quota::ask(inbound, policy, (&facts, request), context).await?;
     let inside = pass_gate(inbound, context).await?;
     let asking = Asking { inbound, origin, context };
     verdicts.extend(asking.pass(&policy.checks, (&mut facts, request), &demanded).await?);
+    if let Some(came) = came {
+        let attributes = facts.attributes(request.headers());
+        let views = Views { rules: came.borrow(), policies: attributes };
+        let (judged, rule) = judging::judge_changed(policy, (views, &facts.readings), draw);
+        if let Some(told) = request.extensions_mut().get_mut::<Told>() {
+            told.correct(rule);
+        }
+        judged.inspect_err(|_| inbound.decisions.denied.inc())?;
+    }
     in_time(inbound, context, "the caller's deadline passed while the request was admitted")?;
     inbound.decisions.allowed.inc();
     Ok(Admitted { inside, verdicts })
+}
+
+/// Whether a check that a CUSTOM policy demands may change what the others say of the request.
+fn may_yet_change(policy: &ListenerPolicy, demanded: &[&str]) -> bool {
+    !demanded.is_empty() && policy.authorization.reads_changes()
 }
 
 /// Nobody waits for an answer after the deadline.
@@ -94,7 +116,8 @@ async fn pass_gate(inbound: &Inbound, context: &CallContext) -> Result<Option<In
     })
 }
 
-/// The limits that count the request, and what they count it by: a bucket belongs to a path, however it is spelled.
+/// The limits that count the request, and what they count it by: a bucket belongs to a path, however it is spelled, and
+/// to a host, whatever port it is asked with.
 fn counting<'a>(
     policy: &'a ListenerPolicy,
     (facts, request): (&'a Facts<'_>, &'a Request<Body>),
@@ -102,7 +125,8 @@ fn counting<'a>(
     let limits = policy.limits.iter().filter(|limit| facts.meets(&limit.matches, request));
     let attributes = facts.attributes(request.headers());
     let path = facts.readings.counted().unwrap_or(attributes.path);
-    (limits.map(|limit| &**limit).collect(), Attributes { path, ..attributes })
+    let host = host::split_port(attributes.host).0;
+    (limits.map(|limit| &**limit).collect(), Attributes { path, host, ..attributes })
 }
 
 /// Every limit that counts the request takes a token, also after one had none left: each counts for itself.

@@ -1,8 +1,8 @@
 //! What policies read of a request besides its headers.
 //!
 //! Decides: the one form of path and host that rules, limits and checks compare, and that the application then reads.
-//! Never: lets two readers see two requests: `/public/../admin` is judged as it will be read, and a host header that
-//! differs from the authority is replaced by it. Invariant: a request without one clear form is refused (400).
+//! Never: lets two readers see two requests: `/public/../admin` is judged as it will be read, and the host header is
+//! the authority, where there is one. Invariant: a request without one clear form is refused (400).
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -10,9 +10,9 @@ use std::time::Instant;
 use http::uri::PathAndQuery;
 use http::{HeaderMap, HeaderValue, Method, Request, Uri, Version, header};
 
-use super::Inbound;
 use super::admission::{Refused, refusal};
 use super::serve::Origin;
+use super::{ConnectionAddress, Inbound};
 use crate::access::attributes::Attributes;
 use crate::access::jwt::{self, EndUser};
 use crate::access::verdict::{HeaderChange, Verdict};
@@ -88,7 +88,7 @@ impl<'a> Facts<'a> {
     }
 
     pub(super) fn attributes<'b>(&'b self, headers: &'b HeaderMap) -> Attributes<'b> {
-        let (address, peer) = self.origin;
+        let (address, peer) = (self.origin.0.map(ConnectionAddress::canonical), &self.origin.1);
         let node = &self.inbound.core.telemetry.node;
         Attributes {
             principal: peer.as_ref().map(|peer| peer.id.as_str()),
@@ -162,19 +162,19 @@ fn normalise_path<In>(request: &mut Request<In>, paths: &PathTerms) -> Result<Op
     Ok(None)
 }
 
-/// RFC 9112 3.2: several host fields are an error, and an authority in the target counts more than the field.
+/// RFC 9112 3.2: several host fields are an error, and an authority in the target counts more than the field. HTTP/2
+/// leaves the field out; whoever asks for it finds it all the same.
 fn agree_on_host<In>(request: &mut Request<In>) -> Result<(), Error> {
     let mut hosts = request.headers().get_all(header::HOST).iter();
     let host = hosts.next();
     if hosts.next().is_some() {
         return Err(bad("several host headers".to_owned()));
     }
-    let Some(host) = host else { return Ok(()) };
-    if host.to_str().is_err() {
+    if host.is_some_and(|host| host.to_str().is_err()) {
         return Err(bad("the host header is not text".to_owned()));
     }
     let Some(authority) = request.uri().authority().map(|authority| authority.as_str()) else { return Ok(()) };
-    if host.as_bytes() == authority.as_bytes() {
+    if host.is_some_and(|host| host.as_bytes() == authority.as_bytes()) {
         return Ok(());
     }
     let authority = HeaderValue::from_str(authority).map_err(|error| bad(format!("authority refused: {error}")))?;

@@ -10,8 +10,8 @@ use http::Request;
 use super::Inbound;
 use super::admission::{Refused, refused};
 use crate::access::attributes::Attributes;
-use crate::access::judgement::{self, Verdict};
-use crate::access::rollout::Draw;
+use crate::access::judgement::{self, Cause, Verdict, Views};
+use crate::access::rollout::{Draw, Stage};
 use crate::access::verdict::Verdict as Answer;
 use crate::body::Body;
 use crate::error::ErrorKind;
@@ -30,6 +30,10 @@ pub(super) struct Told {
 }
 
 impl Told {
+    pub(super) fn correct(&mut self, rule: Arc<str>) {
+        self.rule = rule;
+    }
+
     pub(super) fn write(self, line: &mut AccessRecord) {
         line.access_rule = Some(self.rule);
         line.would_deny = self.would_deny;
@@ -46,13 +50,26 @@ pub(super) fn draw(inbound: &Inbound, policy: &ListenerPolicy) -> Draw {
     Draw::STRICT
 }
 
+/// Why a request is not let in.
+pub(super) struct Denial {
+    pub(super) refused: Refused,
+    /// Whether local rules say so; policies may say otherwise of the request as a check changed it.
+    pub(super) is_by_rules: bool,
+}
+
+impl Denial {
+    fn new(cause: &Cause<'_>, why: String) -> Self {
+        Self { refused: refused(ErrorKind::Denied, why), is_by_rules: cause.is_by_rules() }
+    }
+}
+
 /// Local rules and Istio's policies: whether they let the request pass, and what the access log, if there is one, says.
 pub(super) fn judge(
     inbound: &Inbound,
     policy: &ListenerPolicy,
     about: (&Attributes<'_>, &Readings),
     draw: Draw,
-) -> (Result<(), Refused>, Option<Told>) {
+) -> (Result<(), Denial>, Option<Told>) {
     let ((attributes, readings), by) = (about, (&policy.rules, &*policy.authorization));
     let judgement = judgement::judge(by, attributes, draw);
     let is_allowed = judgement.verdict.passes();
@@ -77,11 +94,33 @@ pub(super) fn judge(
         }
     });
     if let Verdict::Deny(cause) = judgement.verdict {
-        return (Err(refused(ErrorKind::Denied, cause.to_string())), told);
+        return (Err(Denial::new(&cause, cause.to_string())), told);
     }
-    let Some((cause, path)) = judgement::refused_reading(by, attributes, readings, draw) else { return (Ok(()), told) };
+    let Some((cause, path)) = judgement::refused_reading(by, attributes.into(), readings, draw) else {
+        return (Ok(()), told);
+    };
     let told = told.map(|told| Told { rule: cause.to_string().into(), ..told });
-    (Err(refused(ErrorKind::Denied, format!("{cause}, read as {path:?}"))), told)
+    (Err(Denial::new(&cause, format!("{cause}, read as {path:?}"))), told)
+}
+
+/// The same for a request that its CUSTOM policies' providers may have changed: policies judge what they made of it, as
+/// in Istio, and local rules the request as it came.
+pub(super) fn judge_changed(
+    policy: &ListenerPolicy,
+    (views, readings): (Views<'_>, &Readings),
+    draw: Draw,
+) -> (Result<(), Refused>, Arc<str>) {
+    let by = (&policy.rules, &*policy.authorization);
+    let verdict = judgement::verdict(by, views, Stage::Now(draw));
+    if let Verdict::Deny(cause) = verdict {
+        return (Err(Denial::new(&cause, cause.to_string()).refused), verdict.to_string().into());
+    }
+    match judgement::refused_reading(by, views, readings, draw) {
+        None => (Ok(()), verdict.to_string().into()),
+        Some((cause, path)) => {
+            (Err(Denial::new(&cause, format!("{cause}, read as {path:?}")).refused), cause.to_string().into())
+        }
+    }
 }
 
 /// What a check's answer says besides its verdict goes to the access log, if there is one.

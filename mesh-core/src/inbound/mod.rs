@@ -57,6 +57,14 @@ pub struct ConnectionAddress {
     pub remote: SocketAddr,
 }
 
+impl ConnectionAddress {
+    /// As policies see them: a socket for both families shows an IPv4 peer as an IPv6 address.
+    pub(crate) fn canonical(self) -> Self {
+        let canonical = |address: SocketAddr| SocketAddr::new(address.ip().to_canonical(), address.port());
+        Self { local: canonical(self.local), remote: canonical(self.remote) }
+    }
+}
+
 /// Who is at the other end, as the server that ended the connection says it: a [`PeerIdentity`] among the
 /// request's extensions, or one that its requests share.
 pub(crate) fn peer_of(extensions: &Extensions) -> Option<Arc<PeerIdentity>> {

@@ -127,7 +127,9 @@ impl AccessLayer {
         }
         let readings = Readings::of(attributes.path);
         let cause = match judgement.verdict {
-            Verdict::Allow(_) => judgement::refused_reading((&self.rules, &policies), &attributes, &readings, draw),
+            Verdict::Allow(_) => {
+                judgement::refused_reading((&self.rules, &policies), (&attributes).into(), &readings, draw)
+            }
             Verdict::Deny(cause) => Some((cause, attributes.path)),
         };
         match cause {
@@ -146,7 +148,7 @@ pub(super) fn attributes<'a, In>(
     listener: &'a str,
     peer: Option<&'a PeerIdentity>,
 ) -> Attributes<'a> {
-    let address = request.extensions().get::<ConnectionAddress>();
+    let address = request.extensions().get::<ConnectionAddress>().map(|address| address.canonical());
     Attributes {
         principal: peer.map(|peer| peer.id.as_str()),
         own_principal: None,

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod bodies;
+mod changes;
 mod claims;
 mod log;
 mod over_http;

@@ -17,12 +17,17 @@ impl Cidr {
             Some((address, length)) => (address, Some(length.parse::<u32>().ok()?)),
             None => (text, None),
         };
-        let (bits, is_v4) = bits(address.parse().ok()?);
-        let width = if is_v4 { 32 } else { 128 };
-        let length = length.unwrap_or(width);
-        if length > width {
+        let address: IpAddr = address.parse().ok()?;
+        let written_width = if address.is_ipv4() { 32 } else { 128 };
+        let length = length.unwrap_or(written_width);
+        if length > written_width {
             return None;
         }
+        // `::ffff:10.0.0.0/104` is 10.0.0.0/8; with less than the 96 bits before it, it is a block of IPv6.
+        let canonical = if length >= written_width - 32 { address.to_canonical() } else { address };
+        let (bits, is_v4) = bits(canonical);
+        let width = if is_v4 { 32 } else { 128 };
+        let length = length - (written_width - width);
         let mask = u128::MAX.checked_shl(width - length).unwrap_or(0);
         Some(Self { base: bits & mask, mask, is_v4 })
     }
@@ -63,6 +68,10 @@ mod tests {
             ("2001:db8::/32", "2001:db8:1::1", true),
             ("2001:db8::/32", "2001:db9::1", false),
             ("127.0.0.0/8", "::ffff:127.0.0.1", true),
+            ("::ffff:127.0.0.0/104", "127.9.9.9", true),
+            ("::ffff:127.0.0.0/104", "::ffff:128.0.0.1", false),
+            ("::ffff:127.0.0.1", "127.0.0.1", true),
+            ("::/95", "127.0.0.1", false),
         ] {
             let block_read = Cidr::parse(block).unwrap();
             assert_eq!(block_read.contains(address.parse().unwrap()), expected, "{block} {address}");

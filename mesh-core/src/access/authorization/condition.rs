@@ -31,6 +31,10 @@ impl Condition {
         self.field.is_http_only()
     }
 
+    pub(super) fn reads_changes(&self) -> bool {
+        matches!(self.field, Field::Header(_) | Field::Target)
+    }
+
     /// `widens`: a host that is named without a port is met on every port, too, and a header that came several times
     /// is met by each of its values, too.
     pub(super) fn holds(&self, attributes: &Attributes<'_>, widens: bool) -> bool {

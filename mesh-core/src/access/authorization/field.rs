@@ -7,6 +7,7 @@
 use std::borrow::Cow;
 use std::net::IpAddr;
 
+use http::HeaderName;
 use serde_json::Value as Json;
 
 use crate::access::attributes::Attributes;
@@ -27,8 +28,10 @@ pub(super) enum Field {
     Host,
     Method,
     Path,
-    /// In lower case.
-    Header(String),
+    /// Path and query, as the pseudo header has them.
+    Target,
+    Scheme,
+    Header(HeaderName),
     RequestPrincipal,
     Audiences,
     Presenter,
@@ -51,6 +54,8 @@ impl Field {
             Self::Host
                 | Self::Method
                 | Self::Path
+                | Self::Target
+                | Self::Scheme
                 | Self::Header(_)
                 | Self::RequestPrincipal
                 | Self::Audiences
@@ -79,11 +84,16 @@ impl Field {
             Self::Host => text(Some(of.host)),
             Self::Method => text(Some(of.method)),
             Self::Path => text(Some(of.path)),
+            Self::Target => text(Some(&of.path_and_query())),
+            Self::Scheme => text(Some(of.scheme)),
             Self::Header(name) => text(header(of, name).as_deref()),
             Self::RequestPrincipal => text(request_principal(of).as_deref()),
             Self::Audiences => any_text(claim(of, &["aud"]), fits),
             Self::Presenter => any_text(claim(of, &["azp"]), fits),
-            Self::Claim(path) => any_text(claim(of, path), fits),
+            Self::Claim(path) => match path.as_slice() {
+                [name] if SPACE_DELIMITED.contains(&name.as_str()) => any_word(claim(of, path), fits),
+                _ => any_text(claim(of, path), fits),
+            },
         }
     }
 }
@@ -92,7 +102,7 @@ impl Field {
     /// Whether one of several lines of a header does; a single line is the whole value, which [`Field::any`] sees.
     pub(super) fn any_line(&self, of: &Attributes<'_>, does: &dyn Fn(&Value<'_>) -> bool) -> bool {
         let Self::Header(name) = self else { return false };
-        let lines = of.headers.get_all(name.as_str());
+        let lines = of.headers.get_all(name);
         lines.iter().nth(1).is_some()
             && lines.iter().any(|line| does(&Value::Text(&String::from_utf8_lossy(line.as_bytes()))))
     }
@@ -113,7 +123,7 @@ fn account<'a>(of: &Attributes<'a>) -> Option<(&'a str, &'a str, &'a str)> {
 }
 
 /// Several values are joined with `,`, as everywhere.
-fn header<'a>(of: &Attributes<'a>, name: &str) -> Option<Cow<'a, str>> {
+fn header<'a>(of: &Attributes<'a>, name: &HeaderName) -> Option<Cow<'a, str>> {
     let mut values = of.headers.get_all(name).iter().map(|value| String::from_utf8_lossy(value.as_bytes()));
     let first = values.next()?;
     Some(values.fold(first, |joined, value| Cow::Owned(format!("{joined},{value}"))))
@@ -138,3 +148,14 @@ fn any_text(claim: Option<&Json>, fits: &dyn Fn(Value<'_>) -> bool) -> bool {
         _ => false,
     }
 }
+
+/// Of a list that is written as one text, each word is a value.
+fn any_word(claim: Option<&Json>, fits: &dyn Fn(Value<'_>) -> bool) -> bool {
+    match claim {
+        Some(Json::String(list)) => list.split(' ').any(|word| fits(Value::Text(word))),
+        _ => any_text(claim, fits),
+    }
+}
+
+/// The claims that RFC 8693 and its like write so [Istio].
+const SPACE_DELIMITED: [&str; 2] = ["scope", "permission"];

@@ -6,6 +6,8 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use http::HeaderName;
+
 use super::cidr::Cidr;
 use super::condition::{Condition, Test};
 use super::field::Field;
@@ -223,9 +225,12 @@ impl Reader<'_> {
     }
 
     fn when(&mut self, when: &written::When) -> Option<Condition> {
-        let Some((field, reading)) = condition_key(&when.key) else {
-            self.problem(&format!("unknown key {:?}", when.key));
-            return None;
+        let (field, reading) = match condition_key(&when.key) {
+            Ok(known) => known,
+            Err(why) => {
+                self.problem(&why);
+                return None;
+            }
         };
         if when.values.is_empty() && when.not_values.is_empty() {
             self.problem("`values` or `notValues` is needed");
@@ -311,16 +316,17 @@ const ENFORCE_PERCENT: &str = "libmesh/enforce-percent";
 /// Istio's pointer to the local trust domain.
 const LOCAL: &str = "cluster.local";
 
-fn condition_key(key: &str) -> Option<(Field, Reading)> {
+fn condition_key(key: &str) -> Result<(Field, Reading), String> {
     if let Some(name) = key.strip_prefix("request.headers[").and_then(|rest| rest.strip_suffix(']')) {
-        let name = name.to_ascii_lowercase();
-        return (!name.is_empty()).then_some((Field::Header(name), Reading::Text));
+        return header_field(name);
     }
+    let unknown = || format!("unknown key {key:?}");
     if let Some(path) = key.strip_prefix("request.auth.claims[").and_then(|rest| rest.strip_suffix(']')) {
         let path: Vec<String> = path.split("][").map(str::to_owned).collect();
-        return path.iter().all(|name| !name.is_empty()).then_some((Field::Claim(path), Reading::Text));
+        let is_whole = path.iter().all(|name| !name.is_empty());
+        return if is_whole { Ok((Field::Claim(path), Reading::Text)) } else { Err(unknown()) };
     }
-    Some(match key {
+    Ok(match key {
         "source.ip" => (Field::SourceIp, Reading::Block),
         "remote.ip" => (Field::RemoteIp, Reading::Block),
         "source.namespace" => (Field::Namespace, Reading::Text),
@@ -333,6 +339,20 @@ fn condition_key(key: &str) -> Option<(Field, Reading)> {
         "destination.ip" => (Field::DestinationIp, Reading::Block),
         "destination.port" => (Field::DestinationPort, Reading::Port),
         "connection.sni" => (Field::Sni, Reading::Text),
-        _ => return None,
+        _ => return Err(unknown()),
+    })
+}
+
+/// A header, or what Envoy keeps among the headers; it has the host as `:authority` and finds it as `host`, too.
+fn header_field(name: &str) -> Result<(Field, Reading), String> {
+    Ok(match name.to_ascii_lowercase().as_str() {
+        ":authority" | "host" => (Field::Host, Reading::Host),
+        ":method" => (Field::Method, Reading::Text),
+        ":path" => (Field::Target, Reading::Text),
+        ":scheme" => (Field::Scheme, Reading::Text),
+        name => match HeaderName::try_from(name) {
+            Ok(name) => (Field::Header(name), Reading::Text),
+            Err(_) => return Err(format!("{name:?} is no name of a header")),
+        },
     })
 }

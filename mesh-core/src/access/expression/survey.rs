@@ -1,22 +1,26 @@
 //! What an expression asks for, and whether it may.
 
+use std::collections::HashMap;
+
 use cel::IdedExpr;
 use cel::common::ast::{ComprehensionExpr, EntryExpr, Expr, LiteralValue, operators};
-use regex::RegexBuilder;
+use regex::{Regex, RegexBuilder};
 
 use super::one_line;
 use super::vocabulary::{Term, is_root, names};
 
-/// The terms of an expression whose every name is known and whose cost is bounded.
-pub(super) fn terms(expression: &IdedExpr) -> Result<Vec<Term>, String> {
+/// An expression whose every name is known and whose cost is bounded.
+pub(super) fn of(expression: &IdedExpr) -> Result<Survey, String> {
     let mut survey = Survey::default();
     survey.visit(expression, 0)?;
-    Ok(survey.terms)
+    Ok(survey)
 }
 
 #[derive(Default)]
-struct Survey {
-    terms: Vec<Term>,
+pub(super) struct Survey {
+    pub(super) terms: Vec<Term>,
+    /// The patterns that are written in it, compiled.
+    pub(super) patterns: HashMap<String, Regex>,
     /// Variables of the loop that is looked at.
     bound: Vec<String>,
 }
@@ -35,7 +39,8 @@ impl Survey {
                     return Err(format!("unknown function `{}`: there are {}", call.func_name, shown_functions()));
                 }
                 if call.func_name == MATCHES {
-                    check_pattern(call.args.last())?;
+                    let (pattern, compiled) = compile_pattern(call.args.last())?;
+                    self.patterns.insert(pattern, compiled);
                 }
                 call.target
                     .iter()
@@ -104,12 +109,13 @@ impl Survey {
 }
 
 /// A pattern that a caller could choose would have to be compiled for each request.
-fn check_pattern(pattern: Option<&IdedExpr>) -> Result<(), String> {
+fn compile_pattern(pattern: Option<&IdedExpr>) -> Result<(String, Regex), String> {
     let Some(Expr::Literal(LiteralValue::String(pattern))) = pattern.map(|pattern| &pattern.expr) else {
         return Err("`matches` takes a pattern that is written out".to_owned());
     };
     let compiled = RegexBuilder::new(pattern.inner()).size_limit(MAX_PATTERN).build();
-    compiled.map(drop).map_err(|error| format!("`matches`: {}", one_line(&error.to_string())))
+    let compiled = compiled.map_err(|error| format!("`matches`: {}", one_line(&error.to_string())))?;
+    Ok((pattern.inner().to_owned(), compiled))
 }
 
 fn shown_functions() -> String {
@@ -118,7 +124,7 @@ fn shown_functions() -> String {
 }
 
 const NO_MESSAGES: &str = "there are no messages to construct";
-const MATCHES: &str = "matches";
+pub(super) const MATCHES: &str = "matches";
 /// Levels of an expression; the parser takes no more than 96.
 const MAX_DEPTH: usize = 32;
 /// Bytes of a compiled pattern: what the regex crate's own default is a tenth of.

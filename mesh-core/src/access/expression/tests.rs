@@ -56,6 +56,20 @@ fn a_condition_says_what_rules_cannot() {
 }
 
 #[test]
+fn patterns_are_compiled_when_the_condition_is_read() {
+    let expression = Expression::read("request.path.matches('^/orders/[0-9]+$') || 'x'.matches('y')").unwrap();
+    let mut patterns: Vec<_> = expression.patterns.keys().map(String::as_str).collect();
+    patterns.sort_unstable();
+    assert_eq!(patterns, ["^/orders/[0-9]+$", "y"]);
+    assert_eq!(holds("['/a', request.path].exists(path, path.matches('/orders/.'))", &request()), Some(true));
+    assert_eq!(holds("matches(request.path, '^/orders')", &request()), Some(true));
+    assert_eq!(holds("request.path.matches('^orders')", &request()), Some(false));
+    // The environment's own would compile its pattern for each request.
+    let program = ENV.compile("'a'.matches('a')").unwrap();
+    assert!(program.execute(&Context::with_env(Arc::clone(&ENV))).is_err());
+}
+
+#[test]
 fn what_cannot_be_evaluated_is_no_answer_and_is_counted_once() {
     for text in [
         "request.headers['x-none'] == 'a'",

@@ -12,12 +12,12 @@ use envoy_types::pb::envoy::service::ratelimit::v3::RateLimitResponse;
 use envoy_types::pb::envoy::service::ratelimit::v3::rate_limit_response::quota::ExpirationSpecifier;
 use envoy_types::pb::envoy::service::ratelimit::v3::rate_limit_response::rate_limit::Unit;
 use envoy_types::pb::envoy::service::ratelimit::v3::rate_limit_response::{Code, DescriptorStatus, Quota, RateLimit};
-use http::header::{CONNECTION, CONTENT_LENGTH, HOST, TRANSFER_ENCODING};
 use http::{HeaderName, HeaderValue};
 
 use super::GlobalLimitConfig;
 use crate::access::limit_headers::Remainder;
 use crate::access::verdict::{FailureReason, HeaderAction, HeaderChange, Verdict};
+use crate::config::rule::unchangeable;
 
 /// What the server said.
 #[derive(Debug)]
@@ -75,9 +75,8 @@ pub(super) fn interpret(
 
 fn granted(quota: Quota, wall: SystemTime) -> Granted {
     let valid_for = quota.expiration_specifier.map(|ExpirationSpecifier::ValidUntil(end)| {
-        let end =
-            UNIX_EPOCH + Duration::new(u64::try_from(end.seconds).unwrap_or(0), u32::try_from(end.nanos).unwrap_or(0));
-        end.duration_since(wall).unwrap_or_default()
+        let since_epoch = duration(end.seconds, end.nanos).unwrap_or_default();
+        since_epoch.saturating_sub(wall.duration_since(UNIX_EPOCH).unwrap_or_default())
     });
     Granted { requests: quota.requests, valid_for, name: quota.id }
 }
@@ -95,7 +94,13 @@ fn headers(config: &GlobalLimitConfig, status: &DescriptorStatus) -> Vec<HeaderC
 
 fn until_reset(status: &DescriptorStatus) -> Option<Duration> {
     let span = status.duration_until_reset.as_ref()?;
-    Some(Duration::new(u64::try_from(span.seconds).ok()?, u32::try_from(span.nanos).unwrap_or(0)))
+    duration(span.seconds, span.nanos)
+}
+
+/// As a message has it: nanoseconds beyond a second, and negative ones, are none.
+fn duration(seconds: i64, nanos: i32) -> Option<Duration> {
+    let nanos = u32::try_from(nanos).ok().filter(|nanos| *nanos < 1_000_000_000).unwrap_or(0);
+    Some(Duration::new(u64::try_from(seconds).ok()?, nanos))
 }
 
 /// Months and years as Envoy has them in its headers.
@@ -121,7 +126,8 @@ fn changes(headers: &[WireHeader]) -> Vec<HeaderChange> {
         let (Ok(name), Ok(value)) = (header.key.parse::<HeaderName>(), HeaderValue::from_bytes(value)) else {
             continue;
         };
-        if OUT_OF_REACH.contains(&name) {
+        // Whom a message is for, where it ends and what the mesh says is not for a limit to say.
+        if unchangeable(name.as_str()).is_some() {
             continue;
         }
         let is_first = changes.iter().all(|change| change.name != name);
@@ -133,5 +139,3 @@ fn changes(headers: &[WireHeader]) -> Vec<HeaderChange> {
 
 /// An answer about a limit has a handful of headers.
 const MAX_CHANGES: usize = 64;
-/// Whom a message is for and where it ends is not for a limit to say.
-const OUT_OF_REACH: [HeaderName; 4] = [HOST, CONNECTION, CONTENT_LENGTH, TRANSFER_ENCODING];
