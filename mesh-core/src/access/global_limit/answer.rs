@@ -139,3 +139,39 @@ fn changes(headers: &[WireHeader]) -> Vec<HeaderChange> {
 
 /// An answer about a limit has a handful of headers.
 const MAX_CHANGES: usize = 64;
+
+#[cfg(test)]
+mod tests {
+    use envoy_types::pb::google::protobuf;
+
+    use super::*;
+
+    #[test]
+    fn times_that_no_message_may_have_are_borne() {
+        let wall = UNIX_EPOCH + Duration::from_secs(1_000);
+        for (seconds, nanos, expected) in [
+            (1_060, 0, Duration::from_secs(60)),
+            (1_060, 1_000_000_000, Duration::from_secs(60)),
+            (1_060, -1, Duration::from_secs(60)),
+            (999, 0, Duration::ZERO),
+            (-1, 0, Duration::ZERO),
+            (i64::MAX, 2_000_000_000, Duration::from_secs(i64::MAX as u64 - 1_000)),
+        ] {
+            let end = protobuf::Timestamp { seconds, nanos };
+            let quota = Quota {
+                requests: 1,
+                expiration_specifier: Some(ExpirationSpecifier::ValidUntil(end)),
+                ..Quota::default()
+            };
+            assert_eq!(granted(quota, wall).valid_for, Some(expected), "{seconds} {nanos}");
+        }
+    }
+
+    #[test]
+    fn a_service_sets_headers_of_its_own_and_none_of_the_mesh() {
+        let header = |name: &str| WireHeader { key: name.to_owned(), value: "1".to_owned(), ..WireHeader::default() };
+        let written = ["x-mesh-refused", "X-Mesh-Draining", "upgrade", "te", "trailer", "host", "x-left"].map(header);
+        let names: Vec<_> = changes(&written).into_iter().map(|change| change.name.to_string()).collect();
+        assert_eq!(names, ["x-left"]);
+    }
+}
