@@ -18,7 +18,7 @@ guards:
   - { name: inventory, timeout: 30s, idempotent: true, retry: { attempts: 2, base: 1ms, max: 1ms } }
   - { name: payment, retry: { attempts: 2, base: 1ms, max: 1ms }, circuit_breaker: { min_requests: 0 } }
   - { name: cut, timeout: 30s, attempt_timeout: 20ms, idempotent: true, retry: { attempts: 1, base: 1ms, max: 1ms } }
-  - { name: patient, timeout: 300s, idempotent: true, retry: { attempts: 5, base: 100s, max: 200s } }
+  - { name: patient, timeout: 48h, idempotent: true, retry: { attempts: 5, base: 10h, max: 10h } }
   - { name: narrow, concurrency_limit: { max_requests: 1 } }
 `
 

@@ -188,7 +188,7 @@ async fn a_connection_that_fails_is_opened_elsewhere_within_attempts_and_budget(
     let mute = silent.local_addr().unwrap().port();
     let (_server, _listening) = server(good, "", &identity(ca.path(), SERVER));
     let ours = identity(ca.path(), "ns/web/sa/page");
-    let fields = format!("{SERVER_IDS}, connect_timeout: 500ms, balancer: round_robin");
+    let fields = format!("{SERVER_IDS}, connect_timeout: 3s, balancer: round_robin");
     for bad in [dead, mute] {
         let client = client(&[bad, good], &fields, &ours);
         let mut attempts = 0;

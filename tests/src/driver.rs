@@ -204,4 +204,4 @@ fn end(child: &mut Child, is_stuck: bool) -> std::io::Result<std::process::ExitS
 /// The driver of stand-alone layers, which keep no metrics of requests.
 const LAYERS: &str = "layers";
 /// No scenario takes longer, on a machine under load.
-const PATIENCE: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = Duration::from_secs(60);

@@ -8,6 +8,9 @@ use http::Request;
 use mesh_core::{Body, CallReport, ServiceClient};
 use tokio::task::{JoinHandle, JoinSet};
 
+/// Defaults for a client whose story is not about how fast this machine is.
+pub const PATIENT: &str = "defaults: { connect_timeout: 20s, timeout: 60s }";
+
 /// A running load.
 pub struct Load {
     stopping: Arc<AtomicBool>,

@@ -60,6 +60,24 @@ impl Drop for Process {
     }
 }
 
+/// Lets this process and its children open as many files as they may, which must be so many.
+#[allow(unsafe_code, reason = "the standard library knows no limits")]
+pub fn open_file_limit(needed: u64) -> Result<(), String> {
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: the kernel writes one value of this type.
+    let mut code = unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) };
+    limit.rlim_cur = limit.rlim_max;
+    if code == 0 {
+        // SAFETY: the kernel reads one value of this type.
+        code = unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit) };
+    }
+    match code {
+        0 if limit.rlim_max >= needed => Ok(()),
+        0 => Err(format!("the story opens {needed} files and the limit (ulimit -Hn) is {}", limit.rlim_max)),
+        _ => Err(format!("the limit of open files: {}", std::io::Error::last_os_error())),
+    }
+}
+
 /// A port of 127.0.0.1 that was free a moment ago.
 pub fn free_port() -> std::io::Result<u16> {
     Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?.port())

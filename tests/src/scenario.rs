@@ -162,7 +162,7 @@ pub struct Expect {
     pub cluster: Option<String>,
     /// Name of the upstream.
     pub endpoint: Option<String>,
-    /// The whole body.
+    /// The whole body; `~` starts a regular expression for it.
     pub body: Option<String>,
     /// Response headers; `~` starts a regular expression for the whole value.
     pub headers: BTreeMap<String, String>,

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use mesh_core::error::BoxError;
 use mesh_core::{Body, Mesh};
-use mesh_tests::load::{Load, failures};
+use mesh_tests::load::{Load, PATIENT, failures};
 use mesh_tests::metrics;
 use mesh_tests::process::{free_port, wait_until};
 use mesh_tests::toolchain::tests_directory;
@@ -36,7 +36,7 @@ async fn a_broken_configuration_is_refused_and_counted_and_running_traffic_does_
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("mesh.yaml");
     let good = format!(
-        "version: 1\nclusters: [{{ name: a, endpoints: [{{ address: \"127.0.0.1:{port}\" }}] }}]\nroutes: [{{ hosts: [a], rules: [{{ backends: [{{ cluster: a }}] }}] }}]\n"
+        "version: 1\n{PATIENT}\nclusters: [{{ name: a, endpoints: [{{ address: \"127.0.0.1:{port}\" }}] }}]\nroutes: [{{ hosts: [a], rules: [{{ backends: [{{ cluster: a }}] }}] }}]\n"
     );
     std::fs::write(&path, &good).unwrap();
     let mesh = Mesh::from_file(&path).unwrap();

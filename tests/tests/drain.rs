@@ -9,13 +9,13 @@ use std::time::Duration;
 
 use http::Request;
 use mesh_core::{Body, Mesh};
-use mesh_tests::load::{Load, failures};
+use mesh_tests::load::{Load, PATIENT, failures};
 use mesh_tests::process::{Process, free_port, wait_for_port, wait_until};
 use mesh_tests::toolchain::{LANGUAGES, server};
 
 fn post_drain(admin: u16) -> String {
     let mut stream = TcpStream::connect(("127.0.0.1", admin)).unwrap();
-    stream.write_all(b"POST /drain?seconds=1 HTTP/1.1\r\nhost: admin\r\nconnection: close\r\n\r\n").unwrap();
+    stream.write_all(b"POST /drain?seconds=3 HTTP/1.1\r\nhost: admin\r\nconnection: close\r\n\r\n").unwrap();
     let mut answer = String::new();
     stream.read_to_string(&mut answer).unwrap();
     answer
@@ -43,7 +43,7 @@ async fn a_server_in_any_language_drains_under_load_and_no_request_fails() {
             wait_for_port(*port).unwrap();
         }
         let text = format!(
-            "version: 1\nclusters: [{{ name: a, endpoints: [{{ address: \"127.0.0.1:{}\" }}, {{ address: \"127.0.0.1:{}\" }}] }}]\nroutes: [{{ hosts: [a], rules: [{{ backends: [{{ cluster: a }}] }}] }}]\n",
+            "version: 1\n{PATIENT}\nclusters: [{{ name: a, endpoints: [{{ address: \"127.0.0.1:{}\" }}, {{ address: \"127.0.0.1:{}\" }}] }}]\nroutes: [{{ hosts: [a], rules: [{{ backends: [{{ cluster: a }}] }}] }}]\n",
             ports[0], ports[2]
         );
         let mesh = Mesh::from_yaml(&text, "client.yaml").unwrap();

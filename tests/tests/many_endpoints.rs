@@ -12,7 +12,7 @@ use mesh_core::config::Endpoint;
 use mesh_core::discovery::{EndpointSet, EndpointSource, Sink};
 use mesh_core::error::BoxError;
 use mesh_core::{Body, CallReport, Mesh, ServiceClient};
-use mesh_tests::process::{free_port, wait_until};
+use mesh_tests::process::{free_port, open_file_limit, wait_until};
 use tokio::task::{JoinHandle, JoinSet};
 
 const MANY: usize = 100_000;
@@ -98,6 +98,7 @@ fn churn(sink: &Sink, all: &[Arc<Endpoint>]) -> JoinHandle<usize> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_hundred_updates_a_second_of_a_hundred_thousand_endpoints_fail_no_request() {
+    open_file_limit(4000).unwrap();
     let port = free_port().unwrap();
     let _server = server(port).await;
     let registry = Registry::default();

@@ -11,7 +11,8 @@ use http::{Request, Response};
 use mesh_core::error::BoxError;
 use mesh_core::{Body, Mesh, ServiceClient};
 use mesh_tests::heap::{Heap, held};
-use mesh_tests::process::{free_port, wait_until};
+use mesh_tests::load::PATIENT;
+use mesh_tests::process::{free_port, open_file_limit, wait_until};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
@@ -151,7 +152,7 @@ impl<'a> Fleet<'a> {
         let old = std::mem::replace(&mut self.servers[place], server);
         self.announce();
         self.leaving.spawn(async move {
-            old.drain(Duration::from_secs(2)).await;
+            old.drain(Duration::from_secs(10)).await;
             let _ = tokio::task::spawn_blocking(move || old.close(Duration::from_secs(2))).await;
         });
     }
@@ -194,6 +195,7 @@ routes: [{{ hosts: [a], rules: [{{ backends: [{{ cluster: a }}] }}] }}]
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn callers_by_the_thousand_see_no_failure_while_endpoints_move_a_hundred_times() {
+    open_file_limit(4000).unwrap();
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("endpoints.yaml");
     // What is allocated once and kept is not a leak.
@@ -215,7 +217,5 @@ async fn callers_by_the_thousand_see_no_failure_while_endpoints_move_a_hundred_t
 
 /// What a round may leave: less than 50 bytes for each of its connections.
 const SETTLED: usize = 1 << 20;
-/// How fast this machine is decides nothing here.
-const PATIENT: &str = "defaults: { connect_timeout: 20s, timeout: 60s }";
 /// How long a server holds a request: 1 000 callers are then 2 000 requests a second at most.
 const HOLDS: Duration = Duration::from_millis(500);

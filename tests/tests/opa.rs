@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use http::{HeaderMap, Request, Response};
 use mesh_core::error::BoxError;
 use mesh_core::{Body, Mesh};
+use mesh_tests::load;
 use mesh_tests::process::{Process, free_port, wait_for_port, wait_until};
 use mesh_tests::toolchain::{self, tests_directory};
 
@@ -82,10 +83,12 @@ policy: {{ checks: [{{ name: opa, {check} }}] }}
     fn caller(&self, name: &str) -> Mesh {
         let text = format!(
             "version: 1
+{defaults}
 {identity}
 clusters: [{{ name: books, tls: {{ server_ids: [\"spiffe://shop.test/ns/shop/sa/books\"] }}, endpoints: [{{ address: \"{address}\" }}] }}]
 routes: [{{ hosts: [books], rules: [{{ backends: [{{ cluster: books }}], retry: {{ attempts: 0 }} }}] }}]
 ",
+            defaults = load::PATIENT,
             identity = identity(self.ca.path(), name),
             address = self.address
         );

@@ -69,8 +69,8 @@ routes:
   - hosts: [shop]
     rules:
       - backends: [{{ cluster: shop }}]
-        timeout: 5s
-        attempt_timeout: 400ms
+        timeout: 20s
+        attempt_timeout: 2s
         retry: {{ attempts: 3, conditions: [connect-failure, refused-stream, gateway-error, 5xx] }}
 ",
         endpoints.join(", ")
@@ -108,7 +108,7 @@ async fn reads_never_fail_and_orders_are_never_taken_twice_while_one_of_three_en
     shops[0].reopen();
     pause(500).await;
     shops[1].process.freeze();
-    pause(2500).await;
+    pause(6000).await;
     shops[1].process.thaw();
     pause(500).await;
     shops[2].break_down();

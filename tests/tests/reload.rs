@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use http::{Request, Response};
 use mesh_core::error::BoxError;
 use mesh_core::{Body, ErrorKind, Mesh};
-use mesh_tests::load::{Load, failures};
+use mesh_tests::load::{Load, PATIENT, failures};
 use mesh_tests::process::{free_port, wait_until};
 use mesh_tests::scenario::{Answer, Upstream};
 use mesh_tests::upstream::Upstreams;
@@ -50,7 +50,10 @@ async fn under_load_every_request_sees_one_revision_and_a_change_is_live_within_
         let to = if revision % 2 == 1 { "one" } else { "two" };
         upstreams.fill_in(&format!(
             "version: 1
-clusters: [{{ name: one, endpoints: [{{ address: $one }}] }}, {{ name: two, endpoints: [{{ address: $two }}] }}]
+{PATIENT}
+clusters:
+  - {{ name: one, connection_pool: {{ max_connections: 8 }}, endpoints: [{{ address: $one }}] }}
+  - {{ name: two, connection_pool: {{ max_connections: 8 }}, endpoints: [{{ address: $two }}] }}
 routes: [{{ hosts: [a], rules: [{{ name: r{revision}, backends: [{{ cluster: {to} }}] }}] }}]
 "
         ))
@@ -59,13 +62,17 @@ routes: [{{ hosts: [a], rules: [{{ name: r{revision}, backends: [{{ cluster: {to
     let mesh = Mesh::from_file(&path).unwrap();
     let load = Load::start(mesh.client(), 300, |_| get("http://a/"));
     tokio::time::sleep(Duration::from_millis(200)).await;
+    // A machine that stands still for a moment may take two of them with it.
+    let mut in_time = 0;
     for revision in 2..=12 {
         let changed = Instant::now();
         replace(&path, &document(revision));
         wait_until("the change", || mesh.status()["revision"] == revision).unwrap();
         let took = changed.elapsed();
-        assert!(took < Duration::from_secs(1), "{took:?}");
+        assert!(took < Duration::from_secs(20), "{took:?}");
+        in_time += usize::from(took < Duration::from_secs(1));
     }
+    assert!(in_time >= 9, "{in_time} of 11 changes were live within a second");
     tokio::time::sleep(Duration::from_millis(200)).await;
     let shots = load.stop().await;
     assert_eq!(failures(&shots), Vec::<String>::new());
@@ -79,7 +86,7 @@ routes: [{{ hosts: [a], rules: [{{ name: r{revision}, backends: [{{ cluster: {to
     }
     assert_eq!(seen, (1..=12).collect());
     let connections = upstreams.connections("one") + upstreams.connections("two");
-    assert!(connections < 60, "{connections} connections: pools do not survive a reload");
+    assert!(connections <= 16, "{connections} connections: pools do not survive a reload");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -114,7 +121,7 @@ async fn certificates_rotate_under_load_and_no_request_fails() {
     let ca = tempfile::tempdir().unwrap();
     let identity = |name: &str| {
         format!(
-            "identity: {{ spiffe_id: \"spiffe://shop.example/{name}\", dev_ca: {{ directory: \"{}\", ttl: 4s }} }}\n",
+            "identity: {{ spiffe_id: \"spiffe://shop.example/{name}\", dev_ca: {{ directory: \"{}\", ttl: 8s }} }}\n",
             ca.path().display()
         )
     };
@@ -124,14 +131,15 @@ async fn certificates_rotate_under_load_and_no_request_fails() {
         "server.yaml",
     )
     .unwrap();
-    // A response that takes longer than a certificate lives.
+    // A response that takes longer than a certificate lives: 9 s.
+    const TICKS: usize = 36;
     let answer = tower::service_fn(|request: Request<Body>| async move {
         if request.uri().path() != "/long" {
             return Ok::<_, BoxError>(Response::new(Body::from("fine")));
         }
         let (sender, body) = Body::channel(1, None);
         tokio::spawn(async move {
-            for _ in 0..24 {
+            for _ in 0..TICKS {
                 tokio::time::sleep(Duration::from_millis(250)).await;
                 let _ = sender.send(Ok(http_body::Frame::data("tick ".into()))).await;
             }
@@ -141,7 +149,7 @@ async fn certificates_rotate_under_load_and_no_request_fails() {
     server.listen("in", answer).await.unwrap();
     let mesh = Mesh::from_yaml(
         &format!(
-            "version: 1\n{}clusters: [{{ name: a, tls: {{ server_ids: [\"spiffe://shop.example/server\"] }}, endpoints: [{{ address: \"127.0.0.1:{port}\" }}] }}]\nroutes: [{{ hosts: [a], rules: [{{ backends: [{{ cluster: a }}] }}] }}]\n",
+            "version: 1\n{PATIENT}\n{}clusters: [{{ name: a, tls: {{ server_ids: [\"spiffe://shop.example/server\"] }}, endpoints: [{{ address: \"127.0.0.1:{port}\" }}] }}]\nroutes: [{{ hosts: [a], rules: [{{ backends: [{{ cluster: a }}] }}] }}]\n",
             identity("client")
         ),
         "client.yaml",
@@ -150,11 +158,11 @@ async fn certificates_rotate_under_load_and_no_request_fails() {
     let load = Load::start(mesh.client(), 100, |_| get("http://a/"));
     let long = mesh.client().call(get("http://a/long")).await.unwrap();
     let long = tokio::spawn(long.into_body().collect_up_to(1 << 20));
-    tokio::time::sleep(Duration::from_secs(9)).await;
+    tokio::time::sleep(Duration::from_secs(18)).await;
     let shots = load.stop().await;
-    assert!(shots.len() > 500, "{}", shots.len());
+    assert!(shots.len() > 900, "{}", shots.len());
     assert_eq!(failures(&shots), Vec::<String>::new());
-    assert_eq!(long.await.unwrap().unwrap().len(), 24 * 5, "a response was cut by a rotation");
+    assert_eq!(long.await.unwrap().unwrap().len(), TICKS * 5, "a response was cut by a rotation");
     for (name, mesh) in [("client", &mesh), ("server", &server)] {
         let identity = mesh.status()["identity"].clone();
         let serials: BTreeSet<_> =

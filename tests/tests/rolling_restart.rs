@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use http::Request;
 use mesh_core::{Body, CallReport, Mesh};
-use mesh_tests::load::{Load, failures};
+use mesh_tests::load::{Load, PATIENT, failures};
 use mesh_tests::process::{Process, free_port, wait_for_port, wait_until};
 use mesh_tests::toolchain::server;
 
@@ -31,6 +31,7 @@ fn client(ports: &[u16], protocol: &str) -> Mesh {
     let endpoints: Vec<_> = ports.iter().map(|port| format!("{{ address: \"127.0.0.1:{port}\" }}")).collect();
     let text = format!(
         "version: 1
+{PATIENT}
 clusters: [{{ name: a, protocol: {protocol}, endpoints: [{}] }}]
 routes: [{{ hosts: [a], rules: [{{ backends: [{{ cluster: a }}] }}] }}]
 ",

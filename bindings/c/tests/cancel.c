@@ -3,29 +3,31 @@
 
 static int32_t answer(void *userdata, mesh_inbound *inbound) {
   (void)userdata;
-  usleep(700 * 1000);
+  stay_while_held();
   mesh_inbound_respond(inbound, 200, MESH_NONE, MESH_NONE, NULL);
   return MESH_HANDLED;
 }
 
-static void *cancel_soon(void *request) {
-  usleep(100 * 1000);
+static void *cancel_inside(void *request) {
+  wait_for_held();
   mesh_request_cancel(request);
   return NULL;
 }
 
-static void *close_soon(void *m) {
-  usleep(100 * 1000);
+static void *close_inside(void *m) {
+  wait_for_held();
   MUST(mesh_close(m, 5 * SECOND, &err));
   return NULL;
 }
 
 static void a_call_ends_when_its_request_is_cancelled(world *w) {
   mesh_request *request = request_to(w, "GET", "http://echo/");
+  hold();
   pthread_t thread;
-  pthread_create(&thread, NULL, cancel_soon, request);
+  pthread_create(&thread, NULL, cancel_inside, request);
   mesh_response *response = NULL;
   MUST_FAIL(MESH_E_CANCELLED, mesh_call(w->mesh, request, &response, &err));
+  let_go();
   pthread_join(thread, NULL);
   mesh_request_free(request);
 }
@@ -42,10 +44,12 @@ static void a_request_cancelled_before_is_never_sent(world *w) {
 
 static void a_call_ends_when_the_mesh_closes(world *w) {
   mesh_request *request = request_to(w, "GET", "http://echo/");
+  hold();
   pthread_t thread;
-  pthread_create(&thread, NULL, close_soon, w->mesh);
+  pthread_create(&thread, NULL, close_inside, w->mesh);
   mesh_response *response = NULL;
   mesh_code code = mesh_call(w->mesh, request, &response, NULL);
+  let_go();
   CHECK(code == MESH_E_CLOSED || code == MESH_E_CANCELLED);
   CHECK(response == NULL);
   pthread_join(thread, NULL);

@@ -10,6 +10,7 @@ enum { CALLS = 60 };  // all at once: as many connections as a slow checker open
 static int32_t answer(void *userdata, mesh_inbound *inbound) {
   (void)userdata;
   if (path_is(inbound, "/slow")) usleep(600 * 1000);
+  if (path_is(inbound, "/held")) stay_while_held();
   if (path_is(inbound, "/slower")) usleep(4000 * 1000);  // longer than a checker on a busy machine stands still
   if (path_is(inbound, "/large")) {
     static char large[300 * 1024];
@@ -149,8 +150,10 @@ static void failures_arrive_as_completions(world *w, mesh_cq *cq) {
 }
 
 static void a_cancelled_call_completes_once_and_at_once(world *w, mesh_cq *cq) {
-  mesh_op ops[2] = {submit(w, 6, "GET", "http://echo/slow", 0), {.kind = MESH_OP_CANCEL, .tag = 6}};
+  hold();
+  mesh_op ops[2] = {submit(w, 6, "GET", "http://echo/held", 0), {.kind = MESH_OP_CANCEL, .tag = 6}};
   mesh_event event = one(cq, ops, 2);
+  let_go();
   CHECK(event.kind == MESH_EV_DONE && event.tag == 6 && event.code == MESH_E_CANCELLED);
   CHECK(mesh_error_flags(event.handle) & MESH_ERR_CANCELLED);
   mesh_error_free(event.handle);
@@ -159,12 +162,14 @@ static void a_cancelled_call_completes_once_and_at_once(world *w, mesh_cq *cq) {
 }
 
 static void a_tag_in_flight_cannot_be_used_again(world *w, mesh_cq *cq) {
-  mesh_op ops[2] = {submit(w, 6, "GET", "http://echo/slow", 0), submit(w, 6, "GET", "http://echo/a", 0)};
+  hold();
+  mesh_op ops[2] = {submit(w, 6, "GET", "http://echo/held", 0), submit(w, 6, "GET", "http://echo/a", 0)};
   mesh_event event = one(cq, ops, 2);
   CHECK(event.tag == 6 && event.code == MESH_E_BUSY);
   mesh_error_free(event.handle);
   mesh_op cancel = {.kind = MESH_OP_CANCEL, .tag = 6};
   event = one(cq, &cancel, 1);
+  let_go();
   CHECK(event.tag == 6 && event.code == MESH_E_CANCELLED);
   mesh_error_free(event.handle);
 }

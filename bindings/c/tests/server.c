@@ -1,5 +1,6 @@
 // The server: handlers, queue events, what a request tells, and what is passed on to onward calls.
 #include <math.h>
+#include <poll.h>
 
 #include "world.h"
 
@@ -250,7 +251,7 @@ static void requests_arrive_as_events_and_are_answered_by_ops(void) {
   CHECK(c.code == MESH_OK && c.status == 203 && strcmp(c.body, "answer") == 0);
 
   // A caller that gives up is noticed.
-  c = (caller){&w, "http://echo/q", SECOND / 5, 0, 0, ""};
+  c = (caller){&w, "http://echo/q", 3 * SECOND, 0, 0, ""};
   pthread_create(&thread, NULL, call_in_thread, &c);
   event = next(cq, NULL, 0);
   CHECK(event.kind == MESH_EV_INBOUND);
@@ -281,10 +282,11 @@ static void a_full_queue_refuses(void) {
   mesh_listen_options options = MESH_INIT(mesh_listen_options);
   options.max_pending = 1;
   MUST(mesh_listen(w.mesh, MESH_STR("inbound"), cq, &options, &w.listener, &err));
-  caller first = {&w, "http://echo/1", SECOND, 0, 0, ""}, second = {&w, "http://echo/2", SECOND, 0, 0, ""};
+  caller first = {&w, "http://echo/1", 5 * SECOND, 0, 0, ""}, second = {&w, "http://echo/2", 5 * SECOND, 0, 0, ""};
   pthread_t thread;
   pthread_create(&thread, NULL, call_in_thread, &first);
-  usleep(300 * 1000);
+  struct pollfd queued = {.fd = mesh_cq_fd(cq), .events = POLLIN};
+  CHECK(poll(&queued, 1, 20000) == 1);
   call_in_thread(&second);
   CHECK(second.code == MESH_OK && second.status == 503);
   pthread_join(thread, NULL);

@@ -151,6 +151,27 @@ static inline size_t read_inbound(mesh_inbound *inbound, char *out, size_t size)
   return used;
 }
 
+// A handler that the test holds until it lets it go, so that no clock decides what is cut short.
+static int is_held, held_count;
+
+static inline void hold(void) { __atomic_store_n(&is_held, 1, __ATOMIC_SEQ_CST); }
+
+static inline void stay_while_held(void) {
+  __atomic_add_fetch(&held_count, 1, __ATOMIC_SEQ_CST);
+  while (__atomic_load_n(&is_held, __ATOMIC_SEQ_CST)) usleep(1000);
+  __atomic_sub_fetch(&held_count, 1, __ATOMIC_SEQ_CST);
+}
+
+static inline void wait_for_held(void) {
+  while (!__atomic_load_n(&held_count, __ATOMIC_SEQ_CST)) usleep(1000);
+}
+
+// Whoever comes later is not held.
+static inline void let_go(void) {
+  __atomic_store_n(&is_held, 0, __ATOMIC_SEQ_CST);
+  while (__atomic_load_n(&held_count, __ATOMIC_SEQ_CST)) usleep(1000);
+}
+
 static inline int path_is(mesh_inbound *inbound, const char *path) { return same(mesh_inbound_path(inbound), path); }
 
 #endif

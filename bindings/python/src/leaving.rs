@@ -55,7 +55,8 @@ pub fn begin_anew() {
 
 static LEAVING: AtomicBool = AtomicBool::new(false);
 static CALLING: AtomicUsize = AtomicUsize::new(0);
-/// Making an exception takes microseconds, once the thread may run.
-const PATIENCE: Duration = Duration::from_secs(1);
+/// Making an exception takes microseconds, once the thread may run; a machine that stands still may keep it from that
+/// for seconds. With nobody inside nothing is waited for.
+const PATIENCE: Duration = Duration::from_secs(10);
 /// As long as the interpreter lets a thread run before another one may (5 ms), and less.
 const STEP: Duration = Duration::from_millis(1);

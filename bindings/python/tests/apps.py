@@ -38,6 +38,12 @@ def slow(environ: Environ, start_response: Start) -> Iterable[bytes]:
     return [b"slow"]
 
 
+def slow_aloud(environ: Environ, start_response: Start) -> Iterable[bytes]:
+    """Says that it begins, then takes its time."""
+    print("begun", flush=True)
+    return slow(environ, start_response)
+
+
 def mirror(environ: Environ, start_response: Start) -> Iterator[bytes]:
     """Sends each piece back as it comes."""
     start_response("200 OK", [("Content-Type", "application/octet-stream")])
@@ -90,9 +96,9 @@ async def asgi_mirror(scope: Any, receive: Any, send: Any) -> None:
 
 
 async def asgi_slow(scope: Any, receive: Any, send: Any) -> None:
-    """Never answers within a test's patience."""
+    """Never answers within a test's patience, unless a path asks for less, as `slow`'s does."""
     if scope["type"] != "http":
         raise NotImplementedError(scope["type"])
-    await asyncio.sleep(30)
+    await asyncio.sleep(float(scope["path"].strip("/") or "30"))
     await send({"type": "http.response.start", "status": 200, "headers": []})
     await send({"type": "http.response.body", "body": b"slow"})

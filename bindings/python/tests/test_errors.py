@@ -6,7 +6,8 @@ import asyncio
 import pickle
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+import threading
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import apps
@@ -31,8 +32,19 @@ def test_nobody_listens_is_a_connection_error(port: int) -> None:
 
 
 def test_too_slow_is_a_timeout_error(serve_wsgi: Serve) -> None:
+    is_over = threading.Event()
+
+    def app(environ: apps.Environ, start_response: apps.Start) -> Iterable[bytes]:
+        if environ["PATH_INFO"] == "/slow":
+            is_over.wait(60)
+        start_response("200 OK", [])
+        return [b""]
+
+    client = serve_wsgi(app).client()
+    client.get("http://app/").read()
     with pytest.raises(TimeoutError) as caught:
-        serve_wsgi(apps.slow).client().get("http://app/5", timeout=0.2)
+        client.get("http://app/slow", timeout=2.0)
+    is_over.set()
     assert isinstance(caught.value, mesh.DeadlineExceeded)
     assert caught.value.sent == "maybe"
 

@@ -166,21 +166,29 @@ def test_requests_run_side_by_side(serve_wsgi: Serve) -> None:
 
 
 def test_more_than_the_backlog_is_refused_at_once(serve_wsgi: Serve) -> None:
-    client_mesh = serve_wsgi(apps.slow, threads=1, backlog=1)
+    """The one that is served is held until somebody was refused."""
+    is_refused = threading.Event()
     statuses: list[int] = []
 
+    def app(environ: apps.Environ, start_response: apps.Start) -> Iterable[bytes]:
+        assert is_refused.wait(20)
+        start_response("200 OK", [])
+        return [b""]
+
+    client_mesh = serve_wsgi(app, threads=1, backlog=1)
+
     def call() -> None:
-        statuses.append(client_mesh.client().post("http://app/0.5", timeout=10.0).status)
+        statuses.append(client_mesh.client().post("http://app/").status)
+        if statuses[0] == 503:
+            is_refused.set()
 
     threads = [threading.Thread(target=call) for _ in range(6)]
-    began = time.monotonic()
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(20)
-    assert time.monotonic() - began < 5
-    assert 200 in statuses
-    assert 503 in statuses
+        thread.join(30)
+    assert statuses[0] == 503
+    assert set(statuses) == {200, 503}
 
 
 def test_a_caller_that_leaves_ends_the_output(serve_wsgi: Serve) -> None:
@@ -201,19 +209,23 @@ def test_a_caller_that_leaves_ends_the_output(serve_wsgi: Serve) -> None:
 
 def test_a_request_that_waited_past_its_deadline_is_not_run(serve_wsgi: Serve) -> None:
     ran: list[str] = []
+    has_begun, may_end = threading.Event(), threading.Event()
 
     def app(environ: apps.Environ, start_response: apps.Start) -> Iterable[bytes]:
         ran.append(environ["PATH_INFO"])
-        time.sleep(0.6)
+        has_begun.set()
+        assert may_end.wait(20)
         start_response("200 OK", [])
         return [b""]
 
     client = serve_wsgi(app, threads=1).client()
     first = threading.Thread(target=lambda: client.get("http://app/first"))
     first.start()
-    time.sleep(0.2)
+    assert has_begun.wait(20)
     with pytest.raises(TimeoutError):
-        client.get("http://app/second", timeout=0.1)
-    first.join(5)
+        client.get("http://app/second", timeout=1.0)
+    time.sleep(0.2)  # the server's clock for it began when it arrived
+    may_end.set()
+    first.join(20)
     assert client.get("http://app/third").status == 200
     assert ran == ["/first", "/third"]

@@ -56,7 +56,8 @@ class Run:
         for program in early:
             self.stage.wait_ready(program)
         wait_for_page(self.stage)
-        time.sleep(0.5)  # what was logged while starting up is on its way, and is not part of the run
+        # What was logged while starting up is on its way, and is not part of the run.
+        Journal(self.places, list(self.programs.values())).read_to_the_end()
         self.journal = Journal(self.places, list(self.programs.values()))
 
     def carry_out(self) -> None:
@@ -83,8 +84,7 @@ class Run:
         """Reads what is left to read, asks everybody, prints the table. True: all as promised."""
         facts = self.facts
         facts.load = json.loads((self.places.work / "load.json").read_text())
-        time.sleep(0.5)  # the last log lines are on their way
-        self.journal.read()
+        self.journal.read_to_the_end()
         facts.old_one_exit = self.stage["a-details"].exit_code
         for name, program in self.programs.items():
             if name == "a-details":
@@ -142,7 +142,7 @@ class Run:
         started = time.monotonic()
         render(productpage, self.places, self._values(weight_a, weight_b))
         while (status := status_of(productpage))["revision"] == before:
-            if time.monotonic() - started > 5:
+            if time.monotonic() - started > 20:
                 raise NotReady(f"the new configuration is not in force: {status['config']}")
             time.sleep(0.01)
         took = time.monotonic() - started

@@ -6,6 +6,7 @@ Decides: nothing about the mesh; it only counts. Invariant: each complete line i
 from __future__ import annotations
 
 import json
+import time
 from collections import Counter, defaultdict
 from pathlib import Path
 from typing import Any
@@ -56,10 +57,12 @@ class Journal:
         """Certificate serial numbers by process, as its peers saw them."""
         self.trails: dict[str, Trail] = defaultdict(Trail)
 
-    def read(self) -> None:
-        """Counts what was written since the last time."""
+    def read(self) -> int:
+        """Counts what was written since the last time; returns how many lines that was."""
+        count = 0
         for program, tail in self._tails:
             for line in tail.lines():
+                count += 1
                 entry = json.loads(line)
                 if entry["reporter"] == "source":
                     self._sent(program, entry)
@@ -67,6 +70,15 @@ class Journal:
                     self.failures[f"{program.name} refused a connection: {entry.get('error_detail')}"] += 1
                 else:
                     self._served(program, entry)
+        return count
+
+    def read_to_the_end(self) -> None:
+        """Reads until twenty looks in a second found nothing new, for at most 20 s: log lines come late."""
+        ends = time.monotonic() + 20
+        quiet = 0
+        while quiet < 20 and time.monotonic() < ends:
+            quiet = 0 if self.read() else quiet + 1
+            time.sleep(0.05)
 
     def _sent(self, program: Program, entry: dict[str, Any]) -> None:
         host = entry.get("endpoint", "").rpartition(":")[0]

@@ -285,7 +285,7 @@ async fn a_new_identity_serves_the_next_handshake_of_the_same_settings() {
 }
 
 #[tokio::test]
-async fn certificates_of_four_seconds_never_fail_a_handshake() {
+async fn certificates_of_eight_seconds_never_fail_a_handshake() {
     use super::{DevCa, DevCaIssuer, TrustDomain, rotate};
     use crate::time::{Clock, SystemClock};
 
@@ -295,7 +295,7 @@ async fn certificates_of_four_seconds_never_fail_a_handshake() {
     let mut sources = Vec::new();
     for (seed, id) in [CLIENT, SERVER].into_iter().enumerate() {
         let id = SpiffeId::parse(id).unwrap();
-        let issuer = Arc::new(DevCaIssuer::new(ca.clone(), id, Duration::from_secs(4), clock.clone()));
+        let issuer = Arc::new(DevCaIssuer::new(ca.clone(), id, Duration::from_secs(8), clock.clone()));
         let source = IdentitySource::new();
         tokio::spawn(rotate(source.clone(), issuer, clock.clone(), seed as u64));
         source.watch().wait_for(|count| *count > 0).await.unwrap();
@@ -305,14 +305,14 @@ async fn certificates_of_four_seconds_never_fail_a_handshake() {
     let client = client_config(&sources[0], expected, Vec::new(), clock.clone()).unwrap();
     let server = server_config(&sources[1], clock.clone()).unwrap();
     let mut serials = std::collections::HashSet::new();
-    let end = clock.now() + Duration::from_secs(20);
+    let end = clock.now() + Duration::from_secs(30);
     while clock.now() < end {
         let outcome = handshake(client.clone(), server.clone()).await;
         serials.insert(outcome.client.unwrap().peer.unwrap().serial);
         outcome.server.unwrap();
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
-    assert!(serials.len() >= 8, "{}", serials.len());
+    assert!(serials.len() >= 6, "{}", serials.len());
 }
 
 #[test]

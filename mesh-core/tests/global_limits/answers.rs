@@ -29,11 +29,12 @@ async fn an_answer_means_what_it_means_to_envoy() {
 
 async fn answer(case: &Value) {
     let (id, expected) = (case["id"].as_str().unwrap(), &case["expected"]);
-    let script = match said(&case["server"]) {
-        Some(answer) => Script::answering([answer]),
-        None => Script::silent(),
+    let (script, hurry) = match said(&case["server"]) {
+        Some(answer) => (Script::answering([answer]), ""),
+        None => (Script::silent(), ", timeout: 500ms"),
     };
-    let mesh = mesh(script.serve().await, &format!("{}{}", script::BY_USER, settings(&case["config"])));
+    let limit = format!("{}{}{hurry}", script::BY_USER, settings(&case["config"]));
+    let mesh = mesh(script.serve().await, &limit);
     if let Some(status) = expected["grpc_status"].as_u64() {
         let (http, headers) = ask_grpc(&mesh).await;
         assert_eq!(Some(u64::from(http)), expected["http_status"].as_u64(), "{id}");

@@ -60,7 +60,7 @@ async fn a_reload_keeps_what_was_granted() {
     mesh.reload(&text.replace("{name: in}", "{name: in}, {name: other}"), "limits.yaml").unwrap();
     assert_eq!(ask(&mesh, "/", "u1").await.0, 200);
     assert_eq!(script.calls(), 1, "one grant of ten");
-    mesh.reload(&text.replace("timeout: 500ms", "timeout: 501ms"), "limits.yaml").unwrap();
+    mesh.reload(&text.replace("timeout: 20s", "timeout: 21s"), "limits.yaml").unwrap();
     assert_eq!(ask(&mesh, "/", "u1").await.0, 429, "another limit asks anew, and all ten are granted");
 }
 

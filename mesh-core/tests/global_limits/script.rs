@@ -125,13 +125,14 @@ pub(crate) fn pairs(descriptor: &RateLimitDescriptor) -> Vec<String> {
 pub(crate) const BY_USER: &str =
     "descriptors: [{actions: [{request_headers: {header_name: x-user, descriptor_key: user}}]}]";
 
-/// A limit with patience, unless it waits for nobody.
+/// A limit with patience for a cold connection; one that waits for nobody says its own timeout.
 pub(crate) fn document(server: SocketAddr, limit: &str) -> String {
+    let patience = if limit.contains("timeout: ") { "" } else { ", timeout: 20s" };
     format!(
         "node: {{service: front}}\n\
-         clusters: [{{name: limits, protocol: http2, endpoints: [{{address: \"{server}\"}}]}}]\n\
+         clusters: [{{name: limits, protocol: http2, connect_timeout: 15s, endpoints: [{{address: \"{server}\"}}]}}]\n\
          listeners: [{{name: in}}]\n\
-         policy: {{global_rate_limits: [{{name: users, cluster: limits, domain: shop, timeout: 500ms, {limit}}}]}}\n"
+         policy: {{global_rate_limits: [{{name: users, cluster: limits, domain: shop, {limit}{patience}}}]}}\n"
     )
 }
 

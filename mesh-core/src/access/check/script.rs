@@ -17,6 +17,7 @@ use envoy_types::pb::google::protobuf::value::Kind;
 use envoy_types::pb::google::protobuf::{BoolValue, ListValue, Struct, Value};
 use envoy_types::pb::google::rpc::Status as RpcStatus;
 use serde_json::Value as Json;
+use tokio::sync::Semaphore;
 use tonic::{Code, Request, Response, Status};
 
 use crate::time::Clock;
@@ -26,6 +27,8 @@ use crate::time::Clock;
 pub(super) struct Script {
     pub(super) answers: Mutex<VecDeque<Result<CheckResponse, Status>>>,
     pub(super) latency: Option<Duration>,
+    /// So many answers may leave; without it, all.
+    held: Option<Semaphore>,
     pub(super) calls: AtomicU64,
     pub(super) seen: Mutex<Vec<CheckRequest>>,
 }
@@ -41,6 +44,16 @@ impl Script {
     ) -> Arc<Self> {
         let answers = Mutex::new(answers.into_iter().collect());
         Arc::new(Self { answers, latency: Some(latency), ..Self::default() })
+    }
+
+    /// Takes every question, and answers no more of them than `let_go` says.
+    pub(super) fn held(answers: impl IntoIterator<Item = Result<CheckResponse, Status>>) -> Arc<Self> {
+        let answers = Mutex::new(answers.into_iter().collect());
+        Arc::new(Self { answers, held: Some(Semaphore::new(0)), ..Self::default() })
+    }
+
+    pub(super) fn let_go(&self, count: usize) {
+        self.held.as_ref().unwrap().add_permits(count);
     }
 
     /// The server itself is a tower service that a client can call without a socket.
@@ -68,6 +81,9 @@ impl Authorization for Script {
         };
         if let Some(latency) = self.latency {
             tokio::time::sleep(latency).await;
+        }
+        if let Some(held) = &self.held {
+            held.acquire().await.unwrap().forget();
         }
         match answer {
             Some(answer) => answer.map(Response::new),

@@ -70,8 +70,8 @@ async fn grpc_check(case: &Json) {
     let id = case["id"].as_str().unwrap();
     let script = match &case["check_response"] {
         Json::String(told) if told == "RPC fails with UNAVAILABLE" => Script::answering([Err(Status::unavailable(""))]),
-        Json::String(told) if told == "answers after 1 s" => {
-            Script::slow(Duration::from_secs(1), [Ok(check_response(&serde_json::json!({"status": {"code": 0}})))])
+        Json::String(told) if told == "answers after 60 s" => {
+            Script::slow(Duration::from_secs(60), [Ok(check_response(&serde_json::json!({"status": {"code": 0}})))])
         }
         answer => Script::answering([Ok(check_response(answer))]),
     };
