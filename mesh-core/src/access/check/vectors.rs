@@ -66,13 +66,18 @@ fn attributes(request: &Json) -> AttributesBuf {
     }
 }
 
+/// A vector says how late an answer is and how long one may wait for it; a machine may stand still for longer than that,
+/// so both are taken so many times as long.
+const STRETCH: u32 = 50;
+
 async fn grpc_check(case: &Json) {
     let id = case["id"].as_str().unwrap();
     let script = match &case["check_response"] {
         Json::String(told) if told == "RPC fails with UNAVAILABLE" => Script::answering([Err(Status::unavailable(""))]),
-        Json::String(told) if told == "answers after 60 s" => {
-            Script::slow(Duration::from_secs(60), [Ok(check_response(&serde_json::json!({"status": {"code": 0}})))])
-        }
+        Json::String(told) if told == "answers after 1 s" => Script::slow(
+            Duration::from_secs(1) * STRETCH,
+            [Ok(check_response(&serde_json::json!({"status": {"code": 0}})))],
+        ),
         answer => Script::answering([Ok(check_response(answer))]),
     };
     let config = &case["config"];
@@ -88,7 +93,7 @@ async fn grpc_check(case: &Json) {
     let outcome = check.check(script.service(), &request.borrow(), &SystemClock, None).await;
     let expected = &case["expected"];
     if let Some(limit) = expected["within_ms"].as_u64() {
-        assert!(began.elapsed() < Duration::from_millis(limit), "{id}");
+        assert!(began.elapsed() < Duration::from_millis(limit) * STRETCH, "{id}");
     }
     assert_eq!(outcome.is_allowed(), expected["decision"] == "allow", "{id}: {outcome:?}");
     if !outcome.is_allowed() {
