@@ -37,13 +37,14 @@ fn admitted(check: &InboundCheck, request: Request<Given>) -> Ticket {
     match begin(check, request) {
         Begun::Admitted(ticket) => ticket,
         Begun::Answered(answer) => panic!("{answer:?}"),
+        Begun::Wanted(_) => panic!("it was handed over"),
     }
 }
 
 fn answered(check: &InboundCheck, request: Request<Given>) -> Answer {
     match begin(check, request) {
-        Begun::Admitted(_) => panic!("it was admitted"),
         Begun::Answered(answer) => answer,
+        _ => panic!("it was not answered"),
     }
 }
 
@@ -231,6 +232,7 @@ policy: {{ access: {{ rules: [{{ name: page, action: allow, principals: [\"{PAGE
                 200
             }
             Begun::Answered(answer) => answer.response.status().as_u16(),
+            Begun::Wanted(_) => panic!("it was handed over"),
         }
     };
     for _ in 0..2 {
