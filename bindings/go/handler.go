@@ -76,7 +76,7 @@ func (h *checkedHandler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		defer late()
 	}
 	body := &countedBody{ReadCloser: r.Body}
-	answer := newCheckedWriter(w, in, body)
+	answer := newCheckedWriter(w, r.Context(), in, body)
 	defer answer.abandon()
 	if req, err := judged(r.WithContext(ctx), in, unpack(outcome.Headers), body); err == nil {
 		h.next.ServeHTTP(answer.outer, req)
