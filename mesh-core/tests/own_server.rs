@@ -135,6 +135,8 @@ fn a_place_is_held_until_the_end_of_the_response() {
     let check = mesh.inbound_check("in").unwrap();
     let mut first = admitted(&check, get("/"));
     assert_eq!(answered(&check, get("/")).response.status(), 503);
+    let another = mesh.inbound_check("in").unwrap();
+    assert_eq!(answered(&another, get("/")).response.status(), 503, "its places are the listener's");
     first.answer(head(200)).unwrap();
     assert_eq!(answered(&check, get("/")).response.status(), 503, "its body is under way");
     first.end(0, None);

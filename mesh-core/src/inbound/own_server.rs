@@ -5,10 +5,11 @@
 //! length. Invariant: the application holds a [`Ticket`] exactly for what was admitted, and is counted as serving it
 //! until the ticket is gone.
 
+use std::collections::HashMap;
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::task::{Context, Poll};
 use std::time::Instant;
 
@@ -26,6 +27,7 @@ use super::body::Lengths;
 use super::known_peers::KnownPeers;
 use super::{ConnectionAddress, Inbound, peer_of, serve};
 use crate::body::Body;
+use crate::core::Core;
 use crate::error::{BoxError, Error, ErrorKind, Side};
 use crate::identity::tls::PeerIdentity;
 use crate::snapshot::ListenerPolicy;
@@ -66,6 +68,23 @@ use crate::snapshot::ListenerPolicy;
 pub struct InboundCheck {
     inbound: Arc<Inbound>,
     peers: KnownPeers,
+}
+
+/// The listeners that own servers ask about. All who ask about one share it: its places are for all of them.
+#[derive(Default)]
+pub(crate) struct Asked(Mutex<HashMap<Arc<str>, Weak<Inbound>>>);
+
+impl Asked {
+    /// The listener called `name`, which is made for the first who asks.
+    pub(crate) fn find(&self, core: &Arc<Core>, name: &str) -> Result<Arc<Inbound>, Error> {
+        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(inbound) = known.get(name).and_then(Weak::upgrade) {
+            return Ok(inbound);
+        }
+        let inbound = Inbound::new(core, name)?;
+        known.insert(Arc::clone(&inbound.name), Arc::downgrade(&inbound));
+        Ok(inbound)
+    }
 }
 
 /// What the server hands over of a request's body.
