@@ -2,6 +2,9 @@ package mesh
 
 import (
 	"bufio"
+	"cmp"
+	"context"
+	"errors"
 	"io"
 	"maps"
 	"net"
@@ -16,6 +19,7 @@ import (
 type checkedWriter struct {
 	http.ResponseWriter
 	outer http.ResponseWriter // what the handler gets: this, or this with Hijack
+	gone  context.Context     // the server's: ends when the peer goes
 	in    *inbound
 	body  *countedBody
 
@@ -25,10 +29,10 @@ type checkedWriter struct {
 	isOver    bool  // finished, or hijacked
 }
 
-func newCheckedWriter(w http.ResponseWriter, in *inbound, body *countedBody) *checkedWriter {
-	checked := &checkedWriter{ResponseWriter: w, in: in, body: body}
+func newCheckedWriter(w http.ResponseWriter, gone context.Context, in *inbound, body *countedBody) *checkedWriter {
+	checked := &checkedWriter{ResponseWriter: w, gone: gone, in: in, body: body}
 	checked.outer = checked
-	if _, ok := w.(http.Hijacker); ok {
+	if canHijack(w) {
 		checked.outer = &hijackableWriter{checked}
 	}
 	return checked
@@ -49,8 +53,8 @@ func (w *checkedWriter) WriteHeader(status int) {
 	w.ResponseWriter.WriteHeader(status)
 }
 
-// tell shows the head to the engine and makes its changes. A header that is set to nil, which asks the server for
-// something, and trailers stay as they are.
+// tell shows the head to the engine and makes its changes, in the spelling of the handler. A header that is set to nil,
+// which asks the server for something, and trailers stay as they are.
 func (w *checkedWriter) tell(status int) {
 	header := w.Header()
 	skip := map[string]bool{}
@@ -66,19 +70,35 @@ func (w *checkedWriter) tell(status int) {
 		return // the handler has let its writer escape
 	}
 	defer w.in.release()
-	packed, failed := w.in.native.Head(status, packFields(nil, fieldsOf(header, skip)))
-	if failed != nil {
-		return // a status or a header that HTTP does not know: the server says so
+	fields := fieldsOf(header, skip)
+	packed, failed := w.in.native.Head(status, packFields(nil, fields))
+	if failed != nil { // HTTP cannot carry some of it, which the server mends or leaves out
+		packed, failed = w.in.native.Head(status, packFields(nil, sendable(fields)))
 	}
-	sent := unpack(packed)
-	for name, values := range sent {
+	if failed != nil {
+		return // a status that HTTP does not know: the server says so
+	}
+	put(header, unpack(packed), skip)
+}
+
+// put makes header what is to be sent.
+func put(header, sent http.Header, skip map[string]bool) {
+	spelled := map[string]string{}
+	for name := range header {
+		if canonical := http.CanonicalHeaderKey(name); canonical != name && !skip[name] {
+			spelled[canonical] = name
+		}
+	}
+	stays := map[string]bool{}
+	for canonical, values := range sent {
+		name := cmp.Or(spelled[canonical], canonical)
+		stays[name] = true
 		if !slices.Equal(header[name], values) {
 			header[name] = values
 		}
 	}
 	maps.DeleteFunc(header, func(name string, values []string) bool {
-		_, stays := sent[http.CanonicalHeaderKey(name)]
-		return !stays && !skip[name] && len(values) > 0
+		return !stays[name] && !skip[name] && len(values) > 0
 	})
 }
 
@@ -97,24 +117,51 @@ func (w *checkedWriter) ReadFrom(src io.Reader) (int64, error) {
 	if !w.wroteHead {
 		w.WriteHeader(http.StatusOK)
 	}
+	own := &copySource{Reader: src}
+	if !isKernels(src) {
+		src = own
+	}
 	n, err := io.Copy(w.ResponseWriter, src)
-	w.sent(n, err)
+	if own.isToBlame(err) {
+		w.sent(n, nil) // the peer is still there
+	} else {
+		w.sent(n, err)
+	}
 	return n, err
 }
 
 func (w *checkedWriter) sent(n int64, err error) {
-	w.written += n
+	if w.in.facts.Method != http.MethodHead { // its body stays here
+		w.written += n
+	}
 	if err != nil && err != http.ErrBodyNotAllowed && err != http.ErrContentLength {
 		w.failed = err
 	}
 }
 
 // Flush implements http.Flusher.
-func (w *checkedWriter) Flush() {
+func (w *checkedWriter) Flush() { _ = w.FlushError() }
+
+// FlushError is for http.ResponseController.
+func (w *checkedWriter) FlushError() error {
 	if !w.wroteHead {
 		w.WriteHeader(http.StatusOK)
 	}
-	_ = http.NewResponseController(w.ResponseWriter).Flush()
+	err := http.NewResponseController(w.ResponseWriter).Flush()
+	if err != nil && !errors.Is(err, http.ErrNotSupported) {
+		w.failed = err
+	}
+	return err
+}
+
+// CloseNotify implements http.CloseNotifier, which frameworks still ask for without looking whether it is there.
+func (w *checkedWriter) CloseNotify() <-chan bool {
+	if notifier, ok := w.ResponseWriter.(http.CloseNotifier); ok {
+		return notifier.CloseNotify()
+	}
+	gone := make(chan bool, 1)
+	context.AfterFunc(w.gone, func() { gone <- true })
+	return gone
 }
 
 // Unwrap is for http.ResponseController.
@@ -149,8 +196,9 @@ func (w *checkedWriter) abandon() {
 	if w.isOver {
 		return
 	}
-	if !w.wroteHead {
-		_, _ = w.in.native.Head(http.StatusInternalServerError, nil)
+	w.isOver = true
+	if w.failed != nil {
+		return // given up: that is why
 	}
 	w.in.native.Fail(w.body.read, w.written, "the handler panicked")
 }
@@ -158,9 +206,23 @@ func (w *checkedWriter) abandon() {
 // hijackableWriter is for servers whose connections can be taken over: HTTP/1.
 type hijackableWriter struct{ *checkedWriter }
 
+// canHijack looks where http.ResponseController looks.
+func canHijack(w http.ResponseWriter) bool {
+	for {
+		switch inner := w.(type) {
+		case http.Hijacker:
+			return true
+		case interface{ Unwrap() http.ResponseWriter }:
+			w = inner.Unwrap()
+		default:
+			return false
+		}
+	}
+}
+
 // Hijack implements http.Hijacker. The request ends with the connection.
 func (w *hijackableWriter) Hijack() (net.Conn, *bufio.ReadWriter, error) {
-	conn, buffer, err := w.ResponseWriter.(http.Hijacker).Hijack()
+	conn, buffer, err := http.NewResponseController(w.ResponseWriter).Hijack()
 	if err != nil {
 		return conn, buffer, err
 	}
@@ -169,7 +231,11 @@ func (w *hijackableWriter) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 		_, _ = w.in.native.Head(http.StatusSwitchingProtocols, nil)
 	}
 	if w.in.acquire() {
-		conn = &takenConn{Conn: conn, writer: w.checkedWriter}
+		taken := &takenConn{Conn: conn, writer: w.checkedWriter}
+		if half, ok := conn.(halfCloser); ok {
+			return takenHalfCloser{taken, half}, buffer, nil
+		}
+		return taken, buffer, nil
 	}
 	return conn, buffer, nil
 }
@@ -180,6 +246,14 @@ type takenConn struct {
 	writer *checkedWriter
 	once   sync.Once
 }
+
+// takenHalfCloser is one that can end its own half first: TCP and TLS.
+type takenHalfCloser struct {
+	*takenConn
+	halfCloser
+}
+
+type halfCloser interface{ CloseWrite() error }
 
 // Close implements net.Conn.
 func (c *takenConn) Close() error {

@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"net/netip"
 	"net/url"
+	"slices"
 	"strings"
 	"time"
 
@@ -53,7 +54,7 @@ type checkedHandler struct {
 // ServeHTTP implements http.Handler.
 func (h *checkedHandler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	r = r.WithContext(r.Context()) // the server's own stays as it is
-	outcome, err := h.begin(r)
+	outcome, err := h.begin(w, r)
 	if err != nil {
 		status := http.StatusServiceUnavailable
 		if e, ok := err.(*Error); ok && e.Kind == kindInvalid {
@@ -75,7 +76,7 @@ func (h *checkedHandler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		defer late()
 	}
 	body := &countedBody{ReadCloser: r.Body}
-	answer := newCheckedWriter(w, in, body)
+	answer := newCheckedWriter(w, r.Context(), in, body)
 	defer answer.abandon()
 	if req, err := judged(r.WithContext(ctx), in, unpack(outcome.Headers), body); err == nil {
 		h.next.ServeHTTP(answer.outer, req)
@@ -85,21 +86,39 @@ func (h *checkedHandler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	answer.finish()
 }
 
-// begin asks the engine, and waits if it has to.
-func (h *checkedHandler) begin(r *http.Request) (*native.Event, error) {
+// begin asks the engine, and reads the body if the engine asks for it.
+func (h *checkedHandler) begin(w http.ResponseWriter, r *http.Request) (*native.Event, error) {
 	queue, err := h.mesh.started()
 	if err != nil {
 		return nil, err
 	}
-	received, err := h.received(r)
-	if err != nil {
-		return nil, err
+	received := received(r)
+	ctx := r.Context()
+	outcome, err := ask(ctx, queue, func(q *native.Queue, tag uint64) (*native.Event, *native.Failure) {
+		received.Tag = tag
+		return h.check.Begin(q, received)
+	})
+	if err != nil || outcome.Wanted == nil {
+		return outcome, err
 	}
+	defer outcome.Wanted.Free()
+	body, flags := beginning(w, r, outcome)
+	if flags == native.Late {
+		ctx = context.WithoutCancel(ctx) // net/http takes the end of the wait for the end of the connection
+	}
+	return ask(ctx, queue, func(q *native.Queue, tag uint64) (*native.Event, *native.Failure) {
+		return outcome.Wanted.Give(q, tag, body, flags)
+	})
+}
+
+// ask is one question to the engine, and the wait for the answer if there is one.
+func ask(
+	ctx context.Context, queue *queue, question func(*native.Queue, uint64) (*native.Event, *native.Failure),
+) (*native.Event, error) {
 	op := queue.begin()
-	received.Tag = op.tag
 	var outcome *native.Event
-	err = op.submit(func(_ *native.Mesh, q *native.Queue) (failed *native.Failure) {
-		outcome, failed = h.check.Begin(q, received)
+	err := op.submit(func(_ *native.Mesh, q *native.Queue) (failed *native.Failure) {
+		outcome, failed = question(q, op.tag)
 		return failed
 	})
 	if err != nil {
@@ -109,65 +128,38 @@ func (h *checkedHandler) begin(r *http.Request) (*native.Event, error) {
 		queue.end(op.tag)
 		return outcome, nil
 	}
-	outcome, err = op.wait(r.Context(), nil)
+	outcome, err = op.wait(ctx, nil)
 	if err == nil && outcome.Failure != nil {
 		err = fromNative(outcome.Failure)
 	}
 	return outcome, err
 }
 
-func (h *checkedHandler) received(r *http.Request) (*native.Received, error) {
+func received(r *http.Request) *native.Received {
 	target := r.RequestURI
 	if target == "" { // a request that no server received: a test's
 		target = r.URL.RequestURI()
 	}
-	head, isWhole, err := h.beginning(r)
-	if err != nil {
-		return nil, &Error{Kind: kindInvalid, Message: "the body broke off: " + err.Error()}
-	}
-	fields := fieldsOf(r.Header, nil)
+	fields := slices.DeleteFunc(fieldsOf(r.Header, nil), func(f field) bool {
+		return strings.HasPrefix(f.name, ":") // net/http keeps :protocol there
+	})
 	for _, coding := range r.TransferEncoding {
 		fields = append(fields, field{"Transfer-Encoding", coding})
 	}
 	certificates, name := peerOf(r)
 	parts := [9][]byte{
-		[]byte(r.Method), []byte(target), []byte(r.Host), packFields(nil, fields), head,
+		[]byte(r.Method), []byte(target), []byte(r.Host), packFields(nil, fields), nil,
 		addressOf(r.RemoteAddr), localAddress(r), certificates, []byte(name),
 	}
 	received := &native.Received{HTTPVersion: uint32(r.ProtoMajor*10 + r.ProtoMinor)}
-	if isWhole {
-		received.Flags = native.WholeBody
+	if r.Body == nil || r.Body == http.NoBody {
+		r.Body, received.Flags = http.NoBody, native.WholeBody
 	}
 	for i, part := range parts {
 		received.Lengths[i] = len(part)
 	}
 	received.Block = bytes.Join(parts[:], nil)
-	return received, nil
-}
-
-// beginning is as much of the body as checks want to know. Whoever reads the body afterwards misses nothing.
-func (h *checkedHandler) beginning(r *http.Request) (head []byte, isWhole bool, err error) {
-	if r.Body == nil || r.Body == http.NoBody {
-		r.Body = http.NoBody
-		return nil, true, nil
-	}
-	limit := 0
-	if h.mesh.enter() {
-		limit = h.check.BodyLimit()
-		h.mesh.leave()
-	}
-	if limit == 0 {
-		return nil, false, nil
-	}
-	head, err = io.ReadAll(io.LimitReader(r.Body, int64(limit)+1))
-	if err != nil {
-		return nil, false, err
-	}
-	r.Body = struct {
-		io.Reader
-		io.Closer
-	}{io.MultiReader(bytes.NewReader(head), r.Body), r.Body}
-	return head, len(head) <= limit, nil
+	return received
 }
 
 // peerOf is what the client of a TLS connection proved, for the engine to verify.
@@ -188,18 +180,21 @@ func localAddress(r *http.Request) []byte {
 	return nil
 }
 
-// addressOf is an address with a port, or nothing: of a Unix socket there is none.
+// addressOf is an address with a port, or nothing: of a Unix socket there is none. A zone names an interface of this
+// host, and is no part of an address that rules know.
 func addressOf(text string) []byte {
-	if _, err := netip.ParseAddrPort(text); err != nil {
+	address, err := netip.ParseAddrPort(text)
+	if err != nil {
 		return nil
 	}
-	return []byte(text)
+	return []byte(netip.AddrPortFrom(address.Addr().WithZone(""), address.Port()).String())
 }
 
 // judged is the request as it was judged. A path that Go does not read is an error: the handler never sees another one
 // than the rules did.
 func judged(r *http.Request, in *inbound, header http.Header, body io.ReadCloser) (*http.Request, error) {
 	delete(header, "Host")
+	r.Host = in.facts.Authority
 	delete(header, "Transfer-Encoding") // net/http has it in TransferEncoding
 	r.Header = header
 	if r.Body != http.NoBody {
@@ -219,6 +214,7 @@ func judged(r *http.Request, in *inbound, header http.Header, body io.ReadCloser
 func passOn(w http.ResponseWriter, answer *native.Event) {
 	defer answer.Discard()
 	header := w.Header()
+	header["Content-Type"] = nil // net/http would guess one
 	for name, values := range unpack(answer.Headers) {
 		header[name] = values
 	}

@@ -410,6 +410,7 @@ func TestOwnServerShowsBodiesToChecks(t *testing.T) {
 		body, _ := io.ReadAll(r.Body)
 		shown.Store(string(body))
 		if strings.Contains(string(body), "bad") {
+			w.Header()["Content-Type"] = nil // it says nothing of it
 			w.WriteHeader(http.StatusForbidden)
 			fmt.Fprint(w, "no such order")
 		}
@@ -439,6 +440,9 @@ func TestOwnServerShowsBodiesToChecks(t *testing.T) {
 			resp, answer := o.do(req)
 			if resp.StatusCode != c.status || answer != c.answer {
 				t.Errorf("%q: %s %q", c.body, resp.Status, answer)
+			}
+			if guessed := resp.Header["Content-Type"]; c.status == 403 && guessed != nil {
+				t.Errorf("the check said nothing of %q", guessed)
 			}
 			if c.status == 200 && shown.Load() != c.body {
 				t.Errorf("%q was shown as %q", c.body, shown.Load())
@@ -533,5 +537,35 @@ func TestOwnServerOfAClosedMeshServesNobody(t *testing.T) {
 	}
 	if _, err := m.Handler("own", nil); err == nil {
 		t.Error("a closed mesh has a handler")
+	}
+}
+
+func TestOwnServerKnowsAnAddressWithAZone(t *testing.T) {
+	m := open(t, "version: 1\nlisteners: [ { name: own } ]\n"+
+		"policy: { authorization: { policies: [ { metadata: { name: local }, spec: { action: DENY, rules: [\n"+
+		"  { from: [ { source: { ipBlocks: ['fe80::/10'] } } ] } ] } } ] } }\n")
+	checked, err := m.Handler("own", http.HandlerFunc(func(http.ResponseWriter, *http.Request) {}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for address, status := range map[string]int{"[fe80::1%eth0]:4711": 403, "[fd00::1]:4711": 200, "@": 200} {
+		req, recorder := httptest.NewRequest("GET", "/", nil), httptest.NewRecorder()
+		req.RemoteAddr = address
+		if checked.ServeHTTP(recorder, req); recorder.Code != status {
+			t.Errorf("%s: %d", address, recorder.Code)
+		}
+	}
+}
+
+func TestOwnServerPassesOverWhatNetHTTPKeepsAmongHeaders(t *testing.T) {
+	m := open(t, "version: 1\nlisteners: [ { name: own } ]\n")
+	checked, err := m.Handler("own", http.HandlerFunc(func(http.ResponseWriter, *http.Request) {}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	req, recorder := httptest.NewRequest("CONNECT", "/", nil), httptest.NewRecorder()
+	req.Header[":protocol"] = []string{"websocket"}
+	if checked.ServeHTTP(recorder, req); recorder.Code != 200 {
+		t.Errorf("%d", recorder.Code)
 	}
 }

@@ -189,7 +189,7 @@ func (q *queue) harvest(batch *native.Batch) bool {
 
 func (q *queue) deliver(event *native.Event) {
 	switch event.Kind {
-	case native.Done, native.Chunk, native.Written, native.Admitted, native.Answered:
+	case native.Done, native.Chunk, native.Written, native.Admitted, native.Answered, native.BodyWanted:
 		if waiter := q.end(event.Tag); waiter != nil {
 			waiter <- event
 		} else {

@@ -28,7 +28,7 @@ use crate::guard::Guard;
 use crate::inbound::accept::{self, TcpListening};
 use crate::inbound::forward::Forward;
 use crate::inbound::listener::{self, Listening};
-use crate::inbound::own_server::InboundCheck;
+use crate::inbound::own_server::{Asked, InboundCheck};
 use crate::inbound::{Inbound, ServerLayer};
 use crate::outbound::ServiceClient;
 use crate::outbound::dial::{self, DialOptions};
@@ -43,6 +43,7 @@ use crate::time::{Clock, Randomness, SystemClock};
 #[derive(Clone)]
 pub struct Mesh {
     core: Arc<Core>,
+    asked: Arc<Asked>,
 }
 
 /// Builds a mesh with its own clock, network or threads.
@@ -120,9 +121,9 @@ impl Mesh {
     }
 
     /// The server side as calls at the beginning and the end of each request, for an application that keeps its own
-    /// server and is no tower service.
+    /// server and is no tower service. Asked for again, it shares the listener's places.
     pub fn inbound_check(&self, listener: &str) -> Result<InboundCheck, Error> {
-        let inbound = Inbound::new(&self.core, listener)?;
+        let inbound = self.asked.find(&self.core, listener)?;
         inbound.demand(ListenerProtocol::Http)?;
         Ok(InboundCheck::new(inbound))
     }
@@ -307,6 +308,6 @@ impl MeshBuilder {
             options: self.options,
             starter: background::start,
         });
-        Ok(Mesh { core })
+        Ok(Mesh { core, asked: Arc::default() })
     }
 }

@@ -37,13 +37,14 @@ fn admitted(check: &InboundCheck, request: Request<Given>) -> Ticket {
     match begin(check, request) {
         Begun::Admitted(ticket) => ticket,
         Begun::Answered(answer) => panic!("{answer:?}"),
+        Begun::Wanted(_) => panic!("it was handed over"),
     }
 }
 
 fn answered(check: &InboundCheck, request: Request<Given>) -> Answer {
     match begin(check, request) {
-        Begun::Admitted(_) => panic!("it was admitted"),
         Begun::Answered(answer) => answer,
+        _ => panic!("it was not answered"),
     }
 }
 
@@ -134,6 +135,8 @@ fn a_place_is_held_until_the_end_of_the_response() {
     let check = mesh.inbound_check("in").unwrap();
     let mut first = admitted(&check, get("/"));
     assert_eq!(answered(&check, get("/")).response.status(), 503);
+    let another = mesh.inbound_check("in").unwrap();
+    assert_eq!(answered(&another, get("/")).response.status(), 503, "its places are the listener's");
     first.answer(head(200)).unwrap();
     assert_eq!(answered(&check, get("/")).response.status(), 503, "its body is under way");
     first.end(0, None);
@@ -231,6 +234,7 @@ policy: {{ access: {{ rules: [{{ name: page, action: allow, principals: [\"{PAGE
                 200
             }
             Begun::Answered(answer) => answer.response.status().as_u16(),
+            Begun::Wanted(_) => panic!("it was handed over"),
         }
     };
     for _ in 0..2 {

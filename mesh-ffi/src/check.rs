@@ -2,21 +2,22 @@
 //!
 //! Decides: nothing; the engine admits or answers. Never: blocks when there is nothing to wait for: each request is
 //! judged on the caller's thread first. Invariant: a request that begins ends up as exactly one of a `mesh_inbound`,
-//! a `mesh_response` and an error.
+//! a `mesh_response` and an error, be it by way of a `mesh_body_wanted`.
 
 use std::future::Future;
 use std::pin::Pin;
+use std::ptr::null_mut;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll};
 
 use futures_util::task::noop_waker_ref;
-use http::{Request, Response, StatusCode};
+use http::{Response, StatusCode};
 use tokio_util::sync::CancellationToken;
 
 use mesh_core::Body;
-use mesh_core::inbound::own_server::{Begun, Given, InboundCheck};
+use mesh_core::inbound::own_server::{Begun, InboundCheck};
 
+use crate::body_wanted::mesh_body_wanted;
 use crate::buf::mesh_buf;
 use crate::code::mesh_code;
 use crate::cq::mesh_cq;
@@ -24,7 +25,7 @@ use crate::engine::Engine;
 use crate::error::mesh_error;
 use crate::event::Event;
 use crate::failure::Failure;
-use crate::handles::{self, Handle, MESH_HANDLE_INBOUND_CHECK};
+use crate::handles::{self, Handle, MESH_HANDLE_INBOUND_CHECK, Out};
 use crate::headers::{self, Packed};
 use crate::inbound::mesh_inbound;
 use crate::mesh::mesh;
@@ -39,7 +40,6 @@ use crate::wait::{block_on, caught};
 pub struct mesh_inbound_check {
     engine: Arc<Engine>,
     check: InboundCheck,
-    ids: Arc<AtomicU64>,
 }
 
 impl Handle for mesh_inbound_check {
@@ -53,6 +53,8 @@ pub enum Outcome {
     Admitted(Box<mesh_inbound>),
     /// The mesh has answered it.
     Answered(Box<mesh_response>),
+    /// It goes on once its body is there.
+    Wanted(Box<mesh_body_wanted>),
 }
 
 /// The listener of that name as a check: it needs no address. Its requests meet the access rules, end users, limits
@@ -69,7 +71,7 @@ pub unsafe extern "C" fn mesh_inbound_check_open(
         let (mesh, name, result) = unsafe { (handles::lend(mesh)?, name.read("name")?, handles::out(check, "check")?) };
         let opened = mesh.engine.mesh()?.inbound_check(name)?;
         let engine = Arc::clone(&mesh.engine);
-        result.set(handles::give(mesh_inbound_check { engine, check: opened, ids: Arc::new(AtomicU64::new(1)) }));
+        result.set(handles::give(mesh_inbound_check { engine, check: opened }));
         Ok(())
     })
 }
@@ -86,8 +88,9 @@ pub unsafe extern "C" fn mesh_inbound_check_free(check: *mut mesh_inbound_check)
     });
 }
 
-/// How many bytes of a body the checks of the configuration in force want to know; 0: none. Hand over one more if
-/// there are more. A request whose body a check wants and does not get is answered 400.
+/// How many bytes of a body the checks of the configuration in force want to know; 0: none. For servers that hand it
+/// over with each request: one byte more if there are more. A request whose body a check wants and does not get is
+/// answered 400.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn mesh_inbound_check_body_limit(check: *const mesh_inbound_check) -> usize {
     guard!(mesh_inbound_check_body_limit, or 0, {
@@ -97,13 +100,16 @@ pub unsafe extern "C" fn mesh_inbound_check_body_limit(check: *const mesh_inboun
     })
 }
 
-/// Admits a request, or answers it. Exactly one is set, the other NULL: `*inbound`, to be answered by the program
+/// Admits a request, or answers it. Exactly one is set, the others NULL: `*inbound`, to be answered by the program
 /// (`mesh_inbound_head`, then `mesh_inbound_end`); or `*answer`, to be sent as it is: status, headers,
-/// `mesh_response_body` and trailers.
+/// `mesh_response_body` and trailers; or `*wanted`, for `mesh_body_wanted_give`.
+///
+/// `wanted` is NULL for a server that hands the body over with the request. With it a body that is not whole already
+/// is asked for once a check wants to know it: whoever is refused without it, or meets no such check, is not read.
 ///
 /// Most requests are decided at once, on this thread. For one that has to wait (for a policy server, or for room):
-/// without a `cq` this call blocks; with one both results are NULL, and the outcome arrives there under `tag`:
-/// `MESH_EV_ADMITTED` or `MESH_EV_ANSWERED`. `MESH_OP_CANCEL` ends the wait.
+/// without a `cq` this call blocks; with one all results are NULL, and the outcome arrives there under `tag`:
+/// `MESH_EV_ADMITTED`, `MESH_EV_ANSWERED` or `MESH_EV_BODY_WANTED`. `MESH_OP_CANCEL` ends the wait.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn mesh_inbound_begin(
     check: *const mesh_inbound_check,
@@ -112,40 +118,31 @@ pub unsafe extern "C" fn mesh_inbound_begin(
     tag: u64,
     inbound: *mut *mut mesh_inbound,
     answer: *mut *mut mesh_response,
+    wanted: *mut *mut mesh_body_wanted,
     err: *mut *mut mesh_error,
 ) -> mesh_code {
     guard!(mesh_inbound_begin, err, {
-        // SAFETY: rules 1, 3 and 6: a live handle, a sized struct or NULL, writable results.
-        let (check, received, inbound, answer) = unsafe {
+        // SAFETY: rules 1, 3 and 6: live handles or NULL, a sized struct or NULL, writable results.
+        let (check, received, queue, outs) = unsafe {
             (
                 handles::lend(check)?,
                 sized::read(received)?.ok_or_else(|| Failure::null("received"))?,
-                handles::out(inbound, "inbound")?,
-                handles::out(answer, "answer")?,
+                queue_of(cq)?,
+                Outs::new(inbound, answer, handles::out(wanted, "wanted").ok())?,
             )
         };
-        // SAFETY: rule 1: NULL or a live handle.
-        let queue = if cq.is_null() { None } else { Some(unsafe { handles::lend(cq)? }.queue()) };
-        if queue.is_some_and(|queue| !Arc::ptr_eq(&check.engine, queue.engine())) {
-            return Err(Failure::invalid("the queue was made for another mesh"));
-        }
         check.engine.runtime()?;
         // SAFETY: rule 4: what the struct points to is readable until this returns.
-        let request = unsafe { received.request(&check.check)? };
-        let outcome = check.begin(request, queue.map(|queue| (queue, tag)))?;
-        let (mut admitted, mut answered) = (std::ptr::null_mut(), std::ptr::null_mut());
-        match outcome {
-            Some(Outcome::Admitted(request)) => admitted = handles::give(*request),
-            Some(Outcome::Answered(response)) => answered = handles::give(*response),
-            None => {}
-        }
-        inbound.set(admitted);
-        answer.set(answered);
+        let request = unsafe { received.request(&check.check, !wanted.is_null())? };
+        let (engine, beginning) = (Arc::clone(&check.engine), check.check.begin(request));
+        let work = async move { outcome(engine, beginning.await?) };
+        outs.set(settle(&check.engine, queue.map(|queue| (queue, tag)), work)?);
         Ok(())
     })
 }
 
 /// Tells the head of the program's answer, and gives it back as it is to be sent: headers are added and taken away.
+/// `headers` come before those of `mesh_inbound_header_add`.
 /// `status` is a final one, or 101. Once. Free `*head` when it was sent.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn mesh_inbound_head(
@@ -164,7 +161,10 @@ pub unsafe extern "C" fn mesh_inbound_head(
         let mut told = Response::new(());
         *told.status_mut() = status.ok_or_else(|| Failure::invalid("`status` is no final HTTP status"))?;
         headers::unpack_into(told.headers_mut(), headers)?;
-        let sent = inbound.with_ticket(|ticket| ticket.answer(told))??;
+        let sent = inbound.with_ticket(|ticket| {
+            inbound.take_added(told.headers_mut());
+            ticket.answer(told)
+        })??;
         let sent = sent.map(|()| Body::empty());
         result.set(handles::give(mesh_response::new(Arc::clone(inbound.engine()), sent, CancellationToken::new())));
         Ok(())
@@ -201,7 +201,8 @@ pub unsafe extern "C" fn mesh_inbound_end(
     })
 }
 
-/// The answer broke off after `response_bytes` of its body, and the peer saw it. `reason` is for the log.
+/// The answer broke off after `response_bytes` of its body, and the peer saw it. `reason` is for the log. Before
+/// `mesh_inbound_head` it counts as a 500, which the program's own server answers then.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn mesh_inbound_fail(
     inbound: *const mesh_inbound,
@@ -213,6 +214,10 @@ pub unsafe extern "C" fn mesh_inbound_fail(
     guard!(mesh_inbound_fail, err, {
         // SAFETY: rules 1 and 4: a live handle and readable text.
         let (inbound, reason) = unsafe { (handles::lend(inbound)?, reason.read("reason")?) };
+        inbound.with_ticket(|ticket| match ticket.is_answered() {
+            true => Ok(()),
+            false => ticket.answer(failed()).map(drop),
+        })??;
         let ticket = inbound.take_ticket()?;
         ticket.count_request(request_bytes);
         ticket.fail(response_bytes, reason);
@@ -220,34 +225,90 @@ pub unsafe extern "C" fn mesh_inbound_fail(
     })
 }
 
-impl mesh_inbound_check {
-    /// The outcome, if there is nothing to wait for; `None`: it goes to the queue.
-    fn begin(&self, request: Request<Given>, queue: Option<(&Arc<Queue>, u64)>) -> Result<Option<Outcome>, Failure> {
-        let (engine, ids) = (Arc::clone(&self.engine), Arc::clone(&self.ids));
-        let beginning = self.check.begin(request);
-        let mut work = Box::pin(async move { outcome(engine, &ids, beginning.await?) });
-        if let Poll::Ready(outcome) = work.as_mut().poll(&mut Context::from_waker(noop_waker_ref())) {
-            return outcome.map(Some);
+fn failed() -> Response<()> {
+    let mut head = Response::new(());
+    *head.status_mut() = StatusCode::INTERNAL_SERVER_ERROR;
+    head
+}
+
+/// Where the outcome of a beginning goes.
+pub struct Outs {
+    inbound: Out<*mut mesh_inbound>,
+    answer: Out<*mut mesh_response>,
+    wanted: Option<Out<*mut mesh_body_wanted>>,
+}
+
+impl Outs {
+    /// # Safety
+    /// What is not NULL is writable until the call returns (rule 3).
+    pub unsafe fn new(
+        inbound: *mut *mut mesh_inbound,
+        answer: *mut *mut mesh_response,
+        wanted: Option<Out<*mut mesh_body_wanted>>,
+    ) -> Result<Self, Failure> {
+        // SAFETY: as promised.
+        let (inbound, answer) = unsafe { (handles::out(inbound, "inbound")?, handles::out(answer, "answer")?) };
+        Ok(Self { inbound, answer, wanted })
+    }
+
+    /// One of them is it, the others are NULL.
+    pub fn set(self, outcome: Option<Outcome>) {
+        let (mut admitted, mut answered, mut asked) = (null_mut(), null_mut(), null_mut());
+        match outcome {
+            Some(Outcome::Admitted(request)) => admitted = handles::give(*request),
+            Some(Outcome::Answered(response)) => answered = handles::give(*response),
+            Some(Outcome::Wanted(wanted)) => asked = handles::give(*wanted),
+            None => {}
         }
-        match queue {
-            None => block_on(&self.engine, work).map(Some),
-            Some((queue, tag)) => {
-                wait_for(queue, tag, work);
-                Ok(None)
-            }
+        self.inbound.set(admitted);
+        self.answer.set(answered);
+        if let Some(wanted) = self.wanted {
+            wanted.set(asked);
         }
     }
 }
 
-fn outcome(engine: Arc<Engine>, ids: &AtomicU64, begun: Begun) -> Result<Outcome, Failure> {
+/// The queue of a handle, or none.
+///
+/// # Safety
+/// `cq` is NULL or a live handle (rule 1).
+pub unsafe fn queue_of<'a>(cq: *const mesh_cq) -> Result<Option<&'a Arc<Queue>>, Failure> {
+    // SAFETY: as promised.
+    if cq.is_null() { Ok(None) } else { Ok(Some(unsafe { handles::lend(cq)? }.queue())) }
+}
+
+/// The outcome, if there is nothing to wait for; `None`: it goes to the queue.
+pub fn settle(
+    engine: &Arc<Engine>,
+    queue: Option<(&Arc<Queue>, u64)>,
+    work: impl Future<Output = Result<Outcome, Failure>> + Send + 'static,
+) -> Result<Option<Outcome>, Failure> {
+    if queue.is_some_and(|(queue, _)| !Arc::ptr_eq(engine, queue.engine())) {
+        return Err(Failure::invalid("the queue was made for another mesh"));
+    }
+    let mut work = Box::pin(work);
+    if let Poll::Ready(outcome) = work.as_mut().poll(&mut Context::from_waker(noop_waker_ref())) {
+        return outcome.map(Some);
+    }
+    match queue {
+        None => block_on(engine, work).map(Some),
+        Some((queue, tag)) => {
+            wait_for(queue, tag, work);
+            Ok(None)
+        }
+    }
+}
+
+/// What became of a request, as C has it.
+pub fn outcome(engine: Arc<Engine>, begun: Begun) -> Result<Outcome, Failure> {
     match begun {
         Begun::Admitted(ticket) => {
-            let id = ids.fetch_add(1, Ordering::Relaxed);
-            let inbound = mesh_inbound::of_ticket(engine, id, ticket)
+            let inbound = mesh_inbound::of_ticket(engine, ticket)
                 .ok_or_else(|| Failure::internal("the request has no context".to_owned()))?;
             Ok(Outcome::Admitted(Box::new(inbound)))
         }
         Begun::Answered(answer) => Ok(Outcome::Answered(Box::new(mesh_response::of_answer(engine, answer)))),
+        Begun::Wanted(wanted) => Ok(Outcome::Wanted(Box::new(mesh_body_wanted::new(engine, wanted)))),
     }
 }
 

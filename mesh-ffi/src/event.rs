@@ -7,6 +7,7 @@ use std::ffi::c_void;
 
 use bytes::Bytes;
 
+use crate::body_wanted::mesh_body_wanted;
 use crate::buf::mesh_buf;
 use crate::check::Outcome;
 use crate::code::{MESH_OK, mesh_code};
@@ -34,12 +35,14 @@ pub const MESH_EV_INBOUND: i32 = 4;
 pub const MESH_EV_INBOUND_GONE: i32 = 5;
 /// `mesh_cq_wake` was called (several calls may give one event).
 pub const MESH_EV_WAKE: i32 = 6;
-/// `mesh_inbound_begin` had to wait, and its request was admitted: `handle` is a `mesh_inbound`, `arg` its id. Else:
-/// `code`, and `handle` is a `mesh_error`.
+/// `mesh_inbound_begin` or `mesh_body_wanted_give` had to wait, and the request was admitted: `handle` is a
+/// `mesh_inbound`, `arg` its id. Else: `code`, and `handle` is a `mesh_error`.
 pub const MESH_EV_ADMITTED: i32 = 7;
-/// `mesh_inbound_begin` had to wait, and the mesh answered: `handle` is a `mesh_response`, `arg` its status, `data` its
-/// body.
+/// As `MESH_EV_ADMITTED`, and the mesh answered: `handle` is a `mesh_response`, `arg` its status, `data` its body.
 pub const MESH_EV_ANSWERED: i32 = 8;
+/// `mesh_inbound_begin` had to wait, and then a check wants to know the body: `handle` is a `mesh_body_wanted`, `arg` how
+/// many bytes of it.
+pub const MESH_EV_BODY_WANTED: i32 = 9;
 
 /// `MESH_EV_CHUNK`: the body has ended.
 pub const MESH_EVF_END: u32 = 1;
@@ -203,6 +206,11 @@ impl Event {
                 event.data = response.whole().map_or(mesh_bytes::empty(), |whole| mesh_bytes::of(whole));
                 event.with(*response)
             }
+            Self::Begun { tag, outcome: Ok(Outcome::Wanted(wanted)) } => {
+                let mut event = mesh_event::new(MESH_EV_BODY_WANTED, tag);
+                event.arg = i64::try_from(wanted.limit()).unwrap_or(i64::MAX);
+                event.with(*wanted)
+            }
             Self::Begun { tag, outcome: Err(failure) } => mesh_event::failed(MESH_EV_ADMITTED, tag, failure),
             Self::Wake => mesh_event::new(MESH_EV_WAKE, 0),
         };
@@ -229,6 +237,7 @@ impl mesh_event {
                 (MESH_EV_DONE | MESH_EV_ANSWERED, _) => drop(handles::take(self.handle.cast::<mesh_response>())),
                 (MESH_EV_CHUNK, _) => drop(handles::take(self.handle.cast::<mesh_buf>())),
                 (MESH_EV_INBOUND | MESH_EV_ADMITTED, _) => drop(handles::take(self.handle.cast::<mesh_inbound>())),
+                (MESH_EV_BODY_WANTED, _) => drop(handles::take(self.handle.cast::<mesh_body_wanted>())),
                 _ => {}
             }
         }

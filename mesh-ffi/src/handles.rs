@@ -37,6 +37,8 @@ pub const MESH_HANDLE_GUARD: i32 = 11;
 pub const MESH_HANDLE_GUARD_CALL: i32 = 12;
 /// `mesh_inbound_check`
 pub const MESH_HANDLE_INBOUND_CHECK: i32 = 13;
+/// `mesh_body_wanted`
+pub const MESH_HANDLE_BODY_WANTED: i32 = 14;
 
 /// A type that C holds by pointer.
 pub trait Handle {
@@ -108,4 +110,4 @@ fn counter(kind: i32) -> &'static AtomicUsize {
 }
 
 /// One counter per kind; index 0 is not used.
-static LIVE: [AtomicUsize; 14] = [const { AtomicUsize::new(0) }; 14];
+static LIVE: [AtomicUsize; 15] = [const { AtomicUsize::new(0) }; 15];

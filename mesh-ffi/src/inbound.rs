@@ -1,8 +1,9 @@
 //! `mesh_inbound`: a request that a peer sent, admitted by the mesh, and waiting for an answer.
 //!
 //! Decides: nothing; by the time it exists, identity and policy have been settled. Invariant: it is
-//! answered at most once; freed without an answer, the peer gets a 500.
+//! answered at most once; freed without an answer, the peer gets a 500, or the program's own server gave it up.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
@@ -93,13 +94,13 @@ pub struct Receipt {
 
 impl mesh_inbound {
     /// Takes an admitted request apart. `None` when the engine put no context on it, which it always does.
-    pub fn new(engine: Arc<Engine>, id: u64, request: Request<Body>) -> Option<(Self, Receipt)> {
+    pub fn new(engine: Arc<Engine>, request: Request<Body>) -> Option<(Self, Receipt)> {
         let (head, body) = request.into_parts();
         let context = Arc::clone(head.extensions.get::<Arc<CallContext>>()?);
         let (sender, answer) = oneshot::channel();
         let cancel = CancellationToken::new();
         let inbound = Self {
-            id,
+            id: next_id(),
             facts: Facts::new(&head, &context),
             context,
             headers: Packed::new(&head.headers),
@@ -112,11 +113,11 @@ impl mesh_inbound {
     }
 
     /// A request of the program's own server, which keeps its body and sends its answer.
-    pub fn of_ticket(engine: Arc<Engine>, id: u64, ticket: Ticket) -> Option<Self> {
+    pub fn of_ticket(engine: Arc<Engine>, ticket: Ticket) -> Option<Self> {
         let head = ticket.head();
         let context = Arc::clone(head.extensions.get::<Arc<CallContext>>()?);
         Some(Self {
-            id,
+            id: next_id(),
             facts: Facts::new(head, &context),
             context,
             headers: Packed::new(&head.headers),
@@ -127,7 +128,7 @@ impl mesh_inbound {
         })
     }
 
-    /// Unique among the requests of one queue.
+    /// Unique in this process, whatever queue or check it came by.
     pub fn id(&self) -> u64 {
         self.id
     }
@@ -153,6 +154,14 @@ impl mesh_inbound {
         change(&mut self.extra.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
+    /// What was added comes to the headers of an answer.
+    pub fn take_added(&self, headers: &mut HeaderMap) {
+        let added = std::mem::take(&mut *self.extra.lock().unwrap_or_else(PoisonError::into_inner));
+        for (name, value) in &added {
+            headers.append(name, value.clone());
+        }
+    }
+
     /// Sends the answer; `headers` come after those added before.
     pub fn answer(&self, mut response: Response<Body>) -> Result<(), Failure> {
         self.engine.check_fork()?;
@@ -163,10 +172,7 @@ impl mesh_inbound {
             reply => std::mem::replace(reply, Reply::Given),
         };
         let Reply::Awaited(sender) = sender else { return Err(Failure::invalid("the request was answered already")) };
-        let added = std::mem::take(&mut *self.extra.lock().unwrap_or_else(PoisonError::into_inner));
-        for (name, value) in &added {
-            response.headers_mut().append(name, value.clone());
-        }
+        self.take_added(response.headers_mut());
         sender.send(response).map_err(|_| Failure::cancelled("the peer is gone"))
     }
 }
@@ -204,12 +210,17 @@ impl Drop for mesh_inbound {
     }
 }
 
+fn next_id() -> u64 {
+    static NEXT: AtomicU64 = AtomicU64::new(1);
+    NEXT.fetch_add(1, Ordering::Relaxed)
+}
+
 unsafe fn fact(inbound: *const mesh_inbound, pick: fn(&Facts) -> &Text) -> mesh_str {
     // SAFETY: rule 1, as the entry points promise: NULL or a live handle.
     unsafe { handles::lend(inbound) }.map_or(mesh_str::empty(), |inbound| pick(&inbound.facts).lend())
 }
 
-/// Its number, unique in its queue: what `MESH_EV_INBOUND_GONE` names it by. 0 for NULL.
+/// Its number, unique in this process: what `MESH_EV_INBOUND_GONE` names it by. 0 for NULL.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn mesh_inbound_id(inbound: *const mesh_inbound) -> u64 {
     // SAFETY: rule 1: NULL or a live handle.
@@ -361,7 +372,8 @@ pub unsafe extern "C" fn mesh_inbound_read(
     })
 }
 
-/// Frees it. Without an answer the peer gets a 500. NULL is fine.
+/// Frees it. Without an answer the peer gets a 500; of one that `mesh_inbound_begin` admitted, the answer was given up,
+/// and what its peer gets is the program's own server's to say. NULL is fine.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn mesh_inbound_free(inbound: *mut mesh_inbound) {
     guard!(mesh_inbound_free, or(), {

@@ -49,6 +49,8 @@ mod received;
 
 mod check;
 
+mod body_wanted;
+
 mod scope;
 
 mod guard;

@@ -6,7 +6,7 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::os::fd::RawFd;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
@@ -27,7 +27,6 @@ pub struct Queue {
     tags: Mutex<HashMap<u64, CancellationToken>>,
     wake: AtomicBool,
     stopped: AtomicBool,
-    inbound_ids: AtomicU64,
 }
 
 impl Queue {
@@ -41,7 +40,6 @@ impl Queue {
             tags: Mutex::default(),
             wake: AtomicBool::new(false),
             stopped: AtomicBool::new(false),
-            inbound_ids: AtomicU64::new(1),
             engine,
         });
         queue.engine.adopt(Arc::downgrade(&queue));
@@ -61,11 +59,6 @@ impl Queue {
     /// Readable while events wait.
     pub fn fd(&self) -> RawFd {
         self.signal.fd()
-    }
-
-    /// A number for the next inbound request.
-    pub fn next_inbound_id(&self) -> u64 {
-        self.inbound_ids.fetch_add(1, Ordering::Relaxed)
     }
 
     /// Adds an event; the descriptor is touched only when there was none.

@@ -3,6 +3,8 @@
 //! Decides: whether a body that was not handed over can be there. Never: takes the server's word for who the peer is.
 //! Invariant: what is judged is what was sent: nothing is decoded here.
 
+use std::borrow::Cow;
+
 use bytes::Bytes;
 use http::{Method, Request, Uri, Version, header};
 
@@ -14,7 +16,7 @@ use crate::headers;
 use crate::sized::Sized32;
 use crate::text::{mesh_bytes, mesh_str};
 
-/// For `mesh_received.flags`: `body` is all of the body.
+/// For `mesh_received.flags` and `mesh_body_wanted_give`: `body` is all of the body.
 pub const MESH_RECEIVED_WHOLE_BODY: u32 = 1;
 
 /// A request that the program's own server received. Start from `MESH_INIT(mesh_received)`.
@@ -33,11 +35,12 @@ pub struct mesh_received {
     pub method: mesh_str,
     /// Path and query as they came, not decoded: what is judged is what was sent.
     pub target: mesh_str,
-    /// `:authority` of HTTP/2; empty: the header `host`.
+    /// `:authority` of HTTP/2, which counts more than a header `host`; empty: that header.
     pub authority: mesh_str,
     /// All headers, packed.
     pub headers: mesh_bytes,
-    /// The beginning of the body, where a check wants it: see `mesh_inbound_check_body_limit`.
+    /// The beginning of the body, where a check may want it: see `mesh_inbound_check_body_limit`. Not looked at if
+    /// `mesh_inbound_begin` is to ask for it.
     pub body: mesh_bytes,
     /// The peer's socket, such as `10.0.0.7:51234`; empty: not known.
     pub remote_address: mesh_str,
@@ -57,11 +60,11 @@ unsafe impl Sized32 for mesh_received {
 }
 
 impl mesh_received {
-    /// The request, and whom its certificates name.
+    /// The request, and whom its certificates name. `is_later`: a body that was not handed over whole is asked for.
     ///
     /// # Safety
     /// What the fields point to is readable (rule 4).
-    pub unsafe fn request(&self, check: &InboundCheck) -> Result<Request<Given>, Failure> {
+    pub unsafe fn request(&self, check: &InboundCheck, is_later: bool) -> Result<Request<Given>, Failure> {
         // SAFETY: as promised.
         let (method, target, authority, packed, body) = unsafe {
             (
@@ -80,10 +83,13 @@ impl mesh_received {
             .map_err(|error| Failure::invalid(format!("`received.target` is no request target: {error}")))?;
         *request.version_mut() = self.version()?;
         headers::unpack_into(request.headers_mut(), packed)?;
-        if !authority.is_empty() && !request.headers().contains_key(header::HOST) {
+        // RFC 9113 8.3.1: the authority is whom the request is for, whatever a field says besides. Of several fields it
+        // is not known which one is read: they are refused as such.
+        if !authority.is_empty() && request.headers().get_all(header::HOST).iter().nth(1).is_none() {
+            request.headers_mut().remove(header::HOST);
             headers::append(request.headers_mut(), b"host", authority.as_bytes())?;
         }
-        *request.body_mut() = self.given(Bytes::copy_from_slice(body), &request)?;
+        *request.body_mut() = self.given(Bytes::copy_from_slice(body), &request, is_later)?;
         // SAFETY: as promised.
         unsafe { self.origin(check, &mut request)? };
         Ok(request)
@@ -100,13 +106,14 @@ impl mesh_received {
     }
 
     /// HTTP/1 says in its headers whether there is a body; of HTTP/2 the server has to know.
-    fn given(&self, body: Bytes, request: &Request<Given>) -> Result<Given, Failure> {
+    fn given(&self, body: Bytes, request: &Request<Given>, is_later: bool) -> Result<Given, Failure> {
         let headers = request.headers();
         let says_none = request.version() < Version::HTTP_2
             && !headers.contains_key(header::TRANSFER_ENCODING)
             && headers.get(header::CONTENT_LENGTH).is_none_or(|length| length == "0");
         match self.flags {
             MESH_RECEIVED_WHOLE_BODY => Ok(Given::Whole(body)),
+            0 if is_later => Ok(Given::Later),
             0 if says_none => Ok(Given::Whole(body)),
             0 => Ok(Given::Beginning(body)),
             _ => Err(Failure::unsupported("unknown bits in `received.flags`")),
@@ -127,7 +134,8 @@ impl mesh_received {
         };
         if !remote.is_empty() {
             let address = |text: &str, what: &str| {
-                text.parse().map_err(|_| Failure::invalid(format!("`received.{what}` is no address with a port")))
+                let parsed = without_zone(text).parse();
+                parsed.map_err(|_| Failure::invalid(format!("`received.{what}` is no address with a port")))
             };
             let local = if local.is_empty() { "0.0.0.0:0" } else { local };
             let address = ConnectionAddress {
@@ -142,6 +150,14 @@ impl mesh_received {
             request.extensions_mut().insert(peer);
         }
         Ok(())
+    }
+}
+
+/// A link-local address without its zone, which names an interface of this host and is no part of the address.
+fn without_zone(text: &str) -> Cow<'_, str> {
+    match text.split_once('%').and_then(|(host, rest)| Some((host, rest.split_once(']')?.1))) {
+        Some((host, port)) => Cow::Owned(format!("{host}]{port}")),
+        None => Cow::Borrowed(text),
     }
 }
 
@@ -172,6 +188,18 @@ fn sequence_length(der: &[u8]) -> Option<usize> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_zone_is_no_part_of_an_address() {
+        for (text, bare) in [
+            ("[fe80::1%eth0]:80", "[fe80::1]:80"),
+            ("[fe80::1]:80", "[fe80::1]:80"),
+            ("10.0.0.7:80", "10.0.0.7:80"),
+            ("fe80::1%eth0", "fe80::1%eth0"),
+        ] {
+            assert_eq!(without_zone(text), bare);
+        }
+    }
 
     #[test]
     fn a_row_of_certificates_is_taken_apart_and_what_is_none_refused() {

@@ -50,12 +50,11 @@ impl QueueService {
             return refused(ErrorKind::Draining);
         }
         let Some(place) = Place::take(&self.inlet) else { return refused(ErrorKind::Overloaded) };
-        let id = self.queue.next_inbound_id();
         let engine = Arc::clone(self.queue.engine());
         let (inbound, receipt) =
-            mesh_inbound::new(engine, id, request).ok_or_else(|| failed("the request has no context"))?;
-        let mut watch =
-            Watch { queue: Arc::clone(&self.queue), tag: self.inlet.tag, id, cancel: receipt.cancel, armed: true };
+            mesh_inbound::new(engine, request).ok_or_else(|| failed("the request has no context"))?;
+        let (queue, tag, id) = (Arc::clone(&self.queue), self.inlet.tag, inbound.id());
+        let mut watch = Watch { queue, tag, id, cancel: receipt.cancel, armed: true };
         let handler = self.inlet.handler;
         watch.armed = handler.is_none();
         self.queue.push(Event::Inbound { tag: self.inlet.tag, inbound: Box::new(inbound), handler, place });

@@ -109,7 +109,7 @@ static void serve(int fd, const struct sockaddr_in *peer, const mesh_inbound_che
   mesh_inbound *inbound;
   mesh_response *answer;
   mesh_error *err;
-  if (mesh_inbound_begin(check, &received, NULL, 0, &inbound, &answer, &err)) {
+  if (mesh_inbound_begin(check, &received, NULL, 0, &inbound, &answer, NULL, &err)) {
     fail(err);
     dprintf(fd, "HTTP/1.1 400 Bad Request\r\nconnection: close\r\ncontent-length: 0\r\n\r\n");
   } else if (answer) {

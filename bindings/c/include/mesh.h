@@ -217,6 +217,9 @@
 // `mesh_inbound_check`
 #define MESH_HANDLE_INBOUND_CHECK 13
 
+// `mesh_body_wanted`
+#define MESH_HANDLE_BODY_WANTED 14
+
 // The version of this interface. Library and header fit when they are equal.
 #define MESH_ABI_VERSION 1
 
@@ -276,13 +279,16 @@
 // `mesh_cq_wake` was called (several calls may give one event).
 #define MESH_EV_WAKE 6
 
-// `mesh_inbound_begin` had to wait, and its request was admitted: `handle` is a `mesh_inbound`, `arg` its id. Else:
-// `code`, and `handle` is a `mesh_error`.
+// `mesh_inbound_begin` or `mesh_body_wanted_give` had to wait, and the request was admitted: `handle` is a
+// `mesh_inbound`, `arg` its id. Else: `code`, and `handle` is a `mesh_error`.
 #define MESH_EV_ADMITTED 7
 
-// `mesh_inbound_begin` had to wait, and the mesh answered: `handle` is a `mesh_response`, `arg` its status, `data` its
-// body.
+// As `MESH_EV_ADMITTED`, and the mesh answered: `handle` is a `mesh_response`, `arg` its status, `data` its body.
 #define MESH_EV_ANSWERED 8
+
+// `mesh_inbound_begin` had to wait, and then a check wants to know the body: `handle` is a `mesh_body_wanted`, `arg` how
+// many bytes of it.
+#define MESH_EV_BODY_WANTED 9
 
 // `MESH_EV_CHUNK`: the body has ended.
 #define MESH_EVF_END 1
@@ -297,8 +303,11 @@
 // Return value of a handler: it keeps the handle, answers later, and frees it.
 #define MESH_KEEP 1
 
-// For `mesh_received.flags`: `body` is all of the body.
+// For `mesh_received.flags` and `mesh_body_wanted_give`: `body` is all of the body.
 #define MESH_RECEIVED_WHOLE_BODY 1
+
+// For `mesh_body_wanted_give`: the caller's deadline passed before there was enough of the body.
+#define MESH_RECEIVED_LATE 2
 
 // Not an outcome: start an attempt, the first one or the one after a wait.
 #define MESH_GUARD_READY 0
@@ -347,6 +356,9 @@ typedef struct mesh mesh;
 
 // The writing end of a streamed body.
 typedef struct mesh_body mesh_body;
+
+// A request that goes on once its body was handed over: see `mesh_inbound_begin`. One thread at a time.
+typedef struct mesh_body_wanted mesh_body_wanted;
 
 // Counted bytes: a chunk of a body, a metrics page, a status document. Thread-safe.
 typedef struct mesh_buf mesh_buf;
@@ -520,11 +532,12 @@ typedef struct {
   mesh_str method;
   // Path and query as they came, not decoded: what is judged is what was sent.
   mesh_str target;
-  // `:authority` of HTTP/2; empty: the header `host`.
+  // `:authority` of HTTP/2, which counts more than a header `host`; empty: that header.
   mesh_str authority;
   // All headers, packed.
   mesh_bytes headers;
-  // The beginning of the body, where a check wants it: see `mesh_inbound_check_body_limit`.
+  // The beginning of the body, where a check may want it: see `mesh_inbound_check_body_limit`. Not looked at if
+  // `mesh_inbound_begin` is to ask for it.
   mesh_bytes body;
   // The peer's socket, such as `10.0.0.7:51234`; empty: not known.
   mesh_str remote_address;
@@ -858,7 +871,7 @@ mesh_code mesh_listener_wait(const mesh_listener *listener, mesh_error **err);
 // Frees the handle. The listener goes on until `mesh_drain` or `mesh_close`. NULL is fine.
 void mesh_listener_free(mesh_listener *listener);
 
-// Its number, unique in its queue: what `MESH_EV_INBOUND_GONE` names it by. 0 for NULL.
+// Its number, unique in this process: what `MESH_EV_INBOUND_GONE` names it by. 0 for NULL.
 uint64_t mesh_inbound_id(const mesh_inbound *inbound);
 
 // HTTP method.
@@ -911,7 +924,8 @@ mesh_bytes mesh_inbound_trailers_packed(const mesh_inbound *inbound);
 // Blocks until the next chunk of the body. `*chunk` is NULL at the end.
 mesh_code mesh_inbound_read(const mesh_inbound *inbound, mesh_buf **chunk, mesh_error **err);
 
-// Frees it. Without an answer the peer gets a 500. NULL is fine.
+// Frees it. Without an answer the peer gets a 500; of one that `mesh_inbound_begin` admitted, the answer was given up,
+// and what its peer gets is the program's own server's to say. NULL is fine.
 void mesh_inbound_free(mesh_inbound *inbound);
 
 // Adds a header to the answer to come.
@@ -946,26 +960,32 @@ mesh_code mesh_inbound_check_open(const mesh *mesh,
 // Frees the check; its requests go on. NULL is fine.
 void mesh_inbound_check_free(mesh_inbound_check *check);
 
-// How many bytes of a body the checks of the configuration in force want to know; 0: none. Hand over one more if
-// there are more. A request whose body a check wants and does not get is answered 400.
+// How many bytes of a body the checks of the configuration in force want to know; 0: none. For servers that hand it
+// over with each request: one byte more if there are more. A request whose body a check wants and does not get is
+// answered 400.
 size_t mesh_inbound_check_body_limit(const mesh_inbound_check *check);
 
-// Admits a request, or answers it. Exactly one is set, the other NULL: `*inbound`, to be answered by the program
+// Admits a request, or answers it. Exactly one is set, the others NULL: `*inbound`, to be answered by the program
 // (`mesh_inbound_head`, then `mesh_inbound_end`); or `*answer`, to be sent as it is: status, headers,
-// `mesh_response_body` and trailers.
+// `mesh_response_body` and trailers; or `*wanted`, for `mesh_body_wanted_give`.
+//
+// `wanted` is NULL for a server that hands the body over with the request. With it a body that is not whole already
+// is asked for once a check wants to know it: whoever is refused without it, or meets no such check, is not read.
 //
 // Most requests are decided at once, on this thread. For one that has to wait (for a policy server, or for room):
-// without a `cq` this call blocks; with one both results are NULL, and the outcome arrives there under `tag`:
-// `MESH_EV_ADMITTED` or `MESH_EV_ANSWERED`. `MESH_OP_CANCEL` ends the wait.
+// without a `cq` this call blocks; with one all results are NULL, and the outcome arrives there under `tag`:
+// `MESH_EV_ADMITTED`, `MESH_EV_ANSWERED` or `MESH_EV_BODY_WANTED`. `MESH_OP_CANCEL` ends the wait.
 mesh_code mesh_inbound_begin(const mesh_inbound_check *check,
                              const mesh_received *received,
                              const mesh_cq *cq,
                              uint64_t tag,
                              mesh_inbound **inbound,
                              mesh_response **answer,
+                             mesh_body_wanted **wanted,
                              mesh_error **err);
 
 // Tells the head of the program's answer, and gives it back as it is to be sent: headers are added and taken away.
+// `headers` come before those of `mesh_inbound_header_add`.
 // `status` is a final one, or 101. Once. Free `*head` when it was sent.
 mesh_code mesh_inbound_head(const mesh_inbound *inbound,
                             uint16_t status,
@@ -983,12 +1003,35 @@ mesh_code mesh_inbound_end(const mesh_inbound *inbound,
                            mesh_buf **sent,
                            mesh_error **err);
 
-// The answer broke off after `response_bytes` of its body, and the peer saw it. `reason` is for the log.
+// The answer broke off after `response_bytes` of its body, and the peer saw it. `reason` is for the log. Before
+// `mesh_inbound_head` it counts as a 500, which the program's own server answers then.
 mesh_code mesh_inbound_fail(const mesh_inbound *inbound,
                             uint64_t request_bytes,
                             uint64_t response_bytes,
                             mesh_str reason,
                             mesh_error **err);
+
+// How many bytes of the body checks want to know. Read one more if there are more. 0 for NULL.
+size_t mesh_body_wanted_limit(const mesh_body_wanted *wanted);
+
+// Nanoseconds until the caller stops waiting, which is when to stop reading (`MESH_RECEIVED_LATE`); 0 when it has, -1
+// without a deadline.
+int64_t mesh_body_wanted_remaining_ns(const mesh_body_wanted *wanted);
+
+// Goes on as `mesh_inbound_begin` does. `flags`: `MESH_RECEIVED_WHOLE_BODY` if `body` is all of it, `MESH_RECEIVED_LATE`
+// if the caller waits no longer, else 0: there is more. Once. The handle is still to be freed; freed without this, the
+// request was given up.
+mesh_code mesh_body_wanted_give(const mesh_body_wanted *wanted,
+                                mesh_bytes body,
+                                uint32_t flags,
+                                const mesh_cq *cq,
+                                uint64_t tag,
+                                mesh_inbound **inbound,
+                                mesh_response **answer,
+                                mesh_error **err);
+
+// Frees it. NULL is fine.
+void mesh_body_wanted_free(mesh_body_wanted *wanted);
 
 // Makes `inbound` the active request of this thread: requests made from now on continue its trace and
 // deadline. Handlers of `mesh_serve` run like this. Pair with `mesh_inbound_deactivate`.

@@ -141,7 +141,7 @@ static int use_a_check_of_the_parent(void *argument) {
   mesh_inbound *inbound = NULL;
   mesh_response *answer = NULL;
   MUST_FAIL(MESH_E_FORKED, mesh_inbound_check_open(c->mesh, MESH_STR("own"), &door, &err));
-  MUST_FAIL(MESH_E_FORKED, mesh_inbound_begin(c->door, &received, NULL, 0, &inbound, &answer, &err));
+  MUST_FAIL(MESH_E_FORKED, mesh_inbound_begin(c->door, &received, NULL, 0, &inbound, &answer, NULL, &err));
   MUST_FAIL(MESH_E_FORKED, mesh_inbound_head(c->inbound, 200, MESH_NONE, &answer, &err));
   MUST_FAIL(MESH_E_FORKED, mesh_inbound_end(c->inbound, 0, 0, MESH_NONE, NULL, &err));
   CHECK(mesh_inbound_check_body_limit(c->door) == 0);
@@ -161,11 +161,11 @@ static void a_child_is_refused_a_check_that_the_parent_used(void) {
   MUST(mesh_open(NULL, config, &c.mesh, &err));
   mesh_config_free(config);
   MUST(mesh_inbound_check_open(c.mesh, MESH_STR("own"), &c.door, &err));
-  MUST(mesh_inbound_begin(c.door, &received, NULL, 0, &c.inbound, &answer, &err));
+  MUST(mesh_inbound_begin(c.door, &received, NULL, 0, &c.inbound, &answer, NULL, &err));
   CHECK(in_child(use_a_check_of_the_parent, &c) == 0);
   // The place is still the parent's, and the request can be ended.
   mesh_inbound *second = NULL;
-  MUST(mesh_inbound_begin(c.door, &received, NULL, 0, &second, &answer, &err));
+  MUST(mesh_inbound_begin(c.door, &received, NULL, 0, &second, &answer, NULL, &err));
   CHECK(second == NULL && mesh_response_status(answer) == 503);
   mesh_response_free(answer);
   MUST(mesh_inbound_head(c.inbound, 200, MESH_NONE, &head, &err));

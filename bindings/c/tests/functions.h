@@ -44,7 +44,8 @@
   FALLIBLE(mesh_inbound_activate, (NULL, &err))                                                   \
   FALLIBLE(mesh_inbound_deactivate, (NULL, &err))                                                 \
   FALLIBLE(mesh_inbound_check_open, (NULL, MESH_STR("a"), NULL, &err))                            \
-  FALLIBLE(mesh_inbound_begin, (NULL, NULL, NULL, 0, NULL, NULL, &err))                           \
+  FALLIBLE(mesh_inbound_begin, (NULL, NULL, NULL, 0, NULL, NULL, NULL, &err))                     \
+  FALLIBLE(mesh_body_wanted_give, (NULL, MESH_NONE, 0, NULL, 0, NULL, NULL, &err))                \
   FALLIBLE(mesh_inbound_head, (NULL, 200, MESH_NONE, NULL, &err))                                 \
   FALLIBLE(mesh_inbound_end, (NULL, 0, 0, MESH_NONE, NULL, &err))                                 \
   FALLIBLE(mesh_inbound_fail, (NULL, 0, 0, MESH_STR(""), &err))                                   \
@@ -101,6 +102,9 @@
   PLAIN(mesh_inbound_trailers_packed, (NULL))                                                     \
   PLAIN(mesh_inbound_check_free, (NULL))                                                          \
   PLAIN(mesh_inbound_check_body_limit, (NULL))                                                    \
+  PLAIN(mesh_body_wanted_limit, (NULL))                                                           \
+  PLAIN(mesh_body_wanted_remaining_ns, (NULL))                                                    \
+  PLAIN(mesh_body_wanted_free, (NULL))                                                            \
   PLAIN(mesh_inbound_free, (NULL))                                                                \
   PLAIN(mesh_guard_free, (NULL))                                                                  \
   PLAIN(mesh_guard_outcome_of, (MESH_STR("reset"), 0))                                            \

@@ -53,6 +53,7 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<own_server::Answer>()?;
     module.add_class::<own_server::InboundCheck>()?;
     module.add_class::<own_server::Ticket>()?;
+    module.add_class::<own_server::Wanted>()?;
     module.add_class::<queue::Queue>()?;
     module.add_class::<request::Request>()?;
     module.add_class::<response::Response>()?;

@@ -12,7 +12,7 @@ use pyo3::types::PyBytes;
 use tokio::runtime::Handle;
 
 use crate::errors::to_python;
-use crate::own_server::{Answer, Ticket};
+use crate::own_server::{Answer, Ticket, Wanted};
 use crate::response::Response as PyResponse;
 
 /// The end of one operation.
@@ -25,6 +25,8 @@ pub enum Outcome {
     Admitted(Box<own_server::Ticket>),
     /// The mesh has answered it.
     Answered(Box<own_server::Answer>),
+    /// It goes on once its body is there.
+    Wanted(Box<own_server::Wanted>),
     /// The next piece of a body.
     Chunk(Bytes),
     /// All the rest of a body.
@@ -43,6 +45,7 @@ impl Outcome {
             Self::Response(response, runtime) => PyResponse::new(*response, runtime).into_bound_py_any(py),
             Self::Admitted(ticket) => Ticket::new(*ticket).into_bound_py_any(py),
             Self::Answered(answer) => Answer::new(*answer).into_bound_py_any(py),
+            Self::Wanted(wanted) => Wanted::new(*wanted).into_bound_py_any(py),
             Self::Chunk(bytes) => Ok(PyBytes::new(py, &bytes).into_any()),
             Self::Chunks(chunks) => joined(py, &chunks),
             Self::Failed(error) => Err(to_python(py, &error)),

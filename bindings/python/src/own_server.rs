@@ -5,10 +5,11 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
 
 use bytes::Bytes;
 use http::request::Parts;
-use http::{HeaderMap, Method, Request, Response, StatusCode, Uri, Version, header};
+use http::{Method, Request, Response, StatusCode, Uri, Version};
 use mesh_core::inbound::ConnectionAddress;
 use mesh_core::inbound::own_server::{self, Begun, Given};
 use mesh_core::{CallContext, EndUser, Error, ErrorKind};
@@ -30,6 +31,14 @@ use crate::queue::Queue;
 pub struct InboundCheck {
     mesh: Py<Mesh>,
     inner: Owned<own_server::InboundCheck>,
+}
+
+/// A request that goes on once its body is there.
+#[pyclass(frozen, module = "mesh._native")]
+pub struct Wanted {
+    limit: usize,
+    deadline: Option<Instant>,
+    inner: Owned<Mutex<Option<own_server::Wanted>>>,
 }
 
 /// An admitted request, which the application answers.
@@ -63,27 +72,13 @@ impl InboundCheck {
 
 #[pymethods]
 impl InboundCheck {
-    /// How many bytes of a body the checks want to know; 0: none.
-    #[getter]
-    fn body_limit(&self, py: Python<'_>) -> PyResult<usize> {
-        guard(py, || Ok(self.inner.require(py)?.body_limit()))
-    }
-
-    /// Completes with a `Ticket`, or with an `Answer`. `body`: its beginning and whether there is more; None if it
-    /// was not looked at.
-    #[pyo3(signature = (queue, head, origin, body))]
-    fn begin(
-        &self,
-        py: Python<'_>,
-        queue: &Queue,
-        head: Head<'_>,
-        origin: Origin<'_>,
-        body: Option<(Bound<'_, PyBytes>, bool)>,
-    ) -> PyResult<Op> {
+    /// Completes with a `Ticket`, with an `Answer`, or, if there may be a body, with a `Wanted` once a check wants it.
+    #[pyo3(signature = (queue, head, origin, has_body))]
+    fn begin(&self, py: Python<'_>, queue: &Queue, head: Head<'_>, origin: Origin<'_>, has_body: bool) -> PyResult<Op> {
         guard(py, || {
             let check = self.inner.require(py)?;
             let runtime = self.mesh.get().runtime(py)?;
-            let mut request = request_of(py, head, body)?;
+            let mut request = request_of(py, head, has_body)?;
             let (client, server, chain) = origin;
             if let Some(address) = address_of(client, server) {
                 request.extensions_mut().insert(address);
@@ -93,14 +88,60 @@ impl InboundCheck {
                 request.extensions_mut().insert(peer);
             }
             let beginning = check.begin(request);
-            submit(py, &runtime, queue, async move {
-                match beginning.await {
-                    Ok(Begun::Admitted(ticket)) => Outcome::Admitted(Box::new(ticket)),
-                    Ok(Begun::Answered(answer)) => Outcome::Answered(Box::new(answer)),
-                    Err(error) => Outcome::Failed(error),
-                }
-            })
+            submit(py, &runtime, queue, async move { beginning.await.map_or_else(Outcome::Failed, outcome) })
         })
+    }
+
+    /// Goes on as `begin` does. `body`: its beginning and whether there is more; None: the caller waits no longer.
+    fn give(
+        &self,
+        py: Python<'_>,
+        queue: &Queue,
+        wanted: &Wanted,
+        body: Option<(Bound<'_, PyBytes>, bool)>,
+    ) -> PyResult<Op> {
+        guard(py, || {
+            let runtime = self.mesh.get().runtime(py)?;
+            let given = match body {
+                Some((bytes, false)) => Given::Whole(Bytes::copy_from_slice(bytes.as_bytes())),
+                Some((bytes, true)) => Given::Beginning(Bytes::copy_from_slice(bytes.as_bytes())),
+                None => Given::Later,
+            };
+            let taken = wanted.inner.require(py)?.lock().unwrap_or_else(PoisonError::into_inner).take();
+            let going_on = taken.ok_or_else(|| over(py))?.give(given);
+            submit(py, &runtime, queue, async move { outcome(going_on.await) })
+        })
+    }
+}
+
+fn outcome(begun: Begun) -> Outcome {
+    match begun {
+        Begun::Admitted(ticket) => Outcome::Admitted(Box::new(ticket)),
+        Begun::Answered(answer) => Outcome::Answered(Box::new(answer)),
+        Begun::Wanted(wanted) => Outcome::Wanted(Box::new(wanted)),
+    }
+}
+
+impl Wanted {
+    /// For Python.
+    pub fn new(wanted: own_server::Wanted) -> Self {
+        let (limit, deadline) = (wanted.limit(), wanted.deadline());
+        Self { limit, deadline, inner: Owned::new(Mutex::new(Some(wanted))) }
+    }
+}
+
+#[pymethods]
+impl Wanted {
+    /// How many bytes of the body checks want to know.
+    #[getter]
+    fn limit(&self) -> usize {
+        self.limit
+    }
+
+    /// Seconds until the caller stops waiting; None: it does not.
+    #[getter]
+    fn remaining(&self) -> Option<f64> {
+        self.deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()).as_secs_f64())
     }
 }
 
@@ -237,30 +278,18 @@ impl Answer {
 fn request_of(
     py: Python<'_>,
     (method, target, version, headers): Head<'_>,
-    body: Option<(Bound<'_, PyBytes>, bool)>,
+    has_body: bool,
 ) -> PyResult<Request<Given>> {
     let method = Method::from_bytes(method.as_bytes()).map_err(|_| misuse(py, "not an HTTP method".to_owned()))?;
     let uri =
         Uri::try_from(target.as_bytes()).map_err(|error| misuse(py, format!("not a request's target: {error}")))?;
     let (version, headers) = (version_of(&version), header_map(py, &headers)?);
-    let given = match body {
-        Some((bytes, false)) => Given::Whole(Bytes::copy_from_slice(bytes.as_bytes())),
-        Some((bytes, true)) => Given::Beginning(Bytes::copy_from_slice(bytes.as_bytes())),
-        None if has_none(version, &headers) => Given::Whole(Bytes::new()),
-        None => Given::Beginning(Bytes::new()),
-    };
-    let mut request = Request::new(given);
+    let mut request = Request::new(if has_body { Given::Later } else { Given::Whole(Bytes::new()) });
     *request.method_mut() = method;
     *request.uri_mut() = uri;
     *request.version_mut() = version;
     *request.headers_mut() = headers;
     Ok(request)
-}
-
-/// A request of HTTP/1 has a body only if its head says so (RFC 9112 6.3); later versions need not say it.
-fn has_none(version: Version, headers: &HeaderMap) -> bool {
-    let is_empty = headers.get(header::CONTENT_LENGTH).is_none_or(|length| length.as_bytes() == b"0");
-    version < Version::HTTP_2 && is_empty && !headers.contains_key(header::TRANSFER_ENCODING)
 }
 
 fn version_of(text: &str) -> Version {
@@ -275,7 +304,9 @@ fn version_of(text: &str) -> Version {
 /// `None`: the client has no address, or a server made one up. Of a server that does not say where it was reached, we
 /// only know the kind.
 fn address_of(client: Option<(String, u16)>, server: Option<(String, u16)>) -> Option<ConnectionAddress> {
-    let of = |(host, port): (String, u16)| Some(SocketAddr::new(host.parse::<IpAddr>().ok()?, port));
+    // A link-local address may come with its zone, which names an interface of this host and is no part of it.
+    let bare = |host: &str| host.split('%').next().unwrap_or_default().parse::<IpAddr>().ok();
+    let of = |(host, port): (String, u16)| Some(SocketAddr::new(bare(&host)?, port));
     let remote = of(client?)?;
     let nowhere = if remote.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
     let local = server.and_then(of).unwrap_or(SocketAddr::new(nowhere, 0));

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import socket
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
@@ -407,8 +408,6 @@ def test_a_client_that_leaves_is_recorded_as_one_that_left(serve: Serve) -> None
             await send({"type": "http.response.body", "body": b"x" * 10_000, "more_body": True})
             await asyncio.sleep(0)
 
-    import socket
-
     serving = serve("", (wsgi, asgi))
     with socket.create_connection(("127.0.0.1", serving.port), timeout=20) as connection:
         connection.sendall(b"GET / HTTP/1.1\r\nHost: app\r\n\r\n")
@@ -478,3 +477,29 @@ def test_many_requests_leave_nothing_behind(serve: Serve) -> None:
     serving.comes_to(1_334, "istio_requests_total", 'response_code="403"')
     serving.comes_to(0, "libmesh_requests_in_flight")
     assert serving.mesh.status()["requests_in_flight"] == 0
+
+
+@pytest.mark.parametrize("target", ["/chat", "/admin"])
+def test_a_body_that_no_check_gets_to_is_not_waited_for(
+    serve: Serve, policy_server: ThreadingHTTPServer, target: str
+) -> None:
+    """Neither for a check of other paths, nor before the rules."""
+
+    def wsgi(environ: apps.Environ, start_response: apps.Start) -> Iterable[bytes]:
+        start_response("200 OK", [("Content-Length", "2")])
+        return [b"ok"]
+
+    async def asgi(scope: Any, receive: Any, send: Any) -> None:
+        headers = [(b"content-length", b"2")]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        await send({"type": "http.response.body", "body": b"ok"})
+
+    terms = "http: {}, match: { path: { exact: /upload } }, with_request_body: { max_request_bytes: 10 }"
+    access = NO_ADMIN.removeprefix("policy: { ").removesuffix(" }")
+    serving = serve(f"{checked(policy_server, terms)}  {access}", (wsgi, asgi))
+    with socket.create_connection(("127.0.0.1", serving.port), timeout=20) as connection:
+        connection.sendall(f"POST {target} HTTP/1.1\r\nHost: app\r\nContent-Length: 4\r\n\r\n".encode())
+        status = 200 if target == "/chat" else 403
+        assert connection.recv(1000).split()[1] == str(status).encode()
+    answer = serving.ask("/upload", "POST", body=b"evil")
+    assert (answer.status, policy_server.asked) == (403, [("/upload", b"evil")])  # type: ignore[attr-defined]

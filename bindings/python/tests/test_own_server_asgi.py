@@ -30,7 +30,7 @@ from servers import (
 )
 from starlette.applications import Starlette
 from starlette.requests import Request
-from starlette.responses import FileResponse, JSONResponse
+from starlette.responses import FileResponse, JSONResponse, StreamingResponse
 from starlette.routing import Mount, Route
 from websockets.sync.client import connect
 
@@ -322,6 +322,118 @@ def test_a_server_that_says_by_an_error_that_its_client_left() -> None:
     with mesh.Mesh.from_yaml(LISTENER) as m:
         asyncio.run(run(m))
         assert counted(m.metrics_text(), "istio_requests_total", 'response_flags="DC"') == 1
+
+
+def test_a_body_is_waited_for_no_longer_than_its_caller_waits() -> None:
+    headers = [(b"content-length", b"4"), (b"x-envoy-expected-rq-timeout-ms", b"50")]
+    with mesh.Mesh.from_yaml(LISTENER + CHECK.format(port=free_port())) as m:
+        sent = drive(
+            mesh.AsgiMiddleware(None, m), {"method": "POST", "headers": headers}
+        )  # no body ever comes
+        assert sent[0]["status"] == 504
+        assert counted(m.metrics_text(), "istio_requests_total", 'response_code="504"') == 1
+
+
+async def _finishes(gone: asyncio.Event, sending: Any) -> None:
+    """Sends all of its response, and hears that the client is gone meanwhile."""
+    await asyncio.gather(sending, gone.wait())
+
+
+async def _stops(gone: asyncio.Event, sending: Any) -> None:
+    """Stops sending as soon as it hears that the client is gone, as Starlette does."""
+    task = asyncio.ensure_future(sending)
+    await gone.wait()
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+
+
+@pytest.mark.parametrize("ending", [_finishes, _stops])
+def test_a_response_is_whole_when_its_server_says_so_before_it_returns(ending: Any) -> None:
+    """hypercorn tells that the request is over, as `http.disconnect`, from inside of the last `send`."""
+
+    async def run(m: mesh.Mesh) -> None:
+        is_over, is_told = asyncio.Event(), asyncio.Event()
+
+        async def receive() -> dict[str, Any]:
+            await is_over.wait()
+            return {"type": "http.disconnect"}
+
+        async def send(message: dict[str, Any]) -> None:
+            if message["type"] == "http.response.body":
+                is_over.set()
+                await is_told.wait()
+                await asyncio.sleep(0)  # whoever was told runs first
+
+        async def app(scope: Any, receive: Any, send: Any) -> None:
+            async def listen() -> None:
+                assert (await receive())["type"] == "http.disconnect"
+                is_told.set()
+
+            listening = asyncio.create_task(listen())
+            await ending(is_told, answering()(scope, receive, send))
+            await listening
+
+        scope = {"type": "http", "method": "GET", "path": "/", "query_string": b"", "headers": []}
+        await asyncio.wait_for(mesh.AsgiMiddleware(app, m)(scope, receive, send), 20)  # type: ignore[arg-type]
+
+    with mesh.Mesh.from_yaml(LISTENER) as m:
+        asyncio.run(run(m))
+        page = m.metrics_text()
+        assert counted(page, "istio_requests_total", 'response_code="200"', 'response_flags="-"') == 1
+        assert counted(page, "istio_response_bytes_sum") == 2
+
+
+def test_a_streaming_response_under_hypercorn_is_recorded_as_whole() -> None:
+    async def pieces(_: Request) -> StreamingResponse:
+        return StreamingResponse(iter([b"a", b"b"]))
+
+    app = Starlette(routes=[Route("/", pieces)])
+    with own_server("hypercorn", (None, app), "") as serving:
+        for _ in range(20):
+            assert serving.ask("/").body == b"ab"
+        serving.comes_to(20, "istio_requests_total", 'response_code="200"', 'response_flags="-"')
+
+
+def test_what_the_mesh_cannot_judge_does_not_reach_the_application() -> None:
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        raise AssertionError("it was called")
+
+    with (
+        mesh.Mesh.from_yaml(LISTENER) as m,
+        pytest.raises(NotImplementedError, match="webtransport"),
+    ):
+        drive(mesh.AsgiMiddleware(app, m), {"type": "webtransport"})
+
+
+def test_a_websocket_offers_the_protocols_that_were_judged() -> None:
+    def allow(environ: apps.Environ, start_response: apps.Start) -> list[bytes]:
+        start_response("200 OK", [("Sec-WebSocket-Protocol", "chat, log")])
+        return []
+
+    seen: list[Any] = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        seen.append(scope["subprotocols"])
+        await receive()
+        await send({"type": "websocket.close"})
+
+    port = free_port()
+    check = CHECK.format(port=port).replace("{}", "{ allowed_upstream_headers: [sec-websocket-protocol] }")
+    with served(config(port), allow), mesh.Mesh.from_yaml(LISTENER + check) as m:
+        headers = [(b"sec-websocket-protocol", b"admin")]
+        scope = {"type": "websocket", "headers": headers, "subprotocols": ["admin"]}
+        drive(mesh.AsgiMiddleware(app, m), scope, [{"type": "websocket.connect"}])
+    assert seen == [["chat", "log"]]
+
+
+def test_an_address_with_a_zone_is_an_address() -> None:
+    spec = "{ action: DENY, rules: [ { from: [ { source: { ipBlocks: ['fe80::/10'] } } ] } ] }"
+    policies = f"policies: [ {{ metadata: {{ name: local }}, spec: {spec} }} ]"
+    check = f"policy: {{ authorization: {{ {policies} }} }}"
+    with mesh.Mesh.from_yaml(LISTENER + check) as m:
+        middleware = mesh.AsgiMiddleware(answering(), m)
+        clients = ("fe80::1%eth0", 4711), ("fd00::1", 4711)
+        assert [drive(middleware, {"client": client})[0]["status"] for client in clients] == [403, 200]
 
 
 def test_a_cancelled_task_gives_its_place_back() -> None:

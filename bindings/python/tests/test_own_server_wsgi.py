@@ -234,7 +234,8 @@ policy: {{ checks: [ {{ name: opa, cluster: opa, timeout: 20s, http: {{}},
 @contextmanager
 def checked() -> Iterator[mesh.Mesh]:
     def allow(environ: apps.Environ, start_response: apps.Start) -> list[bytes]:
-        start_response("200 OK", [])
+        is_evil = b"evil" in environ["wsgi.input"].read()
+        start_response("403 Forbidden" if is_evil else "200 OK", [])
         return []
 
     port = free_port()
@@ -490,3 +491,67 @@ identity: {{ spiffe_id: spiffe://test.example/app, dev_ca: {{ directory: "{ca}",
                 assert response.status == status, (tmp_path / "log").read_text()
                 if status == 200:
                     assert response.json()[3] == "spiffe://test.example/friend"
+
+
+def test_a_body_of_later_versions_is_there_whether_or_not_its_head_says_so() -> None:
+    """Under HTTP/2 it may have no length: a check is told what the application reads, or it is refused."""
+
+    class Unknown(io.RawIOBase):
+        def read(self, size: int = -1) -> bytes:
+            raise AssertionError("this would wait for ever")
+
+    seen: list[bytes] = []
+
+    def app(environ: apps.Environ, start_response: apps.Start) -> Iterable[bytes]:
+        seen.append(environ["wsgi.input"].read())
+        start_response("200 OK", [])
+        return []
+
+    with checked() as m:
+        middleware = mesh.WsgiMiddleware(app, m)
+        later: dict[str, Any] = {"REQUEST_METHOD": "POST", "SERVER_PROTOCOL": "HTTP/2"}
+        for source, status in (
+            (io.BytesIO(b"evil"), "403"),
+            (io.BytesIO(b"good"), "200"),
+            (Unknown(), "400"),
+        ):
+            called = Called(middleware, **{**later, "wsgi.input": source})
+            called.all()
+            assert called.status.startswith(status)
+        with pytest.raises(AssertionError, match="for ever"):  # it is the application that reads, as it may
+            Called(middleware, **{**later, "wsgi.input": Unknown(), "CONTENT_LENGTH": "0"})
+    assert seen == [b"good"]
+
+
+def test_an_empty_piece_sends_nothing_and_keeps_the_head_back(m: mesh.Mesh) -> None:
+    """No server takes a piece before its head, not even an empty one: Flask answers so."""
+    app = flask.Flask(__name__)
+
+    @app.post("/books")
+    def books() -> tuple[str, int]:
+        return "", 201
+
+    app.wsgi_app = mesh.WsgiMiddleware(app.wsgi_app, m)  # type: ignore[method-assign]
+    port = free_port()
+    with under_wsgiref(app, port):
+        answer = ask(port, "/books", "POST", body=b"x")
+        assert (answer.status, answer.body) == (201, b"")
+
+
+def test_a_server_whose_start_response_returns_nothing_is_served(m: mesh.Mesh) -> None:
+    def app(environ: apps.Environ, start_response: apps.Start) -> Iterator[bytes]:
+        start_response("200 OK", [])
+        yield b"a"
+        yield b"b"
+        try:
+            raise RuntimeError("too late")
+        except RuntimeError:
+            start_response("500 No", [], sys.exc_info())
+
+    heads: list[str] = []
+    environ: dict[str, Any] = {"wsgi.input": io.BytesIO()}
+    setup_testing_defaults(environ)
+    output = iter(mesh.WsgiMiddleware(app, m)(environ, lambda status, headers, *_: heads.append(status)))
+    assert (next(output), next(output), heads) == (b"a", b"b", ["200 OK"])
+    with pytest.raises(RuntimeError, match="too late"):
+        next(output)

@@ -1,20 +1,22 @@
 //! The server side for an application that keeps its own server, and is no tower service.
 //!
 //! Decides: nothing; each request goes through the story of `serve`, in which the application's own server stands for
-//! the service. Never: reads or writes a socket; of bodies it is told the beginning, where a check wants it, and the
+//! the service. Never: reads or writes a socket; of bodies it is told the beginning, once a check wants it, and the
 //! length. Invariant: the application holds a [`Ticket`] exactly for what was admitted, and is counted as serving it
 //! until the ticket is gone.
 
+use std::collections::HashMap;
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::task::{Context, Poll};
+use std::time::Instant;
 
 use bytes::Bytes;
 use futures_util::task::noop_waker_ref;
 use http::request::Parts;
-use http::{HeaderMap, Request, Response};
+use http::{HeaderMap, Request, Response, header};
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use http_body_util::BodyExt;
 use tokio::runtime::Handle;
@@ -25,8 +27,10 @@ use super::body::Lengths;
 use super::known_peers::KnownPeers;
 use super::{ConnectionAddress, Inbound, peer_of, serve};
 use crate::body::Body;
+use crate::core::Core;
 use crate::error::{BoxError, Error, ErrorKind, Side};
 use crate::identity::tls::PeerIdentity;
+use crate::snapshot::ListenerPolicy;
 
 /// Admits the requests that an application's own server receives: access rules, end users, limits, checks, telemetry,
 /// trace and deadline, as for a listener of the mesh. A tower service has [`ServerLayer`](super::ServerLayer).
@@ -54,6 +58,7 @@ use crate::identity::tls::PeerIdentity;
 ///         ticket.end(5, None); // "hello" was sent
 ///     }
 ///     Begun::Answered(answer) => panic!("{}", answer.response.status()),
+///     Begun::Wanted(_) => unreachable!("the body was handed over"),
 /// }
 /// let refused = check.begin(Request::get("/admin").body(Given::Whole(Default::default()))?).await?;
 /// assert!(matches!(refused, Begun::Answered(answer) if answer.response.status() == 403));
@@ -65,6 +70,23 @@ pub struct InboundCheck {
     peers: KnownPeers,
 }
 
+/// The listeners that own servers ask about. All who ask about one share it: its places are for all of them.
+#[derive(Default)]
+pub(crate) struct Asked(Mutex<HashMap<Arc<str>, Weak<Inbound>>>);
+
+impl Asked {
+    /// The listener called `name`, which is made for the first who asks.
+    pub(crate) fn find(&self, core: &Arc<Core>, name: &str) -> Result<Arc<Inbound>, Error> {
+        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(inbound) = known.get(name).and_then(Weak::upgrade) {
+            return Ok(inbound);
+        }
+        let inbound = Inbound::new(core, name)?;
+        known.insert(Arc::clone(&inbound.name), Arc::downgrade(&inbound));
+        Ok(inbound)
+    }
+}
+
 /// What the server hands over of a request's body.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Given {
@@ -72,6 +94,9 @@ pub enum Given {
     Whole(Bytes),
     /// Its beginning: more than [`InboundCheck::body_limit`] bytes, or as much as there was time for.
     Beginning(Bytes),
+    /// Nothing yet: it is asked for ([`Begun::Wanted`]) once a check wants it. So nobody waits for the body of a request
+    /// that is refused without it, or that no check asks about.
+    Later,
 }
 
 /// How a request begins.
@@ -80,6 +105,8 @@ pub enum Begun {
     Admitted(Ticket),
     /// It was answered already: refused, or a question about health. The application never sees it.
     Answered(Answer),
+    /// A check wants to know the body that was to be given [later](Given::Later).
+    Wanted(Wanted),
 }
 
 /// An answer of the mesh, to be sent as it is.
@@ -99,9 +126,7 @@ impl InboundCheck {
     /// How many bytes of a body the checks of this listener want to know, by the policy in force; 0: none. Hand over
     /// one more if there are more, so that what is too long is seen to be.
     pub fn body_limit(&self) -> usize {
-        let policy = self.inbound.policy(&self.inbound.core.snapshot.load());
-        let wanted = policy.checks.iter().filter_map(|check| check.check.config().body);
-        wanted.map(|terms| terms.max_bytes).max().unwrap_or(0)
+        body_limit(&self.inbound.policy(&self.inbound.core.snapshot.load()))
     }
 
     /// Who the client is that proved to hold the key of this certificate chain (DER, leaf first) in a TLS handshake,
@@ -122,6 +147,43 @@ impl InboundCheck {
             let runtime = runtime?;
             let beginning = Box::pin(begin(inbound, request, runtime.clone()));
             Ok(Entered { runtime, inner: Some(beginning) }.await)
+        }
+    }
+}
+
+/// A request that goes on once its body is handed over. Dropped before, it counts as given up by the caller.
+pub struct Wanted {
+    limit: usize,
+    deadline: Option<Instant>,
+    hand: Hand,
+    rest: Entered<dyn Future<Output = Begun> + Send>,
+}
+
+impl Wanted {
+    /// How many bytes of the body checks want to know. Hand over one more if there are more, so that what is too long
+    /// is seen to be.
+    pub fn limit(&self) -> usize {
+        self.limit
+    }
+
+    /// Until when the caller waits, which is no longer worth reading after.
+    pub fn deadline(&self) -> Option<Instant> {
+        self.deadline
+    }
+
+    /// Goes on with what the server hands over. [`Given::Later`] says that the caller's deadline passed before there was
+    /// enough, and becomes the answer that says so. Ready at the first poll unless there is something to wait for.
+    pub fn give(self, given: Given) -> impl Future<Output = Begun> + Send + 'static {
+        let Self { deadline, hand, rest, .. } = self;
+        async move {
+            // Kept, the story goes on waiting for the body, up to the deadline.
+            let _late = if given == Given::Later && deadline.is_some() {
+                Some(hand)
+            } else {
+                let _ = hand.send(Body::from(given));
+                None
+            };
+            rest.await
         }
     }
 }
@@ -206,18 +268,45 @@ impl Drop for Ticket {
     }
 }
 
+fn body_limit(policy: &ListenerPolicy) -> usize {
+    let wanted = policy.checks.iter().filter_map(|check| check.check.config().body);
+    wanted.map(|terms| terms.max_bytes).max().unwrap_or(0)
+}
+
 /// The story of one request, up to the head of its response.
 type Story = Pin<Box<dyn Future<Output = Response<Body>> + Send>>;
 
 async fn begin(inbound: Arc<Inbound>, request: Request<Given>, runtime: Handle) -> Begun {
+    let later = (*request.body() == Given::Later).then(|| Later::new(&inbound, &request));
+    let (later, wanting) = later.unzip();
     let lengths = Lengths::default();
-    let mut request = request.map(Body::from);
+    let mut request = request.map(|given| later.map_or_else(|| Body::from(given), Body::new));
     request.extensions_mut().insert(lengths.clone());
     let peer = peer_of(request.extensions());
     let address = request.extensions().get::<ConnectionAddress>().copied();
     let (parking, parked) = oneshot::channel();
-    let mut story: Story =
+    let story: Story =
         Box::pin(async move { serve::serve(&inbound, (address, peer), request, Parking(Some(parking))).await });
+    let rest = admitted_or_answered(story, parked, (lengths, runtime.clone()));
+    let Some(wanting) = wanting else { return rest.await };
+    let mut rest: Pin<Box<dyn Future<Output = Begun> + Send>> = Box::pin(rest);
+    tokio::select! {
+        biased;
+        begun = &mut rest => begun,
+        Ok(hand) = wanting.asked => Begun::Wanted(Wanted {
+            limit: wanting.limit,
+            deadline: wanting.deadline,
+            hand,
+            rest: Entered { runtime, inner: Some(rest) },
+        }),
+    }
+}
+
+async fn admitted_or_answered(
+    mut story: Story,
+    parked: oneshot::Receiver<Parked>,
+    (lengths, runtime): (Lengths, Handle),
+) -> Begun {
     tokio::select! {
         biased;
         response = &mut story => Begun::Answered(Answer::of(response).await),
@@ -250,7 +339,70 @@ impl From<Given> for Body {
         match given {
             Given::Whole(bytes) => Self::from(bytes),
             Given::Beginning(bytes) => Self::new(Beginning { bytes, error: Some(WITHHELD) }),
+            Given::Later => Self::from(Given::Beginning(Bytes::new())),
         }
+    }
+}
+
+/// Where a body that was asked for goes.
+type Hand = oneshot::Sender<Body>;
+
+/// A body that its server is asked for with the first look at it.
+struct Later {
+    asking: Option<(oneshot::Sender<Hand>, Hand)>,
+    given: oneshot::Receiver<Body>,
+    body: Option<Body>,
+    /// Bytes that the request's head says it has: who finds that too many need not ask.
+    said: u64,
+}
+
+/// What is told with the question.
+struct Wanting {
+    asked: oneshot::Receiver<Hand>,
+    limit: usize,
+    deadline: Option<Instant>,
+}
+
+impl Later {
+    fn new(inbound: &Inbound, request: &Request<Given>) -> (Self, Wanting) {
+        let ((asking, asked), (hand, given)) = (oneshot::channel(), oneshot::channel());
+        let snapshot = inbound.core.snapshot.load();
+        let (now, margin) = (inbound.core.clock.now(), snapshot.defaults.deadline_margin);
+        let length = request.headers().get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok());
+        let said = length.and_then(|length| length.parse().ok()).unwrap_or(0);
+        let later = Self { asking: Some((asking, hand)), given, body: None, said };
+        let deadline = serve::deadline(request.headers(), now, margin);
+        (later, Wanting { asked, limit: body_limit(&inbound.policy(&snapshot)), deadline })
+    }
+}
+
+impl HttpBody for Later {
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        let this = &mut *self;
+        if let Some((asking, hand)) = this.asking.take() {
+            let _ = asking.send(hand);
+        }
+        let body = match &mut this.body {
+            Some(body) => body,
+            empty => {
+                let given = std::task::ready!(Pin::new(&mut this.given).poll(cx));
+                empty.insert(given.unwrap_or_else(|_| Body::from(Given::Later)))
+            }
+        };
+        Pin::new(body).poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.as_ref().is_some_and(HttpBody::is_end_stream)
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        let mut hint = SizeHint::default();
+        hint.set_lower(self.said);
+        self.body.as_ref().map_or(hint, HttpBody::size_hint)
     }
 }
 
@@ -330,12 +482,12 @@ impl HttpBody for Rest {
 }
 
 /// Runs its future inside a runtime, and ends it there, whatever thread polls or drops it.
-struct Entered<F> {
+struct Entered<F: ?Sized> {
     runtime: Handle,
     inner: Option<Pin<Box<F>>>,
 }
 
-impl<F: Future> Future for Entered<F> {
+impl<F: Future + ?Sized> Future for Entered<F> {
     type Output = F::Output;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<F::Output> {
@@ -345,7 +497,7 @@ impl<F: Future> Future for Entered<F> {
     }
 }
 
-impl<F> Drop for Entered<F> {
+impl<F: ?Sized> Drop for Entered<F> {
     fn drop(&mut self) {
         let _entered = self.runtime.enter();
         self.inner = None;

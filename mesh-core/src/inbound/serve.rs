@@ -224,6 +224,12 @@ fn begin(
     record
 }
 
+/// Until when the caller waits.
+pub(super) fn deadline(from: &HeaderMap, now: Instant, margin: Duration) -> Option<Instant> {
+    let incoming = headers::deadline_of(from).map(|limit| timeout::with_margin(limit, margin));
+    incoming.map(|limit| crate::time::after(now, limit))
+}
+
 /// What this request hands on to the requests it causes.
 fn context(
     request: &Request<Body>,
@@ -232,10 +238,9 @@ fn context(
     rng: &mut fastrand::Rng,
 ) -> CallContext {
     let ((address, peer), now, margin) = from;
-    let incoming = headers::deadline_of(request.headers()).map(|limit| timeout::with_margin(limit, margin));
     let request_id = headers::request_id(request.headers()).unwrap_or_else(|| headers::new_request_id(rng).into());
     CallContext {
-        deadline: incoming.map(|limit| crate::time::after(now, limit)),
+        deadline: deadline(request.headers(), now, margin),
         peer: peer.as_ref().map(|peer| peer.id.as_str().into()),
         address: address.map(|address| address.remote.ip()),
         request_id: Some(request_id),

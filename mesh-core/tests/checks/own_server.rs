@@ -2,7 +2,9 @@
 
 use std::future::Future;
 use std::pin::pin;
+use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
+use std::time::Duration;
 
 use bytes::Bytes;
 use envoy_types::pb::envoy::config::core::v3::{HeaderValue, HeaderValueOption, QueryParameter};
@@ -10,13 +12,18 @@ use envoy_types::pb::envoy::service::auth::v3::check_response::HttpResponse;
 use envoy_types::pb::envoy::service::auth::v3::{CheckResponse, OkHttpResponse};
 use http::Request;
 use mesh_core::Mesh;
-use mesh_core::inbound::own_server::{Begun, Given};
+use mesh_core::inbound::own_server::{Begun, Given, InboundCheck, Wanted};
+use mesh_core::time::{Clock, ManualClock};
 use tonic::Code;
 
 use crate::policy::{Policy, status};
 
 fn mesh(check: &str, policy: &Policy) -> Mesh {
-    let text = format!(
+    Mesh::from_yaml(&document(check, policy), "server.yaml").unwrap()
+}
+
+fn document(check: &str, policy: &Policy) -> String {
+    format!(
         "version: 1
 listeners: [{{ name: in }}]
 clusters: [{{ name: opa, protocol: http2, endpoints: [{{ address: \"{}\" }}] }}]
@@ -24,8 +31,7 @@ policy:
   checks: [{{ name: opa, cluster: opa, failure: closed, timeout: 20s, {check} }}]
 ",
         policy.address
-    );
-    Mesh::from_yaml(&text, "server.yaml").unwrap()
+    )
 }
 
 fn post(body: Given) -> Request<Given> {
@@ -65,6 +71,14 @@ async fn a_cold_check_is_waited_for_and_its_changes_reach_request_and_response()
     assert_eq!(policy.asked().len(), 1, "the second was answered from the cache, at the first poll");
 }
 
+fn status_of(begun: Begun) -> u16 {
+    match begun {
+        Begun::Admitted(_) => 200,
+        Begun::Answered(answer) => answer.response.status().as_u16(),
+        Begun::Wanted(_) => panic!("it was handed over"),
+    }
+}
+
 /// What is ready at the first poll.
 fn now<T>(future: impl Future<Output = T>) -> T {
     match pin!(future).poll(&mut Context::from_waker(Waker::noop())) {
@@ -92,13 +106,80 @@ async fn a_body_that_a_check_wants_is_told_or_the_request_goes_no_further() {
         let check = mesh.inbound_check("in").unwrap();
         assert_eq!(check.body_limit(), 4);
         let before = policy.asked().len();
-        let status = match check.begin(post(given.clone())).await.unwrap() {
-            Begun::Admitted(_) => 200,
-            Begun::Answered(answer) => answer.response.status().as_u16(),
-        };
+        let status = status_of(check.begin(post(given.clone())).await.unwrap());
         let asked = policy.asked().split_off(before);
         assert_eq!((status, asked.first().map(|asked| asked.body.as_str())), (expected, told), "{given:?}");
     }
     let without = Mesh::from_yaml("{version: 1, listeners: [{name: in}]}", "mesh.yaml").unwrap();
     assert_eq!(without.inbound_check("in").unwrap().body_limit(), 0);
+}
+
+const UPLOADS: &str = "with_request_body: { max_request_bytes: 4 }, match: { path: { prefix: /order } }";
+
+fn later(target: &str, headers: &[(&'static str, &'static str)]) -> Request<Given> {
+    let mut request = Request::post(target).header("host", "shop");
+    for (name, value) in headers {
+        request = request.header(*name, *value);
+    }
+    request.body(Given::Later).unwrap()
+}
+
+fn wanted(check: &InboundCheck, headers: &[(&'static str, &'static str)]) -> Wanted {
+    match now(check.begin(later("/order", headers))).unwrap() {
+        Begun::Wanted(wanted) => wanted,
+        begun => panic!("{}", status_of(begun)),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_body_that_comes_later_is_asked_for_once_a_check_wants_it() {
+    let policy = Policy::start(|_| Some(status(Code::Ok)));
+    let text = format!(
+        "{}  access: {{ rules: [{{ name: no, action: deny, methods: [PUT] }}] }}\n",
+        document(UPLOADS, &policy)
+    );
+    let mesh = Mesh::from_yaml(&text, "server.yaml").unwrap();
+    let check = mesh.inbound_check("in").unwrap();
+    let mut refused = later("/order", &[]);
+    *refused.method_mut() = http::Method::PUT;
+    let mut tunnel = later("/order", &[]);
+    *tunnel.method_mut() = http::Method::CONNECT;
+    let long = later("/order", &[("content-length", "5")]);
+    for (request, expected) in [(later("/chat", &[]), 200), (refused, 403), (long, 413)] {
+        assert_eq!(status_of(now(check.begin(request)).unwrap()), expected, "it does not wait for a body");
+    }
+    assert_eq!(status_of(check.begin(tunnel).await.unwrap()), 200, "what follows a CONNECT is no body");
+    let told = policy.asked().len();
+    let bytes = Bytes::from_static;
+    for (given, expected) in [
+        (Given::Whole(bytes(b"abcd")), 200),
+        (Given::Whole(bytes(b"")), 200),
+        (Given::Beginning(bytes(b"abcde")), 413),
+        (Given::Beginning(bytes(b"abc")), 400),
+        // Nobody said when it is too late.
+        (Given::Later, 400),
+    ] {
+        let wanted = wanted(&check, &[]);
+        assert_eq!((wanted.limit(), wanted.deadline()), (4, None));
+        assert_eq!(status_of(wanted.give(given.clone()).await), expected, "{given:?}");
+    }
+    let bodies: Vec<_> = policy.asked().split_off(told).into_iter().map(|asked| asked.body).collect();
+    assert_eq!(bodies, ["abcd", ""]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_body_is_waited_for_until_the_deadline_and_a_request_without_it_was_given_up() {
+    let policy = Policy::start(|_| Some(status(Code::Ok)));
+    let clock = Arc::new(ManualClock::new());
+    let builder = Mesh::builder().clock(Arc::clone(&clock) as Arc<dyn Clock>);
+    let mesh = builder.from_yaml(&document(UPLOADS, &policy), "server.yaml").unwrap();
+    let check = mesh.inbound_check("in").unwrap();
+    let late = wanted(&check, &[("x-envoy-expected-rq-timeout-ms", "9000")]);
+    assert!(late.deadline().unwrap() <= clock.now() + Duration::from_secs(9));
+    clock.advance(Duration::from_secs(9));
+    assert_eq!(status_of(late.give(Given::Later).await), 504);
+    drop(wanted(&check, &[]));
+    let page = mesh.metrics_text();
+    assert!(page.lines().any(|line| line.starts_with("istio_requests_total") && line.contains("\"DC\"")), "{page}");
+    assert!(policy.asked().is_empty());
 }

@@ -9,8 +9,14 @@ import "unsafe"
 // Check is what the mesh asks of each request that the program's own server receives: C memory.
 type Check C.mesh_inbound_check
 
-// WholeBody says that the body handed over is all of it.
-const WholeBody = C.MESH_RECEIVED_WHOLE_BODY
+// Wanted is a request that goes on once its body is there: C memory.
+type Wanted C.mesh_body_wanted
+
+// What is said of a body: that what was handed over is all of it, or that the caller waits no longer for more.
+const (
+	WholeBody = C.MESH_RECEIVED_WHOLE_BODY
+	Late      = C.MESH_RECEIVED_LATE
+)
 
 // Received is a request of the program's own server.
 type Received struct {
@@ -38,12 +44,7 @@ func (m *Mesh) OpenCheck(name string) (*Check, *Failure) {
 // Free frees the check; its requests go on.
 func (c *Check) Free() { C.mesh_inbound_check_free((*C.mesh_inbound_check)(c)) }
 
-// BodyLimit is how many bytes of a body checks want to know.
-func (c *Check) BodyLimit() int {
-	return int(C.mesh_inbound_check_body_limit((*C.mesh_inbound_check)(c)))
-}
-
-// Begin admits a request or answers it, as the event tells; nil: the event arrives on the queue.
+// Begin admits a request, answers it or asks for its body, as the event tells; nil: the event arrives on the queue.
 func (c *Check) Begin(q *Queue, r *Received) (*Event, *Failure) {
 	l := r.Lengths
 	received := C.go_received{
@@ -57,10 +58,29 @@ func (c *Check) Begin(q *Queue, r *Received) (*Event, *Failure) {
 	if C.go_begin(&received, first(r.Block), &outcome, &err) != C.MESH_OK {
 		return nil, failure(err)
 	}
-	if outcome.event.kind == 0 {
-		return nil, nil
+	return settled(&outcome), nil
+}
+
+// Give goes on with a body, as Begin does.
+func (w *Wanted) Give(q *Queue, tag uint64, body []byte, flags uint32) (*Event, *Failure) {
+	var outcome C.go_event
+	var err *C.mesh_error
+	code := C.go_give((*C.mesh_body_wanted)(w), first(body), C.size_t(len(body)), C.uint32_t(flags), (*C.mesh_cq)(q),
+		C.uint64_t(tag), &outcome, &err)
+	if code != C.MESH_OK {
+		return nil, failure(err)
 	}
-	return event(&outcome), nil
+	return settled(&outcome), nil
+}
+
+// Free frees it; a request that did not go on was given up.
+func (w *Wanted) Free() { C.mesh_body_wanted_free((*C.mesh_body_wanted)(w)) }
+
+func settled(outcome *C.go_event) *Event {
+	if outcome.event.kind == 0 {
+		return nil
+	}
+	return event(outcome)
 }
 
 // Head tells the head of the program's answer; returns its headers, packed, as they are to be sent.

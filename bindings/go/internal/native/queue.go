@@ -88,9 +88,10 @@ type Event struct {
 	Response *Response
 	Buf      *Buf
 	Inbound  *Inbound
+	Wanted   *Wanted
 	Data     []byte // bytes of Buf or Response: C memory, gone when it is freed
 	End      bool
-	Number   int64 // status, or id of an inbound request
+	Number   int64 // status, id of an inbound request, or bytes that are wanted
 	Headers  []byte
 	Trailers []byte
 	Info     Info
@@ -106,6 +107,7 @@ const (
 	InboundGone = C.MESH_EV_INBOUND_GONE
 	Admitted    = C.MESH_EV_ADMITTED
 	Answered    = C.MESH_EV_ANSWERED
+	BodyWanted  = C.MESH_EV_BODY_WANTED
 )
 
 // Info is how a call went.
@@ -175,6 +177,8 @@ func event(c *C.go_event) *Event {
 		e.Response = (*Response)(c.event.handle)
 		e.Headers, e.Trailers = copied(c.headers), copied(c.trailers)
 		e.Data = view(unsafe.Pointer(c.event.data.ptr), c.event.data.len)
+	case C.MESH_EV_BODY_WANTED:
+		e.Wanted, e.Facts.Remaining = (*Wanted)(c.event.handle), int64(c.remaining_ns)
 	case C.MESH_EV_INBOUND, C.MESH_EV_ADMITTED:
 		e.Inbound, e.Headers = (*Inbound)(c.event.handle), copied(c.headers)
 		e.Facts = Facts{
@@ -196,5 +200,8 @@ func (e *Event) Discard() {
 	}
 	if e.Inbound != nil {
 		e.Inbound.Free()
+	}
+	if e.Wanted != nil {
+		e.Wanted.Free()
 	}
 }

@@ -70,6 +70,8 @@ static void fill(go_event *out, const mesh_event *event) {
     out->remote = mesh_inbound_remote_address(inbound);
     out->local = mesh_inbound_local_address(inbound);
     out->remaining_ns = mesh_inbound_remaining_ns(inbound);
+  } else if (event->kind == MESH_EV_BODY_WANTED) {
+    out->remaining_ns = mesh_body_wanted_remaining_ns(event->handle);
   }
 }
 
@@ -110,6 +112,26 @@ static mesh_str cut_text(const uint8_t **block, size_t len) {
   return (mesh_str){.ptr = (const char *)part.ptr, .len = part.len};
 }
 
+// What was decided at once, as the event that would tell it.
+static void settled(go_event *outcome, uint64_t tag, mesh_inbound *inbound, mesh_response *answer,
+                    mesh_body_wanted *wanted) {
+  mesh_event event = {.tag = tag};
+  if (inbound) {
+    event.kind = MESH_EV_ADMITTED;
+    event.handle = inbound;
+  } else if (answer) {
+    event.kind = MESH_EV_ANSWERED;
+    event.handle = answer;
+    event.arg = mesh_response_status(answer);
+    event.data = mesh_response_body(answer);
+  } else if (wanted) {
+    event.kind = MESH_EV_BODY_WANTED;
+    event.handle = wanted;
+    event.arg = (int64_t)mesh_body_wanted_limit(wanted);
+  }
+  fill(outcome, &event);
+}
+
 mesh_code go_begin(const go_received *received, const uint8_t *block, go_event *outcome, mesh_error **err) {
   mesh_received request = MESH_INIT(mesh_received);
   request.flags = received->flags;
@@ -125,18 +147,19 @@ mesh_code go_begin(const go_received *received, const uint8_t *block, go_event *
   request.server_name = cut_text(&block, received->name_len);
   mesh_inbound *inbound = NULL;
   mesh_response *answer = NULL;
-  mesh_code code = mesh_inbound_begin(received->check, &request, received->cq, received->tag, &inbound, &answer, err);
-  mesh_event event = {.tag = received->tag};
-  if (inbound) {
-    event.kind = MESH_EV_ADMITTED;
-    event.handle = inbound;
-  } else if (answer) {
-    event.kind = MESH_EV_ANSWERED;
-    event.handle = answer;
-    event.arg = mesh_response_status(answer);
-    event.data = mesh_response_body(answer);
-  }
-  fill(outcome, &event);
+  mesh_body_wanted *wanted = NULL;
+  mesh_code code =
+      mesh_inbound_begin(received->check, &request, received->cq, received->tag, &inbound, &answer, &wanted, err);
+  settled(outcome, received->tag, inbound, answer, wanted);
+  return code;
+}
+
+mesh_code go_give(const mesh_body_wanted *wanted, const uint8_t *body, size_t body_len, uint32_t flags, const mesh_cq *cq,
+                  uint64_t tag, go_event *outcome, mesh_error **err) {
+  mesh_inbound *inbound = NULL;
+  mesh_response *answer = NULL;
+  mesh_code code = mesh_body_wanted_give(wanted, bytes_at(body, body_len), flags, cq, tag, &inbound, &answer, err);
+  settled(outcome, tag, inbound, answer, NULL);
   return code;
 }
 

@@ -59,8 +59,12 @@ typedef struct {
   uint32_t flags, http_version;
 } go_received;
 
-// Admits or answers it: `outcome` is as the event that tells it later, or of kind 0: it will come.
+// Admits or answers it, or asks for its body: `outcome` is as the event that tells it later, or of kind 0: it will come.
 mesh_code go_begin(const go_received *received, const uint8_t *block, go_event *outcome, mesh_error **err);
+
+// Goes on with the body, and tells as go_begin does.
+mesh_code go_give(const mesh_body_wanted *wanted, const uint8_t *body, size_t body_len, uint32_t flags, const mesh_cq *cq,
+                  uint64_t tag, go_event *outcome, mesh_error **err);
 
 // The head of an answer by the program's own server; `*head` and its packed headers.
 mesh_code go_head(const mesh_inbound *inbound, uint16_t status, const uint8_t *headers, size_t headers_len,

@@ -1,6 +1,6 @@
 """The inbound check around an ASGI application, under whatever server.
 
-Decides: nothing about requests. Never: reads a body that no check wants to know; what was read, the
+Decides: nothing about requests. Never: reads a body before a check wants to know it; what was read, the
 application receives as it came. Invariant: the application sees a request only after the mesh admitted it,
 with the path and the headers that were judged.
 """
@@ -16,7 +16,7 @@ from urllib.parse import quote, unquote
 
 from mesh._context import enter, facts_of, leave
 from mesh._errors import ClosedError, UsageError
-from mesh._native import Ticket
+from mesh._native import Ticket, Wanted
 from mesh._own_server import (
     NOT_OURS,
     SAFE,
@@ -67,8 +67,10 @@ class AsgiMiddleware:
             await self._serve(scope, _Body(receive), send)
         elif scope["type"] == "websocket":
             await self._connect(scope, receive, send)
-        else:
+        elif scope["type"] == "lifespan":
             await self._app(scope, receive, send)
+        else:  # the application would see it unjudged
+            raise NotImplementedError(f"the mesh judges no {scope['type']!r}")
 
     async def _serve(self, scope: Scope, body: _Body, send: Send) -> None:
         begun = await self._begin(scope, body)
@@ -103,17 +105,16 @@ class AsgiMiddleware:
         method = scope.get("method", "GET")  # a websocket's handshake is one
         try:
             check = self._check.native()
-            if body is None:
-                beginning: tuple[bytes, bool] | None = (b"", False)
-            else:
-                beginning = await body.beginning(check.body_limit)
             headers = [(bytes(name), bytes(value)) for name, value in scope["headers"]]
             head = (method, _target_of(scope), scope.get("http_version", "1.1"), headers)
             chain = [bytes(certificate) for certificate in self._peer_certificates(scope) or ()]
             origin = (_address(scope.get("client")), _address(scope.get("server")), chain)
-            waiter = bridge()
-            op = check.begin(waiter.queue, head, origin, beginning)
-            begun = await waiter.wait(op) if op.done or body is None else await _unless_gone(op, body)
+            queue = bridge().queue
+            begun = await _outcome(check.begin(queue, head, origin, body is not None), body)
+            if isinstance(begun, Wanted):
+                assert body is not None
+                given = await _in_time(body.beginning(begun.limit), begun.remaining)
+                begun = await _outcome(check.give(queue, begun, given), body)
         except (ClosedError, UsageError) as error:
             return refusal_of(error)
         return begun if begun is None or isinstance(begun, Ticket) else reply_of(begun, method)
@@ -126,14 +127,14 @@ class _Body:
         self._receive = receive
         self._waiting: deque[Message] = deque()
 
-    async def beginning(self, limit: int) -> tuple[bytes, bool] | None:
-        """At most one byte more than `limit`, and whether there is more; nothing is read for a limit of 0."""
-        if not limit:
-            return None
-        begun = bytearray()
+    async def beginning(self, limit: int) -> tuple[bytes, bool]:
+        """At most one byte more than `limit`, and whether there is more."""
+        begun, seen = bytearray(), 0
         while True:
-            message = await self._receive()
-            self._waiting.append(message)
+            if seen == len(self._waiting):
+                self._waiting.append(await self._receive())
+            message = self._waiting[seen]
+            seen += 1
             if message["type"] != "http.request":  # the client left
                 return bytes(begun), True
             begun += message.get("body", b"")
@@ -164,6 +165,9 @@ class _Call:
         self._receive = receive
         self._send = send
         self._is_answered = False
+        # The server has the last of the response. What it says from then on, as that the client is gone, is
+        # about a response that is whole, and may come before it returns from `send`, or cancel that.
+        self._is_whole = False
         self._is_gone = False
         self._read = 0
         self._sent = 0
@@ -174,7 +178,10 @@ class _Call:
         entered = enter(self._ticket)
         try:
             await app(scope, self.receive, self.send)
-            self._fail("the application returned before its response was complete")
+            if self._is_whole:
+                self._end()
+            else:
+                self._fail("the application returned before its response was complete")
         except Exception as error:
             self._fail(f"{type(error).__name__}: {error}")
             raise
@@ -242,7 +249,7 @@ class _Response(_Call):
         message = await self._receive()
         if message["type"] == "http.request":
             self._read += len(message.get("body", b""))
-        elif message["type"] == "http.disconnect":
+        elif message["type"] == "http.disconnect" and not self._is_whole:
             self._is_gone = True
         return message
 
@@ -256,11 +263,14 @@ class _Response(_Call):
             await self._send_trailers(message)
         else:
             length = 0 if self._is_head else _length_of(message)
-            await self._pass_on(message)
-            self._sent += length
             is_body = kind in ("http.response.body", "http.response.pathsend", "http.response.zerocopysend")
             if is_body and not message.get("more_body", False) and self._trailers is None:
+                self._is_whole, self._sent = True, self._sent + length
+                await self._pass_on(message)
                 self._end()
+            else:
+                await self._pass_on(message)
+                self._sent += length
 
     async def _send_trailers(self, message: Message) -> None:
         """Sent as one: what the mesh adds or takes away depends on all of them."""
@@ -299,8 +309,10 @@ class _Socket(_Call):
             self._end()
 
 
-async def _unless_gone(op: _native.Op, body: _Body) -> Ticket | _native.Answer | None:
-    """The outcome of what has to be waited for; None, and it is given up, if the client leaves before."""
+async def _outcome(op: _native.Op, body: _Body | None) -> Any:
+    """None, and what has to be waited for is given up, if the client leaves before."""
+    if op.done or body is None:
+        return await bridge().wait(op)
     answered: asyncio.Future[Any] = asyncio.ensure_future(bridge().wait(op))
     gone = asyncio.ensure_future(body.until_gone())
     try:
@@ -310,6 +322,16 @@ async def _unless_gone(op: _native.Op, body: _Body) -> Ticket | _native.Answer |
         answered.cancel()
         gone.cancel()
         await asyncio.gather(answered, gone, return_exceptions=True)
+
+
+async def _in_time(
+    beginning: Awaitable[tuple[bytes, bool]], remaining: float | None
+) -> tuple[bytes, bool] | None:
+    """None: the caller waits no longer."""
+    try:
+        return await asyncio.wait_for(beginning, remaining)
+    except asyncio.TimeoutError:
+        return None
 
 
 def _target_of(scope: Scope) -> bytes:
@@ -340,14 +362,23 @@ def _judged(scope: Scope, ticket: Ticket) -> Scope | None:
     if not is_under(path, root):
         judged = judged[len(root) :]
         raw = quote(judged, safe=SAFE)
+    headers = ticket.headers()
+    offered = {"subprotocols": _subprotocols_of(headers)} if "subprotocols" in scope else {}
     return {
         **scope,
+        **offered,
         "path": judged,
         "raw_path": raw.encode(),
         "query_string": ticket.query.encode(),
-        "headers": ticket.headers(),
+        "headers": headers,
         "extensions": {**(scope.get("extensions") or {}), "mesh": facts_of(ticket)},
     }
+
+
+def _subprotocols_of(headers: Fields) -> list[str]:
+    """What a websocket's handshake offers, as it was judged."""
+    lists = [value.decode("latin-1") for name, value in headers if name == b"sec-websocket-protocol"]
+    return [offered for text in lists for part in text.split(",") if (offered := part.strip())]
 
 
 def _address(pair: Any) -> tuple[str, int] | None:

@@ -22,6 +22,7 @@ __all__ = [
     "Request",
     "Response",
     "Ticket",
+    "Wanted",
     "__version__",
     "leave",
     "outcome_of",
@@ -141,9 +142,15 @@ class Exchange:
 
 @final
 class InboundCheck:
+    def begin(self, queue: Queue, head: _Head, origin: _Origin, has_body: bool) -> Op: ...
+    def give(self, queue: Queue, wanted: Wanted, body: tuple[bytes, bool] | None) -> Op: ...
+
+@final
+class Wanted:
     @property
-    def body_limit(self) -> int: ...
-    def begin(self, queue: Queue, head: _Head, origin: _Origin, body: tuple[bytes, bool] | None) -> Op: ...
+    def limit(self) -> int: ...
+    @property
+    def remaining(self) -> float | None: ...
 
 @final
 class Ticket:

@@ -1,6 +1,6 @@
 """The inbound check around a WSGI application, under whatever server.
 
-Decides: nothing about requests. Never: reads a body that no check wants to know; what was read, the
+Decides: nothing about requests. Never: reads a body before a check wants to know it; what was read, the
 application reads again. Invariant: the application is called only after the mesh admitted the request, with
 the path and the headers that were judged; its iterable's `close()` is called once.
 """
@@ -11,18 +11,15 @@ import io
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextvars import copy_context
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from urllib.parse import quote, unquote_to_bytes
 
 from mesh._context import enter
 from mesh._errors import ClosedError, UsageError
-from mesh._native import Ticket
+from mesh._native import Ticket, Wanted
 from mesh._own_server import NOT_OURS, SAFE, Address, Check, Config, Reply, is_under, refusal_of, reply_of
 from mesh._wait import thread_queue
 from mesh._wsgi import header_environ, mesh_environ
-
-if TYPE_CHECKING:
-    from mesh import _native
 
 Environ = dict[str, Any]
 Pairs = list[tuple[str, str]]
@@ -65,8 +62,6 @@ class WsgiMiddleware:
         method, read = environ["REQUEST_METHOD"], b""
         try:
             check = self._check.native()
-            beginning = _beginning_of(environ, check.body_limit)
-            read = beginning[0] if beginning else b""
             head = (
                 method,
                 _target_of(environ),
@@ -76,9 +71,12 @@ class WsgiMiddleware:
             chain = [bytes(certificate) for certificate in self._peer_certificates(environ) or ()]
             client = _address(environ.get("REMOTE_ADDR"), environ.get("REMOTE_PORT"))
             server = _address(environ.get("SERVER_NAME"), environ.get("SERVER_PORT"))
-            begun: Ticket | _native.Answer = check.begin(
-                thread_queue(), head, (client, server, chain), beginning
-            ).wait()
+            queue, origin = thread_queue(), (client, server, chain)
+            begun = check.begin(queue, head, origin, _has_body(environ)).wait()
+            if isinstance(begun, Wanted):
+                beginning = _beginning_of(environ, begun.limit)
+                read = beginning[0]
+                begun = check.give(queue, begun, beginning).wait()
         except (ClosedError, UsageError) as error:
             return refusal_of(error), read
         return (begun if isinstance(begun, Ticket) else reply_of(begun, method)), read
@@ -92,7 +90,8 @@ class _Response:
         self._start = start_response
         self._is_head = is_head
         self._head: tuple[str, Pairs] | None = None
-        self._write: Callable[[bytes], Any] | None = None
+        self._write: Callable[[bytes], Any] | None = None  # not every server has one
+        self._is_sent = False  # the head
         self._is_answered = False
         self._sent = 0
         self.read = 0
@@ -115,7 +114,7 @@ class _Response:
     def start_response(self, status: str, headers: Pairs, exc_info: Any = None) -> Callable[[bytes], None]:
         if exc_info is not None:
             try:
-                if self._write is not None:
+                if self._is_sent:
                     raise exc_info[1].with_traceback(exc_info[2])
             finally:
                 exc_info = None
@@ -132,7 +131,7 @@ class _Response:
 
     def send_head(self) -> None:
         """Once; with the first byte, because until then the application may think better of it."""
-        if self._write is not None:
+        if self._is_sent:
             return
         if self._head is None:
             raise AssertionError("the application answered before it called start_response")
@@ -142,6 +141,7 @@ class _Response:
             self._is_answered = True
             status = status if code == int(status[:3]) else _status_text(code)
             headers = _sendable(answered, [name.lower() for name, _ in headers])
+        self._is_sent = True
         self._write = self._start(status, headers)
 
     def count(self, length: int) -> None:
@@ -194,9 +194,10 @@ class _Output:
         self._response.count(self._under_way)
         self._under_way = 0
         try:
-            chunk = self._response.context.run(next, self._chunks, _END)
-            if chunk:
-                self._response.send_head()
+            # An empty piece is kept back: it sends no head, and a server takes none before the head.
+            while not (chunk := self._response.context.run(next, self._chunks, _END)):
+                pass
+            self._response.send_head()
         except BaseException as error:
             self._response.fail(error)
             raise
@@ -278,20 +279,29 @@ class _Input(io.RawIOBase):
         return data
 
 
-def _beginning_of(environ: Environ, limit: int) -> tuple[bytes, bool] | None:
-    """At most one byte more than `limit` of the body, and whether there is more; None if nothing was read."""
-    length, is_chunked = environ.get("CONTENT_LENGTH") or "", "HTTP_TRANSFER_ENCODING" in environ
-    if length in ("", "0") and not is_chunked and not environ.get("wsgi.input_terminated"):
-        return b"", False
-    if not limit:
-        return None
+def _has_body(environ: Environ) -> bool:
+    """Whether there may be one. A request of HTTP/1 says so in its head; later versions need not."""
+    is_told = environ.get("CONTENT_LENGTH") not in (None, "", "0") or "HTTP_TRANSFER_ENCODING" in environ
+    return is_told or bool(environ.get("wsgi.input_terminated")) or _is_later(environ["SERVER_PROTOCOL"])
+
+
+def _is_later(protocol: str) -> bool:
+    """Than HTTP/1."""
+    return protocol.partition("/")[2].partition(".")[0] not in ("0", "1")
+
+
+def _beginning_of(environ: Environ, limit: int) -> tuple[bytes, bool]:
+    """At most one byte more than `limit` of the body, and whether there is more."""
+    length, source = environ.get("CONTENT_LENGTH") or "", environ["wsgi.input"]
     if environ.get("wsgi.input_terminated"):
         wanted = limit + 1
-    elif length.isdecimal() and not is_chunked:
+    elif length.isdecimal() and "HTTP_TRANSFER_ENCODING" not in environ:
         wanted = min(limit + 1, int(length))
+    elif isinstance(source, io.BytesIO):  # of a server that has all of it
+        wanted = limit + 1
     else:
-        return None  # nobody says where it ends: reading on might never return
-    source, begun = environ["wsgi.input"], bytearray()
+        return b"", True  # nobody says where it ends: reading on might never return
+    begun = bytearray()
     while len(begun) < wanted and (piece := source.read(wanted - len(begun))):
         begun += piece
     return bytes(begun), len(begun) > limit or (length.isdecimal() and len(begun) < int(length))
