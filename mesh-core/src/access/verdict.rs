@@ -11,6 +11,8 @@ use http::header::HOST;
 use http::{HeaderMap, HeaderName, HeaderValue};
 use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
 
+use super::query::is_named;
+
 /// A decision and its consequences.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Verdict {
@@ -114,12 +116,11 @@ pub fn apply_to_response(verdict: &Verdict, headers: &mut HeaderMap) {
     }
 }
 
-/// The query after an approval; `None` when nothing is left of it.
+/// The query after an approval; `None` when nothing is left of it. A parameter goes however the caller wrote its name.
 pub fn apply_to_query(verdict: &Verdict, query: Option<&str>) -> Option<String> {
-    let is_replaced = |key: &str| {
-        verdict.query_to_set.iter().any(|(name, _)| name == key)
-            || verdict.query_to_remove.iter().any(|name| name == key)
-    };
+    let set = verdict.query_to_set.iter().map(|(name, _)| name);
+    let names: Vec<&String> = set.chain(&verdict.query_to_remove).collect();
+    let is_replaced = |key: &str| names.iter().any(|name| *name == key || is_named(key, name));
     let kept = query
         .into_iter()
         .flat_map(|query| query.split('&'))
@@ -239,6 +240,17 @@ mod tests {
     fn a_new_query_value_can_not_break_out_of_its_parameter() {
         let verdict = Verdict { query_to_set: vec![("user".into(), "a&admin=1#x".into())], ..Verdict::allow() };
         assert_eq!(apply_to_query(&verdict, Some("q=1&user=z")).as_deref(), Some("q=1&user=a%26admin%3D1%23x"));
+    }
+
+    #[test]
+    fn a_parameter_goes_however_its_name_is_written() {
+        let verdict = Verdict {
+            query_to_set: vec![("user".into(), "alice".into())],
+            query_to_remove: vec!["is admin".into(), "100%".into()],
+            ..Verdict::allow()
+        };
+        let asked = "%75ser=root&q=1&us%65r=root&is+admin=1&is%20admin&100%=1&100%25&users=2";
+        assert_eq!(apply_to_query(&verdict, Some(asked)).as_deref(), Some("q=1&users=2&user=alice"));
     }
 
     #[test]
