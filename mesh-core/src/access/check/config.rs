@@ -137,6 +137,8 @@ pub struct BodyTerms {
     pub allow_partial: bool,
     /// Whether it is sent as bytes instead of text.
     pub as_bytes: bool,
+    /// How long the caller may take to send it.
+    pub timeout: Duration,
 }
 
 /// Which request headers are part of a question, and how they are written.

@@ -86,7 +86,7 @@ fn raw_headers_are_told_byte_by_byte_and_apart_and_others_joined_and_cleaned() {
 #[test]
 fn a_body_is_told_as_text_or_bytes_and_whether_it_is_all_of_it() {
     let terms = |as_bytes| CheckConfig {
-        body: Some(BodyTerms { max_bytes: 4, allow_partial: true, as_bytes }),
+        body: Some(BodyTerms { max_bytes: 4, allow_partial: true, as_bytes, timeout: Duration::MAX }),
         ..CheckConfig::default()
     };
     let mark = |http: &HttpRequest| http.headers.get("x-envoy-auth-partial-body").cloned();

@@ -26,7 +26,7 @@ fn request(path: &str, user: &str) -> AttributesBuf {
 
 fn check(policy: &str, rule: &str) -> RemoteCheck {
     let policy = RegoPolicy::new(policy, rule, LIMIT).unwrap();
-    let body = Some(BodyTerms { max_bytes: 64, allow_partial: true, as_bytes: false });
+    let body = Some(BodyTerms { max_bytes: 64, allow_partial: true, as_bytes: false, timeout: LIMIT });
     RemoteCheck::new(CheckConfig { form: Form::Rego(Arc::new(policy)), body, timeout: LIMIT, ..CheckConfig::default() })
 }
 
