@@ -12,6 +12,7 @@ mod servers;
 mod tls;
 #[path = "../tokens/mod.rs"]
 mod tokens;
+mod voids;
 
 use std::fmt::Write;
 use std::net::SocketAddr;

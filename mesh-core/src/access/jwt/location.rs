@@ -78,7 +78,7 @@ fn in_header<'r>(headers: &'r HeaderMap, name: &HeaderName, prefix: &str) -> Res
     }
 }
 
-fn after_prefix<'t>(text: &'t str, prefix: &str) -> Option<&'t str> {
+pub(super) fn after_prefix<'t>(text: &'t str, prefix: &str) -> Option<&'t str> {
     let Some(scheme) = prefix.strip_suffix(' ') else {
         return without_prefix(text, prefix).map(|token| token.trim_matches(' '));
     };
