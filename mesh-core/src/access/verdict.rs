@@ -66,6 +66,14 @@ impl Verdict {
         parts + self.body.len() + self.metadata.as_ref().map_or(0, |text| text.len())
     }
 
+    /// What one more copy of it takes, in bytes: body, metadata and the texts of headers are shared.
+    pub(super) fn copied_bytes(&self) -> usize {
+        let headers = self.request_headers.len() + self.response_headers.len() + self.request_headers_to_remove.len();
+        let set = self.query_to_set.iter().map(|(name, value)| name.len() + value.len() + PART_BYTES);
+        let query = self.query_to_remove.iter().map(|name| name.len() + PART_BYTES);
+        size_of::<Self>() + headers * PART_BYTES + set.chain(query).sum::<usize>()
+    }
+
     /// A refusal with an HTTP status.
     pub fn deny(status: u16) -> Self {
         Self { allow: false, status, ..Self::allow() }
