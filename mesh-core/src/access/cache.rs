@@ -68,7 +68,8 @@ pub struct CacheConfig {
     pub stale_if_error: bool,
     /// The grace of an answer that names none.
     pub grace: Duration,
-    /// Whether an answer without hints that changes headers is kept.
+    /// Whether an answer without hints is kept that changes an allowed request, its query or its response, or refuses
+    /// with headers that may be about the request.
     pub cache_header_changes: bool,
 }
 
@@ -179,7 +180,7 @@ pub enum Refusal {
     MalformedHints,
     /// Neither hints nor a configured key.
     NoKey,
-    /// It changes headers and nobody said that the change is the same for the next request.
+    /// It changes headers or the query, and nobody said that the change is the same for the next request.
     ChangesHeaders,
     /// Its references do not describe the request it answers.
     Mismatch,
@@ -401,7 +402,7 @@ impl<S: BuildHasher + Clone> CheckCache<S> {
             }
             Reuse::Configured => {
                 let references = configured().ok_or(Refusal::NoKey)?;
-                if verdict.allow && verdict.changes_headers() && !self.config.cache_header_changes {
+                if verdict.may_be_personal() && !self.config.cache_header_changes {
                     return Err(Refusal::ChangesHeaders);
                 }
                 let ttl = if verdict.allow { self.config.ttl } else { self.config.negative_ttl };

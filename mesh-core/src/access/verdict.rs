@@ -7,7 +7,7 @@
 
 use std::sync::Arc;
 
-use http::header::HOST;
+use http::header::{CACHE_CONTROL, CONTENT_LANGUAGE, CONTENT_TYPE, DATE, HOST, SERVER, VARY};
 use http::{HeaderMap, HeaderName, HeaderValue};
 use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
 
@@ -99,11 +99,22 @@ impl Verdict {
         })
     }
 
-    /// Whether the verdict changes an allowed request or its response.
-    pub fn changes_headers(&self) -> bool {
+    /// Whether the verdict changes an allowed request, its query included, or its response.
+    pub fn changes_anything(&self) -> bool {
         !self.request_headers.is_empty()
             || !self.request_headers_to_remove.is_empty()
             || !self.response_headers.is_empty()
+            || !self.query_to_set.is_empty()
+            || !self.query_to_remove.is_empty()
+    }
+
+    /// Whether it may have been made for one request: an approval that changes anything, or a refusal with a header
+    /// that is not known to be about the reply alone. A redirect to log in may carry that request's `state`.
+    pub(super) fn may_be_personal(&self) -> bool {
+        match self.allow {
+            true => self.changes_anything(),
+            false => self.response_headers.iter().any(|change| !OF_ANY_REPLY.contains(&change.name)),
+        }
     }
 }
 
@@ -233,6 +244,8 @@ impl HeaderChange {
     }
 }
 
+/// Headers of a refusal that say nothing of the request: what the reply is, who made it, and when.
+const OF_ANY_REPLY: [HeaderName; 6] = [CACHE_CONTROL, CONTENT_LANGUAGE, CONTENT_TYPE, DATE, SERVER, VARY];
 /// A header change or a pair of strings, without what they point to.
 const PART_BYTES: usize = 64;
 /// What may not stand bare in a query key or value (WHATWG URL: the form-urlencoded set, less what is
@@ -259,6 +272,17 @@ mod tests {
         };
         let asked = "%75ser=root&q=1&us%65r=root&is+admin=1&is%20admin&100%=1&100%25&users=2";
         assert_eq!(apply_to_query(&verdict, Some(asked)).as_deref(), Some("q=1&users=2&user=alice"));
+    }
+
+    #[test]
+    fn a_change_of_the_query_is_a_change() {
+        assert!(!Verdict::allow().changes_anything());
+        for verdict in [
+            Verdict { query_to_set: vec![("user".into(), "alice".into())], ..Verdict::allow() },
+            Verdict { query_to_remove: vec!["q".into()], ..Verdict::allow() },
+        ] {
+            assert!(verdict.changes_anything() && verdict.may_be_personal());
+        }
     }
 
     #[test]

@@ -227,3 +227,43 @@ fn a_key_that_is_too_long_is_not_kept_and_finds_nothing() {
     }
     assert_eq!(cache.stats().entries, 0);
 }
+
+fn configured(key: &[&str]) -> Arc<CheckCache> {
+    Arc::new(CheckCache::new(CacheConfig { key: Some(facts(key)), ..CacheConfig::default() }))
+}
+
+fn unhinted(verdict: Verdict) -> Answer {
+    Answer { verdict: Arc::new(verdict), reuse: Reuse::Configured }
+}
+
+#[test]
+fn a_change_of_the_query_or_a_personal_header_is_not_kept_unless_somebody_says_so() {
+    use crate::access::verdict::HeaderChange;
+    let with = |name: &str, verdict: Verdict| Verdict {
+        response_headers: vec![HeaderChange::set(name, "1").unwrap()],
+        ..verdict
+    };
+    let set = Verdict { query_to_set: vec![("user".into(), "alice".into())], ..Verdict::allow() };
+    let removed = Verdict { query_to_remove: vec!["user".into()], ..Verdict::allow() };
+    for (verdict, is_kept) in [
+        (set, false),
+        (removed, false),
+        (with("content-type", Verdict::allow()), false),
+        (with("location", Verdict::deny(302)), false),
+        (with("www-authenticate", Verdict::deny(401)), false),
+        (with("content-type", Verdict::deny(403)), true),
+        (with("date", Verdict::deny(403)), true),
+        (Verdict::deny(403), true),
+    ] {
+        let (now, request) = (Instant::now(), path("/a"));
+        let cache = configured(&["path"]);
+        let kept = lead(&cache, &request, now).complete(&request.borrow(), unhinted(verdict.clone()), None);
+        assert_eq!(kept, if is_kept { Ok(()) } else { Err(Refusal::ChangesHeaders) }, "{verdict:?}");
+        let said = CacheConfig { key: Some(facts(&["path"])), cache_header_changes: true, ..CacheConfig::default() };
+        let cache = Arc::new(CheckCache::new(said));
+        lead(&cache, &request, now).complete(&request.borrow(), unhinted(verdict.clone()), None).unwrap();
+        let cache = Arc::new(CheckCache::new(CacheConfig::default()));
+        let hinted = Answer { verdict: Arc::new(verdict), ..answer(true, &["path"]) };
+        lead(&cache, &request, now).complete(&request.borrow(), hinted, None).unwrap();
+    }
+}
