@@ -161,7 +161,8 @@ pub struct Hints {
     pub references: Option<References>,
     /// How long the answer holds; `None`: the cap decides.
     pub valid_for: Option<Duration>,
-    /// How many further requests it may answer; `None`: any number. The one that fetched it is not counted.
+    /// How many further requests it may answer; `None`: any number. The one that fetched it is not counted, those that
+    /// waited for it are: `n` answers `1 + n` requests.
     pub uses: Option<u64>,
     /// How long after its end it may stand in while the server fails; `None`: the configuration says.
     pub grace: Option<Duration>,
@@ -174,6 +175,8 @@ pub enum Refusal {
     SetCookie,
     /// The request body was part of the question.
     BodySent,
+    /// The question could not be read: the answer is about that, not about what a key holds.
+    Unreadable,
     /// Its status reports trouble in the server.
     ErrorStatus,
     /// Its hints can not be read, or refer to something that is not a fact.
@@ -243,11 +246,11 @@ impl<S: BuildHasher + Clone> CheckCache<S> {
         Some(hit.verdict)
     }
 
-    /// The verdict of a flight, if it answers this request too.
+    /// The verdict of a flight, if it answers this request too. Not of one that is limited.
     pub fn share(&self, shared: &Shared, attributes: &Attributes<'_>) -> Option<Arc<Verdict>> {
         let identity = self.keys.identity(attributes);
         let sought = self.keys.sought(&shared.set, &identity, self.keys.hash_of(&identity));
-        let is_same = sought.is_some_and(|sought| sought.is(&shared.key));
+        let is_same = !shared.is_limited && sought.is_some_and(|sought| sought.is(&shared.key));
         self.counters.coalesced.add(u64::from(is_same));
         is_same.then(|| shared.verdict.clone())
     }
@@ -273,6 +276,7 @@ impl<S: BuildHasher + Clone> CheckCache<S> {
         }
     }
 
+    #[inline]
     fn epoch(&self) -> u64 {
         self.epoch.load(Ordering::Acquire)
     }
@@ -382,7 +386,7 @@ impl<S: BuildHasher + Clone> CheckCache<S> {
         let key = sought.and_then(|sought| sought.write()).ok_or(Refusal::TooLarge)?;
         let evicted = self.table.insert(&key, entry, asked.at).ok_or(Refusal::TooLarge)?;
         self.counters.evicted.add(evicted);
-        Ok(Shared { verdict, set, key })
+        Ok(Shared { verdict, set, key, is_limited: hints.uses.is_some() })
     }
 
     /// What an answer depends on, and its life.

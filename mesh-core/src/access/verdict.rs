@@ -186,6 +186,16 @@ impl FailureReason {
     /// All names, as [`Self::as_str`] gives them.
     pub const NAMES: [&str; 4] = ["timeout", "rpc", "server_error", "malformed"];
 
+    /// Whether it is about the way to the server, and so about all who ask it, whatever they ask.
+    pub(super) const fn is_of_the_way(self) -> bool {
+        matches!(self, Self::Rpc(tonic::Code::Unavailable))
+    }
+
+    /// Whether time ran out: that of who asked, who may have begun long before another.
+    pub(super) const fn is_of_time(self) -> bool {
+        matches!(self, Self::Timeout | Self::Rpc(tonic::Code::DeadlineExceeded | tonic::Code::Cancelled))
+    }
+
     /// Stable name for logs and metrics.
     pub const fn as_str(self) -> &'static str {
         match self {

@@ -160,6 +160,22 @@ async fn a_question_that_cannot_be_read_is_denied_as_the_callers_mistake() {
     assert!(verdict.status == 400 && verdict.body.starts_with(b"request_parse_error: "), "{verdict:?}");
 }
 
+#[tokio::test]
+async fn a_question_that_cannot_be_read_is_denied_to_who_asked_it_alone() {
+    let key = ["method", "path"].map(|name| crate::access::Fact::parse(name).unwrap());
+    let minute = Duration::from_secs(60);
+    let cache = crate::access::CacheConfig::keyed(key.into(), minute, minute);
+    let policy = Arc::new(RegoPolicy::new("package a\ndefault allow := true", "data.a.allow", LIMIT).unwrap());
+    let check =
+        RemoteCheck::new(CheckConfig { form: Form::Rego(policy), timeout: LIMIT, cache, ..CheckConfig::default() });
+    for (query, status) in [(Some("x=%zz"), 400), (Some("x=1"), 200), (None, 200)] {
+        let request = AttributesBuf { query: query.map(str::to_owned), ..AttributesBuf::default() };
+        let outcome = check.check(nobody(), &request.borrow(), &SystemClock, None).await;
+        assert_eq!(outcome.verdict().status, status, "{query:?}");
+    }
+    assert_eq!((check.stats().hits, check.stats().uncacheable), (1, 1));
+}
+
 #[test]
 fn a_policy_that_is_none_is_refused_with_its_place_and_one_without_the_rule_with_the_rule() {
     let refused = |policy: &str, rule: &str| RegoPolicy::new(policy, rule, LIMIT).unwrap_err();
