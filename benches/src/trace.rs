@@ -161,6 +161,7 @@ pub fn attributes<'a>(caller: &'a str, path: &'a str, headers: &'a HeaderMap) ->
         time: SystemTime::UNIX_EPOCH,
         remote_address: None,
         sni: None,
+        certificate: None,
         claims: None,
         is_tcp: false,
     }

@@ -71,6 +71,9 @@ pub struct CacheConfig {
     /// Whether an answer without hints is kept that changes an allowed request, its query or its response, or refuses
     /// with headers that may be about the request.
     pub cache_header_changes: bool,
+    /// What is part of every key, whatever the server says it looked at: facts that it is told, and that two requests
+    /// of one caller may differ in.
+    pub told: Vec<Fact>,
 }
 
 impl CacheConfig {
@@ -103,6 +106,7 @@ impl Default for CacheConfig {
             stale_if_error: false,
             grace: Duration::ZERO,
             cache_header_changes: false,
+            told: Vec::new(),
         }
     }
 }
@@ -214,7 +218,7 @@ impl<S: BuildHasher + Clone> CheckCache<S> {
     pub fn with_hasher(config: CacheConfig, hasher: S) -> Self {
         Self {
             table: Table::new(Bounds { entries: config.max_entries, bytes: config.max_bytes }),
-            sets: ReferenceSets::new(config.max_reference_sets),
+            sets: ReferenceSets::new(config.max_reference_sets, config.told.clone()),
             flights: Flights::default(),
             keys: Keys::new(hasher),
             approval: Verdicts::approval(),
@@ -357,7 +361,8 @@ impl<S: BuildHasher + Clone> CheckCache<S> {
     /// Requests that are likely to share an answer. Whether they do is checked when it arrives.
     fn flight_key(&self, attributes: &Attributes<'_>, epoch: u64) -> Box<[u8]> {
         const COARSE: [Fact; 4] = [Fact::Method, Fact::Host, Fact::Path, Fact::Query];
-        self.keys.of_flight(epoch, self.config.key.as_deref().unwrap_or(&COARSE), attributes)
+        let facts = self.config.key.as_deref().unwrap_or(&COARSE).iter();
+        self.keys.of_flight(epoch, facts.chain(&self.config.told), attributes)
     }
 
     /// Keeps an answer if it may be kept.
@@ -372,7 +377,7 @@ impl<S: BuildHasher + Clone> CheckCache<S> {
         if verdict.body.len() > MAX_BODY_BYTES {
             return Err(Refusal::TooLarge);
         }
-        let (references, hints) = self.reusable(answer.reuse, &verdict, attributes)?;
+        let (references, hints) = self.reusable(answer.reuse, &verdict)?;
         let entry = self.entry(&verdict, &hints, asked, max_expiry)?;
         if self.epoch() != asked.epoch {
             return Err(Refusal::Voided);
@@ -390,13 +395,8 @@ impl<S: BuildHasher + Clone> CheckCache<S> {
     }
 
     /// What an answer depends on, and its life.
-    fn reusable(
-        &self,
-        reuse: Reuse,
-        verdict: &Verdict,
-        attributes: &Attributes<'_>,
-    ) -> Result<(References, Hints), Refusal> {
-        let configured = || self.config.key.as_ref().map(|key| References::of_request(key, attributes));
+    fn reusable(&self, reuse: Reuse, verdict: &Verdict) -> Result<(References, Hints), Refusal> {
+        let configured = || self.config.key.as_deref().map(References::of_key);
         match reuse {
             Reuse::Never(refusal) => Err(refusal),
             Reuse::Hinted(mut hints) => {

@@ -135,8 +135,7 @@ impl Asking<'_> {
         let prepared = || {
             let peer = self.origin.1.as_ref();
             let max_expiry = expiry(peer.map(|peer| &**peer), &attributes, clock);
-            let certificate = peer.and_then(|peer| peer.certificate.clone());
-            (self.channel(policy), Question { attributes, body, certificate, max_expiry })
+            (self.channel(policy), Question { attributes, body, max_expiry })
         };
         self.in_time(policy.check.ask_if_needed(&about, clock, prepared), "no answer of a check").await
     }

@@ -107,6 +107,7 @@ impl<'a> Facts<'a> {
             request_id: &self.request_id,
             remote_address: None,
             sni: peer.as_ref().and_then(|peer| peer.server_name.as_deref()),
+            certificate: peer.as_ref().and_then(|peer| peer.certificate.as_ref()),
             claims: self.user.as_ref().map(EndUser::claims),
             is_tcp: false,
             time: self.time,

@@ -12,7 +12,7 @@ use tower_service::Service;
 
 use super::access::attributes;
 use super::{Pending, RequestBody};
-use crate::access::check::{BodyTerms, CheckOutcome, PolicyService, Question, RemoteCheck, SentBody};
+use crate::access::check::{About, BodyTerms, CheckOutcome, PolicyService, Question, RemoteCheck, SentBody};
 use crate::access::verdict::{Verdict, apply_to_response};
 use crate::body::Body;
 use crate::error::{BoxError, ErrorKind};
@@ -198,11 +198,13 @@ where
 
 impl<C: PolicyService + Clone, B> CheckLayer<C, B> {
     async fn ask(&self, request: &Request<()>, peer: Option<&PeerIdentity>, body: Option<SentBody>) -> CheckOutcome {
-        let facts = attributes(request, &self.listener, peer);
-        let max_expiry = expiry(peer, &facts, &*self.clock);
-        let certificate = peer.and_then(|peer| peer.certificate.clone());
-        let question = Question { body, certificate, max_expiry, ..Question::about(facts) };
-        self.check.ask(self.channel.clone(), &question, &*self.clock).await
+        let attributes = attributes(request, &self.listener, peer);
+        let about = About { attributes, has_body: body.is_some() };
+        let prepared = || {
+            let max_expiry = expiry(peer, &attributes, &*self.clock);
+            (self.channel.clone(), Question { attributes, body, max_expiry })
+        };
+        self.check.ask_if_needed(&about, &*self.clock, prepared).await
     }
 }
 

@@ -237,6 +237,60 @@ fn unhinted(verdict: Verdict) -> Answer {
 }
 
 #[test]
+fn a_caller_who_leaves_out_headers_in_all_ways_adds_no_set() {
+    let names = ["x-a", "x-b", "x-c", "x-d", "x-e", "x-f", "x-g", "x-h"];
+    let key: Vec<String> = names.iter().map(|name| format!("header:{name}")).collect();
+    let cache = configured(&key.iter().map(String::as_str).collect::<Vec<_>>());
+    let now = Instant::now();
+    let request = |combination: usize| {
+        let mut request = path("/a");
+        for (nth, name) in names.into_iter().enumerate().filter(|(nth, _)| combination >> nth & 1 == 1) {
+            request.headers.insert(name, nth.to_string().parse().unwrap());
+        }
+        request
+    };
+    for combination in 0..256 {
+        let (request, allow) = (request(combination), combination % 2 == 0);
+        let answer = unhinted(if allow { Verdict::allow() } else { Verdict::deny(403) });
+        lead(&cache, &request, now).complete(&request.borrow(), answer, None).unwrap();
+    }
+    for combination in 0..256 {
+        assert_eq!(hit(&cache, &request(combination), now), Some(combination % 2 == 0), "{combination:b}");
+    }
+    assert_eq!((cache.stats().reference_sets, cache.stats().entries), (1, 256));
+}
+
+#[test]
+fn what_the_server_is_told_is_part_of_every_key_also_where_it_is_absent() {
+    let told = facts(&["source.certificate", "connection.sni"]);
+    let cache = Arc::new(CheckCache::new(CacheConfig { told, key: Some(facts(&["path"])), ..CacheConfig::default() }));
+    let now = Instant::now();
+    let request = |der: Option<&[u8]>, sni: Option<&str>| AttributesBuf {
+        certificate: der.map(Into::into),
+        sni: sni.map(str::to_owned),
+        ..path("/a")
+    };
+    let all = [
+        request(None, None),
+        request(Some(b"one"), None),
+        request(Some(b"two"), None),
+        request(Some(b"one"), Some("shop.test")),
+        request(Some(b"one"), Some("bank.test")),
+    ];
+    for hinted in [true, false] {
+        cache.void_all();
+        for (nth, request) in all.iter().enumerate() {
+            let verdict = if nth % 2 == 0 { Verdict::allow() } else { Verdict::deny(403) };
+            let answer = if hinted { answer(verdict.allow, &["path"]) } else { unhinted(verdict) };
+            lead(&cache, request, now).complete(&request.borrow(), answer, None).unwrap();
+        }
+        for (nth, request) in all.iter().enumerate() {
+            assert_eq!(hit(&cache, request, now), Some(nth % 2 == 0), "{nth}");
+        }
+    }
+}
+
+#[test]
 fn a_change_of_the_query_or_a_personal_header_is_not_kept_unless_somebody_says_so() {
     use crate::access::verdict::HeaderChange;
     let with = |name: &str, verdict: Verdict| Verdict {

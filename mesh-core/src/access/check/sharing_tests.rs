@@ -112,3 +112,23 @@ async fn nobody_waits_longer_than_his_own_time_however_many_leaders_fail() {
     }
     assert!(clock.now() <= last + Duration::from_millis(201));
 }
+
+#[tokio::test]
+async fn a_check_that_is_told_the_certificate_or_the_server_name_keeps_an_answer_for_each() {
+    let request = |der: &[u8], sni: &str| AttributesBuf {
+        certificate: Some(der.into()),
+        sni: Some(sni.to_owned()),
+        ..AttributesBuf::default()
+    };
+    let all = [request(b"1", "a"), request(b"2", "a"), request(b"1", "b")];
+    for (peer_certificate, tls_session, calls) in
+        [(false, false, 1), (true, false, 2), (false, true, 2), (true, true, 3)]
+    {
+        let check = RemoteCheck::new(CheckConfig { peer_certificate, tls_session, ..CheckConfig::default() });
+        let script = Script::answering([Ok(kept())]);
+        for request in all.iter().chain(&all) {
+            assert!(check.check(script.service(), &request.borrow(), &SystemClock, None).await.is_allowed());
+        }
+        assert_eq!(script.calls(), calls, "certificate {peer_certificate}, name {tls_session}");
+    }
+}
