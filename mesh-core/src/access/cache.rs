@@ -8,6 +8,7 @@
 //! answers that disagree are both dropped.
 
 mod entry;
+mod epoch;
 mod eviction;
 mod flight;
 mod key;
@@ -29,6 +30,8 @@ use std::time::{Duration, Instant};
 use foldhash::quality::RandomState;
 
 use self::entry::{Age, Entry, Verdicts};
+pub use self::epoch::Epoch;
+use self::epoch::{Epochs, Heard};
 use self::eviction::Bounds;
 use self::flight::Flights;
 pub use self::flight::{Flight, FlightLeader, Landing, Shared};
@@ -120,7 +123,7 @@ pub struct CheckCache<S = RandomState> {
     keys: Keys<S>,
     /// The verdict of all entries that approve and change nothing.
     approval: Verdicts,
-    epoch: AtomicU64,
+    epochs: Epochs,
     /// Whether the last answer could be shared; if not, waiting for one is time lost.
     is_worth_waiting: AtomicBool,
     pub(super) counters: Counters,
@@ -145,6 +148,8 @@ pub struct Answer {
     pub verdict: Arc<Verdict>,
     /// Whether it may be used again.
     pub reuse: Reuse,
+    /// Which policy it is of, where the server says so.
+    pub epoch: Option<Epoch>,
 }
 
 /// Whether and how an answer may be used again.
@@ -195,7 +200,7 @@ pub enum Refusal {
     TooLarge,
     /// It is over already, or may not be used again.
     NotUsable,
-    /// The policy changed while the server was asked.
+    /// The policy changed while the server was asked, or this server does not know yet that it changed.
     Voided,
 }
 
@@ -222,7 +227,7 @@ impl<S: BuildHasher + Clone> CheckCache<S> {
             flights: Flights::default(),
             keys: Keys::new(hasher),
             approval: Verdicts::approval(),
-            epoch: AtomicU64::new(0),
+            epochs: Epochs::default(),
             is_worth_waiting: AtomicBool::new(true),
             counters: Counters::default(),
             config,
@@ -266,8 +271,8 @@ impl<S: BuildHasher + Clone> CheckCache<S> {
 
     /// Voids all answers, those in flight included: the policy changed.
     pub fn void_all(&self) {
-        self.epoch.fetch_add(1, Ordering::AcqRel);
-        self.table.clear();
+        self.epochs.advance();
+        self.voided();
     }
 
     /// A snapshot of the counters.
@@ -282,7 +287,13 @@ impl<S: BuildHasher + Clone> CheckCache<S> {
 
     #[inline]
     fn epoch(&self) -> u64 {
-        self.epoch.load(Ordering::Acquire)
+        self.epochs.generation()
+    }
+
+    /// What is of an older epoch is never found again; nor need it take room.
+    fn voided(&self) {
+        self.counters.voided.add(1);
+        self.table.clear();
     }
 
     /// Walks the known sets, most specific first. The first valid entry wins unless a later one disagrees.
@@ -370,9 +381,15 @@ impl<S: BuildHasher + Clone> CheckCache<S> {
         &self,
         attributes: &Attributes<'_>,
         answer: Answer,
-        asked: Asked,
+        mut asked: Asked,
         max_expiry: Option<Instant>,
     ) -> Result<Shared, Refusal> {
+        // An answer that is not kept itself may still say that the policy has changed.
+        match answer.epoch.map(|epoch| self.epochs.hear(&epoch, &mut asked)) {
+            None | Some(Heard::Same) => {}
+            Some(Heard::New) => self.voided(),
+            Some(Heard::Old) => return Err(Refusal::Voided),
+        }
         let verdict = answer.verdict;
         if verdict.body.len() > MAX_BODY_BYTES {
             return Err(Refusal::TooLarge);

@@ -132,7 +132,7 @@ fn kept(read: &[&'static str], request: &AttributesBuf, (status, is_configured):
     let references = Some(references(read, request, is_configured));
     let hints = Hints { references, valid_for: Some(Duration::from_secs(60)), ..Hints::default() };
     let verdict = if status == 200 { Verdict::allow() } else { Verdict::deny(status) };
-    Answer { verdict: Arc::new(verdict), reuse: Reuse::Hinted(hints) }
+    Answer { verdict: Arc::new(verdict), reuse: Reuse::Hinted(hints), epoch: None }
 }
 
 proptest! {

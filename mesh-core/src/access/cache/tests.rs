@@ -16,7 +16,7 @@ fn answer(allow: bool, exact: &[&str]) -> Answer {
     let references = Some(References::new(facts(exact), Vec::new()));
     let hints = Hints { references, valid_for: Some(Duration::from_secs(60)), ..Hints::default() };
     let verdict = if allow { Verdict::allow() } else { Verdict::deny(403) };
-    Answer { verdict: Arc::new(verdict), reuse: Reuse::Hinted(hints) }
+    Answer { verdict: Arc::new(verdict), reuse: Reuse::Hinted(hints), epoch: None }
 }
 
 fn with_uses(mut answer: Answer, uses: u64) -> Answer {
@@ -158,7 +158,7 @@ fn an_answer_to_a_question_with_a_body_is_not_kept() {
 #[test]
 fn a_life_without_references_never_means_that_the_answer_depends_on_nothing() {
     let lifetime = Hints { valid_for: Some(Duration::from_secs(60)), ..Hints::default() };
-    let answer = Answer { verdict: Arc::new(Verdict::allow()), reuse: Reuse::Hinted(lifetime) };
+    let answer = Answer { verdict: Arc::new(Verdict::allow()), reuse: Reuse::Hinted(lifetime), epoch: None };
     let now = Instant::now();
     let cache = Arc::new(CheckCache::new(CacheConfig::default()));
     let request = path("/a");
@@ -176,7 +176,7 @@ fn a_configured_key_tells_a_request_without_a_header_from_one_with_it() {
     let (now, anonymous, mut jason) = (Instant::now(), path("/a"), path("/a"));
     jason.headers.insert("end-user", "jason".parse().unwrap());
     for (request, verdict) in [(&anonymous, Verdict::deny(403)), (&jason, Verdict::allow())] {
-        let answer = Answer { verdict: Arc::new(verdict), reuse: Reuse::Configured };
+        let answer = Answer { verdict: Arc::new(verdict), reuse: Reuse::Configured, epoch: None };
         lead(&cache, request, now).complete(&request.borrow(), answer, None).unwrap();
     }
     assert_eq!((hit(&cache, &anonymous, now), hit(&cache, &jason, now)), (Some(false), Some(true)));
@@ -233,7 +233,7 @@ fn configured(key: &[&str]) -> Arc<CheckCache> {
 }
 
 fn unhinted(verdict: Verdict) -> Answer {
-    Answer { verdict: Arc::new(verdict), reuse: Reuse::Configured }
+    Answer { verdict: Arc::new(verdict), reuse: Reuse::Configured, epoch: None }
 }
 
 #[test]
@@ -320,4 +320,40 @@ fn a_change_of_the_query_or_a_personal_header_is_not_kept_unless_somebody_says_s
         let hinted = Answer { verdict: Arc::new(verdict), ..answer(true, &["path"]) };
         lead(&cache, &request, now).complete(&request.borrow(), hinted, None).unwrap();
     }
+}
+
+fn of_epoch(epoch: u64, answer: Answer) -> Answer {
+    Answer { epoch: Some(Epoch::Number(epoch)), ..answer }
+}
+
+#[test]
+fn a_new_epoch_voids_what_was_kept_and_what_is_in_flight() {
+    let (cache, now) = (Arc::new(CheckCache::new(CacheConfig::default())), Instant::now());
+    let [old, late, new] = ["/old", "/late", "/new"].map(path);
+    let complete = |leader: FlightLeader, request: &AttributesBuf, answer: Answer| {
+        leader.complete(&request.borrow(), answer, None)
+    };
+    complete(lead(&cache, &old, now), &old, of_epoch(1, answer(true, &["path"]))).unwrap();
+    assert_eq!(hit(&cache, &old, now), Some(true));
+    let under_way = lead(&cache, &late, now);
+    complete(lead(&cache, &new, now), &new, of_epoch(2, answer(false, &["path"]))).unwrap();
+    assert_eq!((hit(&cache, &old, now), hit(&cache, &new, now)), (None, Some(false)), "the one that said so is kept");
+    assert_eq!(complete(under_way, &late, answer(true, &["path"])), Err(Refusal::Voided));
+    let behind = of_epoch(1, answer(true, &["path"]));
+    assert_eq!(complete(lead(&cache, &old, now), &old, behind), Err(Refusal::Voided));
+    assert_eq!((hit(&cache, &new, now), cache.stats().voided), (Some(false), 1), "who lags voids nothing");
+}
+
+#[test]
+fn an_answer_that_is_not_kept_still_says_that_the_policy_changed() {
+    let (cache, now, request) = (Arc::new(CheckCache::new(CacheConfig::default())), Instant::now(), path("/a"));
+    for (epoch, refusal) in [(1, None), (2, Some(Refusal::SetCookie))] {
+        let mut answer = of_epoch(epoch, answer(true, &["path"]));
+        if let Some(refusal) = refusal {
+            answer.reuse = Reuse::Never(refusal);
+        }
+        let kept = cache.lead_alone(now).complete(&request.borrow(), answer, None);
+        assert_eq!(kept.err(), refusal);
+    }
+    assert_eq!((hit(&cache, &request, now), cache.stats().entries), (None, 0));
 }

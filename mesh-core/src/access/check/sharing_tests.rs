@@ -132,3 +132,37 @@ async fn a_check_that_is_told_the_certificate_or_the_server_name_keeps_an_answer
         assert_eq!(script.calls(), calls, "certificate {peer_certificate}, name {tls_session}");
     }
 }
+
+#[tokio::test]
+async fn a_server_says_with_any_answer_that_its_policy_has_changed() {
+    let check = RemoteCheck::new(CheckConfig::default());
+    let script = Script::answering([]);
+    let ask = async |path: &str| {
+        let request = AttributesBuf { path: path.to_owned(), ..AttributesBuf::default() };
+        check.check(script.service(), &request.borrow(), &SystemClock, None).await;
+        script.calls()
+    };
+    let of = |epoch: &serde_json::Value| {
+        Ok(hinted(Code::Ok, &json!({"exact": ["request.path"], "valid_duration": "60s", "epoch": epoch})))
+    };
+    script.then(of(&json!(7)));
+    assert_eq!((ask("/a").await, ask("/a").await), (1, 1));
+    script.then(of(&json!(8)));
+    assert_eq!((ask("/b").await, ask("/a").await, ask("/a").await), (2, 3, 3));
+    script.then(of(&json!(1.5)));
+    assert_eq!(ask("/c").await, 4);
+    assert_eq!((check.stats().malformed_hints, check.stats().voided), (1, 1));
+}
+
+#[tokio::test]
+async fn an_epoch_alone_leaves_to_the_configuration_how_long_an_answer_holds() {
+    let cache =
+        crate::access::CacheConfig::keyed(vec![crate::access::Fact::Path], Duration::from_secs(3), Duration::ZERO);
+    let check = RemoteCheck::new(CheckConfig { cache, ..CheckConfig::default() });
+    let (script, clock) = (Script::answering([Ok(hinted(Code::Ok, &json!({"epoch": "v1"})))]), Hands::new());
+    for (seconds, calls) in [(0.0, 1), (2.9, 1), (3.0, 2)] {
+        clock.set(seconds);
+        check.check(script.service(), &AttributesBuf::default().borrow(), &clock, None).await;
+        assert_eq!(script.calls(), calls, "{seconds}");
+    }
+}
