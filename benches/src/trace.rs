@@ -130,7 +130,7 @@ impl Replay {
         let attributes = attributes(caller, path, &self.headers);
         if let Lookup::Lead(leader) = self.cache.lookup(&attributes, self.start + Duration::from_secs_f64(seconds)) {
             self.calls += 1;
-            let answer = Answer { verdict: Arc::new(Verdict::allow()), reuse: Reuse::Configured };
+            let answer = Answer { verdict: Arc::new(Verdict::allow()), reuse: Reuse::Configured, epoch: None };
             // Not kept means asked again: the count of calls shows it.
             let _ = leader.complete(&attributes, answer, None);
         }
@@ -161,6 +161,7 @@ pub fn attributes<'a>(caller: &'a str, path: &'a str, headers: &'a HeaderMap) ->
         time: SystemTime::UNIX_EPOCH,
         remote_address: None,
         sni: None,
+        certificate: None,
         claims: None,
         is_tcp: false,
     }

@@ -1,6 +1,6 @@
 //! The admin endpoint: what an operator asks a running process.
 //!
-//! Decides: nothing about traffic, except when asked to drain. Never: shows a secret (the document
+//! Decides: nothing about traffic, except when asked to drain, or to forget what checks have answered. Never: shows a secret (the document
 //! holds file names, not keys), or listens beyond loopback unless the config says `allow_remote`.
 
 use std::convert::Infallible;
@@ -56,6 +56,11 @@ fn answer(request: &Request<Incoming>, core: &Weak<Core>) -> Response<Body> {
             tokio::spawn(async move { drain.run(grace).await });
             text(StatusCode::ACCEPTED, "draining\n")
         }
+        (&Method::POST, "/checks/void") => match core.snapshot.load().void_checks(check_name(request.uri().query())) {
+            0 => text(StatusCode::NOT_FOUND, "no such check\n"),
+            _ => text(StatusCode::OK, "voided\n"),
+        },
+        (_, "/checks/void") => text(StatusCode::METHOD_NOT_ALLOWED, "POST /checks/void?check=NAME\n"),
         (_, "/drain") => text(StatusCode::METHOD_NOT_ALLOWED, "POST /drain?seconds=30\n"),
         _ => text(StatusCode::NOT_FOUND, INDEX),
     }
@@ -67,6 +72,11 @@ fn explained(core: &Core, query: Option<&str>) -> serde_json::Value {
     let kept = core.telemetry.explained.latest();
     let asked = kept.iter().filter(|call| id.is_none_or(|id| call.request_id.as_deref() == Some(id)));
     serde_json::Value::Array(asked.filter_map(|call| serde_json::to_value(&**call).ok()).collect())
+}
+
+/// A name is of letters, digits and marks that stand in a query as they are.
+fn check_name(query: Option<&str>) -> Option<&str> {
+    query.and_then(|query| query.split('&').find_map(|pair| pair.strip_prefix("check=")))
 }
 
 fn grace(query: Option<&str>) -> Duration {
@@ -97,5 +107,6 @@ GET  /clusters           endpoints, their load and health
 GET  /explain?id=...     finished calls: picks, attempts, decisions; all, or by x-request-id
 GET  /status             everything above, identity and listeners
 GET  /metrics            Prometheus text
+POST /checks/void?check=NAME  forget what a check's server has answered; without a name, all
 POST /drain?seconds=30   lame duck, then stop listening
 ";

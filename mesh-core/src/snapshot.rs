@@ -276,6 +276,17 @@ impl Snapshot {
         Value::Object(issuers.map(|issuer| (issuer.name.to_string(), json!({ "keys": issuer.keys.count() }))).collect())
     }
 
+    /// Voids what checks have answered: all of them, or those of this name. Says how many were there to void.
+    pub fn void_checks(&self, name: Option<&str>) -> usize {
+        let policies = self.listeners.values().flat_map(|listener| &listener.checks);
+        let checks = policies.map(|policy| (policy.check.config().name.as_str(), &policy.check));
+        let named = checks.filter(|(known, _)| name.is_none_or(|name| *known == name));
+        // A check of several listeners is one.
+        let named: BTreeMap<_, _> = named.collect();
+        named.values().for_each(|check| check.void_all());
+        named.len()
+    }
+
     /// Remote checks and their caches, for the admin endpoint.
     pub fn check_status(&self) -> Value {
         let checks = self.listeners.values().flat_map(|listener| &listener.checks);
@@ -283,7 +294,7 @@ impl Snapshot {
             let stats = policy.check.stats();
             let shown = json!({
                 "hits": stats.hits, "misses": stats.misses, "coalesced": stats.coalesced, "calls": stats.calls,
-                "entries": stats.entries, "fail_open": stats.fail_open, "fail_closed": stats.fail_closed,
+                "entries": stats.entries, "voided": stats.voided, "fail_open": stats.fail_open, "fail_closed": stats.fail_closed,
             });
             (policy.check.config().name.clone(), shown)
         });

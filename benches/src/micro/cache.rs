@@ -44,7 +44,7 @@ fn hits(size: usize, threads: u32) -> Run {
     let (cache, now, headers) = (Arc::new(CheckCache::new(config)), Instant::now(), HeaderMap::new());
     let paths: Vec<String> = (0..size).map(path).collect();
     for path in &paths {
-        let answer = Answer { verdict: Arc::new(Verdict::allow()), reuse: Reuse::Configured };
+        let answer = Answer { verdict: Arc::new(Verdict::allow()), reuse: Reuse::Configured, epoch: None };
         let kept = cache.lead_alone(now).complete(&attributes(CALLER, path, &headers), answer, None);
         assert!(kept.is_ok(), "{path} is not kept");
     }

@@ -49,6 +49,8 @@ pub struct Attributes<'a> {
     pub remote_address: Option<IpAddr>,
     /// The server name the TLS client asked for.
     pub sni: Option<&'a str>,
+    /// The caller's certificate (DER), as it was verified, where it was kept.
+    pub certificate: Option<&'a Arc<[u8]>>,
     /// Claims of a validated token of the end user.
     pub claims: Option<&'a Arc<Claims>>,
     /// Whether this is a bare connection: method, path, host and headers mean nothing.
@@ -87,6 +89,7 @@ impl Attributes<'_> {
             time: self.time,
             remote_address: self.remote_address,
             sni: self.sni.map(str::to_owned),
+            certificate: self.certificate.cloned(),
             claims: self.claims.cloned(),
             is_tcp: self.is_tcp,
         }
@@ -149,6 +152,8 @@ pub struct AttributesBuf {
     pub remote_address: Option<IpAddr>,
     /// See [`Attributes::sni`].
     pub sni: Option<String>,
+    /// See [`Attributes::certificate`].
+    pub certificate: Option<Arc<[u8]>>,
     /// See [`Attributes::claims`].
     pub claims: Option<Arc<Claims>>,
     /// See [`Attributes::is_tcp`].
@@ -176,6 +181,7 @@ impl AttributesBuf {
             time: self.time,
             remote_address: self.remote_address,
             sni: self.sni.as_deref(),
+            certificate: self.certificate.as_ref(),
             claims: self.claims.as_ref(),
             is_tcp: self.is_tcp,
         }
@@ -204,6 +210,7 @@ impl Default for AttributesBuf {
             time: SystemTime::UNIX_EPOCH,
             remote_address: None,
             sni: None,
+            certificate: None,
             claims: None,
             is_tcp: false,
         }

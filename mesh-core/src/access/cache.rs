@@ -8,6 +8,7 @@
 //! answers that disagree are both dropped.
 
 mod entry;
+mod epoch;
 mod eviction;
 mod flight;
 mod key;
@@ -29,6 +30,8 @@ use std::time::{Duration, Instant};
 use foldhash::quality::RandomState;
 
 use self::entry::{Age, Entry, Verdicts};
+pub use self::epoch::Epoch;
+use self::epoch::{Epochs, Heard};
 use self::eviction::Bounds;
 use self::flight::Flights;
 pub use self::flight::{Flight, FlightLeader, Landing, Shared};
@@ -68,8 +71,12 @@ pub struct CacheConfig {
     pub stale_if_error: bool,
     /// The grace of an answer that names none.
     pub grace: Duration,
-    /// Whether an answer without hints that changes headers is kept.
+    /// Whether an answer without hints is kept that changes an allowed request, its query or its response, or refuses
+    /// with headers that may be about the request.
     pub cache_header_changes: bool,
+    /// What is part of every key, whatever the server says it looked at: facts that it is told, and that two requests
+    /// of one caller may differ in.
+    pub told: Vec<Fact>,
 }
 
 impl CacheConfig {
@@ -102,6 +109,7 @@ impl Default for CacheConfig {
             stale_if_error: false,
             grace: Duration::ZERO,
             cache_header_changes: false,
+            told: Vec::new(),
         }
     }
 }
@@ -115,7 +123,7 @@ pub struct CheckCache<S = RandomState> {
     keys: Keys<S>,
     /// The verdict of all entries that approve and change nothing.
     approval: Verdicts,
-    epoch: AtomicU64,
+    epochs: Epochs,
     /// Whether the last answer could be shared; if not, waiting for one is time lost.
     is_worth_waiting: AtomicBool,
     pub(super) counters: Counters,
@@ -140,6 +148,8 @@ pub struct Answer {
     pub verdict: Arc<Verdict>,
     /// Whether it may be used again.
     pub reuse: Reuse,
+    /// Which policy it is of, where the server says so.
+    pub epoch: Option<Epoch>,
 }
 
 /// Whether and how an answer may be used again.
@@ -160,7 +170,8 @@ pub struct Hints {
     pub references: Option<References>,
     /// How long the answer holds; `None`: the cap decides.
     pub valid_for: Option<Duration>,
-    /// How many further requests it may answer; `None`: any number. The one that fetched it is not counted.
+    /// How many further requests it may answer; `None`: any number. The one that fetched it is not counted, those that
+    /// waited for it are: `n` answers `1 + n` requests.
     pub uses: Option<u64>,
     /// How long after its end it may stand in while the server fails; `None`: the configuration says.
     pub grace: Option<Duration>,
@@ -173,13 +184,15 @@ pub enum Refusal {
     SetCookie,
     /// The request body was part of the question.
     BodySent,
+    /// The question could not be read: the answer is about that, not about what a key holds.
+    Unreadable,
     /// Its status reports trouble in the server.
     ErrorStatus,
     /// Its hints can not be read, or refer to something that is not a fact.
     MalformedHints,
     /// Neither hints nor a configured key.
     NoKey,
-    /// It changes headers and nobody said that the change is the same for the next request.
+    /// It changes headers or the query, and nobody said that the change is the same for the next request.
     ChangesHeaders,
     /// Its references do not describe the request it answers.
     Mismatch,
@@ -187,7 +200,7 @@ pub enum Refusal {
     TooLarge,
     /// It is over already, or may not be used again.
     NotUsable,
-    /// The policy changed while the server was asked.
+    /// The policy changed while the server was asked, or this server does not know yet that it changed.
     Voided,
 }
 
@@ -210,11 +223,11 @@ impl<S: BuildHasher + Clone> CheckCache<S> {
     pub fn with_hasher(config: CacheConfig, hasher: S) -> Self {
         Self {
             table: Table::new(Bounds { entries: config.max_entries, bytes: config.max_bytes }),
-            sets: ReferenceSets::new(config.max_reference_sets),
+            sets: ReferenceSets::new(config.max_reference_sets, config.told.clone()),
             flights: Flights::default(),
             keys: Keys::new(hasher),
             approval: Verdicts::approval(),
-            epoch: AtomicU64::new(0),
+            epochs: Epochs::default(),
             is_worth_waiting: AtomicBool::new(true),
             counters: Counters::default(),
             config,
@@ -242,11 +255,11 @@ impl<S: BuildHasher + Clone> CheckCache<S> {
         Some(hit.verdict)
     }
 
-    /// The verdict of a flight, if it answers this request too.
+    /// The verdict of a flight, if it answers this request too. Not of one that is limited.
     pub fn share(&self, shared: &Shared, attributes: &Attributes<'_>) -> Option<Arc<Verdict>> {
         let identity = self.keys.identity(attributes);
         let sought = self.keys.sought(&shared.set, &identity, self.keys.hash_of(&identity));
-        let is_same = sought.is_some_and(|sought| sought.is(&shared.key));
+        let is_same = !shared.is_limited && sought.is_some_and(|sought| sought.is(&shared.key));
         self.counters.coalesced.add(u64::from(is_same));
         is_same.then(|| shared.verdict.clone())
     }
@@ -258,8 +271,8 @@ impl<S: BuildHasher + Clone> CheckCache<S> {
 
     /// Voids all answers, those in flight included: the policy changed.
     pub fn void_all(&self) {
-        self.epoch.fetch_add(1, Ordering::AcqRel);
-        self.table.clear();
+        self.epochs.advance();
+        self.voided();
     }
 
     /// A snapshot of the counters.
@@ -272,8 +285,15 @@ impl<S: BuildHasher + Clone> CheckCache<S> {
         }
     }
 
+    #[inline]
     fn epoch(&self) -> u64 {
-        self.epoch.load(Ordering::Acquire)
+        self.epochs.generation()
+    }
+
+    /// What is of an older epoch is never found again; nor need it take room.
+    fn voided(&self) {
+        self.counters.voided.add(1);
+        self.table.clear();
     }
 
     /// Walks the known sets, most specific first. The first valid entry wins unless a later one disagrees.
@@ -352,7 +372,8 @@ impl<S: BuildHasher + Clone> CheckCache<S> {
     /// Requests that are likely to share an answer. Whether they do is checked when it arrives.
     fn flight_key(&self, attributes: &Attributes<'_>, epoch: u64) -> Box<[u8]> {
         const COARSE: [Fact; 4] = [Fact::Method, Fact::Host, Fact::Path, Fact::Query];
-        self.keys.of_flight(epoch, self.config.key.as_deref().unwrap_or(&COARSE), attributes)
+        let facts = self.config.key.as_deref().unwrap_or(&COARSE).iter();
+        self.keys.of_flight(epoch, facts.chain(&self.config.told), attributes)
     }
 
     /// Keeps an answer if it may be kept.
@@ -360,14 +381,20 @@ impl<S: BuildHasher + Clone> CheckCache<S> {
         &self,
         attributes: &Attributes<'_>,
         answer: Answer,
-        asked: Asked,
+        mut asked: Asked,
         max_expiry: Option<Instant>,
     ) -> Result<Shared, Refusal> {
+        // An answer that is not kept itself may still say that the policy has changed.
+        match answer.epoch.map(|epoch| self.epochs.hear(&epoch, &mut asked)) {
+            None | Some(Heard::Same) => {}
+            Some(Heard::New) => self.voided(),
+            Some(Heard::Old) => return Err(Refusal::Voided),
+        }
         let verdict = answer.verdict;
         if verdict.body.len() > MAX_BODY_BYTES {
             return Err(Refusal::TooLarge);
         }
-        let (references, hints) = self.reusable(answer.reuse, &verdict, attributes)?;
+        let (references, hints) = self.reusable(answer.reuse, &verdict)?;
         let entry = self.entry(&verdict, &hints, asked, max_expiry)?;
         if self.epoch() != asked.epoch {
             return Err(Refusal::Voided);
@@ -381,17 +408,12 @@ impl<S: BuildHasher + Clone> CheckCache<S> {
         let key = sought.and_then(|sought| sought.write()).ok_or(Refusal::TooLarge)?;
         let evicted = self.table.insert(&key, entry, asked.at).ok_or(Refusal::TooLarge)?;
         self.counters.evicted.add(evicted);
-        Ok(Shared { verdict, set, key })
+        Ok(Shared { verdict, set, key, is_limited: hints.uses.is_some() })
     }
 
     /// What an answer depends on, and its life.
-    fn reusable(
-        &self,
-        reuse: Reuse,
-        verdict: &Verdict,
-        attributes: &Attributes<'_>,
-    ) -> Result<(References, Hints), Refusal> {
-        let configured = || self.config.key.as_ref().map(|key| References::of_request(key, attributes));
+    fn reusable(&self, reuse: Reuse, verdict: &Verdict) -> Result<(References, Hints), Refusal> {
+        let configured = || self.config.key.as_deref().map(References::of_key);
         match reuse {
             Reuse::Never(refusal) => Err(refusal),
             Reuse::Hinted(mut hints) => {
@@ -401,7 +423,7 @@ impl<S: BuildHasher + Clone> CheckCache<S> {
             }
             Reuse::Configured => {
                 let references = configured().ok_or(Refusal::NoKey)?;
-                if verdict.allow && verdict.changes_headers() && !self.config.cache_header_changes {
+                if verdict.may_be_personal() && !self.config.cache_header_changes {
                     return Err(Refusal::ChangesHeaders);
                 }
                 let ttl = if verdict.allow { self.config.ttl } else { self.config.negative_ttl };

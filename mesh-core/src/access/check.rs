@@ -19,6 +19,8 @@ mod response;
 #[cfg(test)]
 mod script;
 #[cfg(test)]
+mod sharing_tests;
+#[cfg(test)]
 mod terms_tests;
 #[cfg(test)]
 mod tests;
@@ -45,6 +47,8 @@ use self::question::QuestionBuf;
 pub use self::question::{Question, SentBody};
 #[cfg(feature = "rego")]
 pub use self::rego::RegoPolicy;
+#[cfg(feature = "rego")]
+use self::rego::Said;
 pub use self::request::check_request;
 pub use self::response::{interpret, reuse_hints};
 use super::attributes::Attributes;
@@ -168,11 +172,12 @@ impl RemoteCheck {
         prepared: impl FnOnce() -> (S, Question<'a>),
     ) -> CheckOutcome {
         let start = clock.now();
-        let timer = || clock.sleep_until(after(start, self.config.timeout));
+        let end = after(start, self.config.timeout);
+        let timer = || clock.sleep_until(end);
         // No key names a body: nothing that was answered before is about this one.
-        let tries = if about.has_body { 0 } else { MAX_FLIGHTS };
+        let mut flights = if about.has_body { 0 } else { MAX_FLIGHTS };
         let mut now = start;
-        for _ in 0..tries {
+        while flights > 0 {
             let waited = match self.cache.lookup(&about.attributes, now) {
                 Lookup::Hit(verdict) => return CheckOutcome::of(verdict),
                 Lookup::Refresh(verdict, leader) => {
@@ -187,10 +192,16 @@ impl RemoteCheck {
                 }
                 Lookup::Wait(flight) => self.wait(flight, &about.attributes, timer()).await,
             };
+            now = clock.now();
             match waited {
                 Waited::Ended(result) => return self.finish(result, about, clock),
                 Waited::NotOurs => break,
-                Waited::Abandoned => now = clock.now(),
+                Waited::Abandoned => flights -= 1,
+                Waited::Late(failure) if now >= end => return self.finish(Err(failure), about, clock),
+                Waited::Late(_) => flights -= 1,
+                // Every flight answers somebody, so the turn comes; who has stood in line for half of the time asks.
+                Waited::ForFew if now < after(start, self.config.timeout / 2) => {}
+                Waited::ForFew => break,
             }
         }
         let (service, question) = prepared();
@@ -230,15 +241,19 @@ impl RemoteCheck {
         let landing = tokio::select! {
             biased;
             landing = flight.landing() => landing,
-            () = timer => Landing::Failed(Arc::new(Failure::new(FailureReason::Timeout))),
+            () = timer => return Waited::Ended(Err(Arc::new(Failure::new(FailureReason::Timeout)))),
         };
         match landing {
+            Landing::Answered(shared) if shared.is_limited() => Waited::ForFew,
             Landing::Answered(shared) => match self.cache.share(&shared, attributes) {
                 Some(verdict) => Waited::Ended(Ok(verdict)),
                 None => Waited::NotOurs,
             },
             Landing::NotShared => Waited::NotOurs,
-            Landing::Failed(failure) => Waited::Ended(Err(failure)),
+            Landing::Failed(failure) if failure.reason.is_of_the_way() => Waited::Ended(Err(failure)),
+            Landing::Failed(failure) if failure.reason.is_of_time() => Waited::Late(failure),
+            // What the server could not answer was another question.
+            Landing::Failed(_) => Waited::NotOurs,
             Landing::Abandoned => Waited::Abandoned,
         }
     }
@@ -291,10 +306,17 @@ impl fmt::Debug for RemoteCheck {
 type Timer = Pin<Box<dyn Future<Output = ()> + Send>>;
 type CallResult = Result<Arc<Verdict>, Arc<Failure>>;
 
+/// What came of waiting for another's call.
 enum Waited {
     Ended(CallResult),
+    /// It says nothing about this request.
     NotOurs,
+    /// It came to nothing.
     Abandoned,
+    /// The leader's time ran out.
+    Late(Arc<Failure>),
+    /// An answer for so many requests.
+    ForFew,
 }
 
 /// Everything one call needs, owned: it belongs to all who wait for it, not to the request that began it.
@@ -350,9 +372,13 @@ async fn ask<S: PolicyService>(service: S, config: &CheckConfig, question: Quest
         Form::Grpc => ask_grpc(service, config, question).await,
         Form::Http(form) => over_http::ask(service, question, config, form).await,
         #[cfg(feature = "rego")]
-        Form::Rego(policy) => {
-            policy.decide(&check_request(&question, config)).and_then(|answer| answer_of(answer, config))
-        }
+        Form::Rego(policy) => policy.decide(&check_request(&question, config)).and_then(|said| match said {
+            Said::Decision(answer) => answer_of(answer, config),
+            Said::Unreadable(answer) => {
+                let reuse = Reuse::Never(Refusal::Unreadable);
+                answer_of(answer, config).map(|answer| Answer { reuse, ..answer })
+            }
+        }),
     }?;
     let reuse = if has_body { Reuse::Never(Refusal::BodySent) } else { answer.reuse };
     Ok(Answer { reuse, ..answer })
@@ -403,7 +429,7 @@ fn cut(verdict: Verdict, limit: Option<usize>) -> Verdict {
     Verdict { body, ..verdict }
 }
 
-/// How many leaders may vanish before a waiter asks by itself.
+/// How many leaders may vanish, or run out of time, before a waiter asks by itself.
 const MAX_FLIGHTS: usize = 3;
 /// An answer is headers and a short body. Tonic's default would be 4 MiB.
 const MAX_ANSWER_BYTES: usize = 256 * 1024;

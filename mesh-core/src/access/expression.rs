@@ -145,6 +145,7 @@ fn nobody(headers: &HeaderMap) -> Attributes<'_> {
         time: SystemTime::UNIX_EPOCH,
         remote_address: None,
         sni: None,
+        certificate: None,
         claims: None,
         is_tcp: false,
     }

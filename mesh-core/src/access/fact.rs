@@ -41,6 +41,10 @@ pub enum Fact {
     Protocol,
     /// `source.ip`
     SourceIp,
+    /// `source.certificate`: the caller's certificate
+    Certificate,
+    /// `connection.sni`: the server name the TLS client asked for
+    Sni,
     /// `request.headers[name]`, `header:name`: the values joined with `,`
     Header(OrderedName),
     /// `request.auth.principal`: issuer and subject of the end user's verified token
@@ -109,6 +113,8 @@ impl Fact {
             "request.scheme" => Self::Scheme,
             "request.protocol" => Self::Protocol,
             "source.ip" => Self::SourceIp,
+            "source.certificate" => Self::Certificate,
+            "connection.sni" => Self::Sni,
             _ => return Err(unknown()),
         })
     }
@@ -181,6 +187,8 @@ impl Fact {
             Self::Host => text(attributes.host),
             Self::Scheme => text(attributes.scheme),
             Self::Protocol => text(attributes.protocol),
+            Self::Certificate => attributes.certificate.map_or(Place::Absent, |der| Place::There(der)),
+            Self::Sni => attributes.sni.map_or(Place::Absent, text),
             Self::Header(name) => header(attributes, &name.0),
             Self::Claim(path) => claim(attributes, &path.0),
             Self::PathPrefix(segments) => text(first_segments(attributes.path, *segments)),
@@ -221,10 +229,10 @@ impl Fact {
         }
     }
 
-    /// Whether the value is a credential, or all that a token says: it may be kept only as a digest.
+    /// Whether the value is a credential, or all that a token or a certificate says: it is kept only as a digest.
     pub fn is_secret(&self) -> bool {
         match self {
-            Self::Claims => true,
+            Self::Claims | Self::Certificate => true,
             Self::Header(name) => [AUTHORIZATION, PROXY_AUTHORIZATION, COOKIE].contains(&name.0),
             Self::Lower(fact) => fact.is_secret(),
             _ => false,
@@ -385,6 +393,7 @@ mod tests {
         let claims = serde_json::json!({"iss": "https://a", "sub": "b", "n": 1, "one": "1", "c": {"d": ["e"]}});
         attributes.claims = claims.as_object().cloned().map(std::sync::Arc::new);
         attributes.source_address = Some("10.1.2.3:4".parse().unwrap());
+        attributes.certificate = Some(b"der"[..].into());
         for (name, expected) in [
             ("request.path", Some("/users/7/orders")),
             ("request.query", None),
@@ -396,6 +405,8 @@ mod tests {
             ("destination.service", Some("details")),
             ("destination.listener", Some("inbound")),
             ("source.ip", Some("10.1.2.3")),
+            ("source.certificate", Some("der")),
+            ("connection.sni", None),
             ("lower(claim:sub)", Some("b")),
             ("lower(header:x-b)", None),
             ("header:x-a", Some("1,Two")),

@@ -169,7 +169,7 @@ impl GlobalLimit {
         if said.is_over {
             return LimitOutcome::Over { reply: verdict, retry_after: said.reset };
         }
-        LimitOutcome::Pass(verdict.changes_headers().then_some(verdict))
+        LimitOutcome::Pass(verdict.changes_anything().then_some(verdict))
     }
 
     fn over(&self, retry_after: Option<Duration>) -> LimitOutcome {

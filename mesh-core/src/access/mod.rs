@@ -19,6 +19,7 @@ pub mod judgement;
 pub mod jwt;
 pub mod limit;
 pub mod limit_headers;
+mod query;
 pub mod quota_limit;
 pub mod rbac;
 pub mod rollout;

@@ -7,9 +7,11 @@
 
 use std::sync::Arc;
 
-use http::header::HOST;
+use http::header::{CACHE_CONTROL, CONTENT_LANGUAGE, CONTENT_TYPE, DATE, HOST, SERVER, VARY};
 use http::{HeaderMap, HeaderName, HeaderValue};
 use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
+
+use super::query::is_named;
 
 /// A decision and its consequences.
 #[derive(Debug, Clone, PartialEq)]
@@ -64,6 +66,14 @@ impl Verdict {
         parts + self.body.len() + self.metadata.as_ref().map_or(0, |text| text.len())
     }
 
+    /// What one more copy of it takes, in bytes: body, metadata and the texts of headers are shared.
+    pub(super) fn copied_bytes(&self) -> usize {
+        let headers = self.request_headers.len() + self.response_headers.len() + self.request_headers_to_remove.len();
+        let set = self.query_to_set.iter().map(|(name, value)| name.len() + value.len() + PART_BYTES);
+        let query = self.query_to_remove.iter().map(|name| name.len() + PART_BYTES);
+        size_of::<Self>() + headers * PART_BYTES + set.chain(query).sum::<usize>()
+    }
+
     /// A refusal with an HTTP status.
     pub fn deny(status: u16) -> Self {
         Self { allow: false, status, ..Self::allow() }
@@ -89,11 +99,22 @@ impl Verdict {
         })
     }
 
-    /// Whether the verdict changes an allowed request or its response.
-    pub fn changes_headers(&self) -> bool {
+    /// Whether the verdict changes an allowed request, its query included, or its response.
+    pub fn changes_anything(&self) -> bool {
         !self.request_headers.is_empty()
             || !self.request_headers_to_remove.is_empty()
             || !self.response_headers.is_empty()
+            || !self.query_to_set.is_empty()
+            || !self.query_to_remove.is_empty()
+    }
+
+    /// Whether it may have been made for one request: an approval that changes anything, or a refusal with a header
+    /// that is not known to be about the reply alone. A redirect to log in may carry that request's `state`.
+    pub(super) fn may_be_personal(&self) -> bool {
+        match self.allow {
+            true => self.changes_anything(),
+            false => self.response_headers.iter().any(|change| !OF_ANY_REPLY.contains(&change.name)),
+        }
     }
 }
 
@@ -114,12 +135,11 @@ pub fn apply_to_response(verdict: &Verdict, headers: &mut HeaderMap) {
     }
 }
 
-/// The query after an approval; `None` when nothing is left of it.
+/// The query after an approval; `None` when nothing is left of it. A parameter goes however the caller wrote its name.
 pub fn apply_to_query(verdict: &Verdict, query: Option<&str>) -> Option<String> {
-    let is_replaced = |key: &str| {
-        verdict.query_to_set.iter().any(|(name, _)| name == key)
-            || verdict.query_to_remove.iter().any(|name| name == key)
-    };
+    let set = verdict.query_to_set.iter().map(|(name, _)| name);
+    let names: Vec<&String> = set.chain(&verdict.query_to_remove).collect();
+    let is_replaced = |key: &str| names.iter().any(|name| *name == key || is_named(key, name));
     let kept = query
         .into_iter()
         .flat_map(|query| query.split('&'))
@@ -165,6 +185,16 @@ pub enum FailureReason {
 impl FailureReason {
     /// All names, as [`Self::as_str`] gives them.
     pub const NAMES: [&str; 4] = ["timeout", "rpc", "server_error", "malformed"];
+
+    /// Whether it is about the way to the server, and so about all who ask it, whatever they ask.
+    pub(super) const fn is_of_the_way(self) -> bool {
+        matches!(self, Self::Rpc(tonic::Code::Unavailable))
+    }
+
+    /// Whether time ran out: that of who asked, who may have begun long before another.
+    pub(super) const fn is_of_time(self) -> bool {
+        matches!(self, Self::Timeout | Self::Rpc(tonic::Code::DeadlineExceeded | tonic::Code::Cancelled))
+    }
 
     /// Stable name for logs and metrics.
     pub const fn as_str(self) -> &'static str {
@@ -224,6 +254,8 @@ impl HeaderChange {
     }
 }
 
+/// Headers of a refusal that say nothing of the request: what the reply is, who made it, and when.
+const OF_ANY_REPLY: [HeaderName; 6] = [CACHE_CONTROL, CONTENT_LANGUAGE, CONTENT_TYPE, DATE, SERVER, VARY];
 /// A header change or a pair of strings, without what they point to.
 const PART_BYTES: usize = 64;
 /// What may not stand bare in a query key or value (WHATWG URL: the form-urlencoded set, less what is
@@ -239,6 +271,28 @@ mod tests {
     fn a_new_query_value_can_not_break_out_of_its_parameter() {
         let verdict = Verdict { query_to_set: vec![("user".into(), "a&admin=1#x".into())], ..Verdict::allow() };
         assert_eq!(apply_to_query(&verdict, Some("q=1&user=z")).as_deref(), Some("q=1&user=a%26admin%3D1%23x"));
+    }
+
+    #[test]
+    fn a_parameter_goes_however_its_name_is_written() {
+        let verdict = Verdict {
+            query_to_set: vec![("user".into(), "alice".into())],
+            query_to_remove: vec!["is admin".into(), "100%".into()],
+            ..Verdict::allow()
+        };
+        let asked = "%75ser=root&q=1&us%65r=root&is+admin=1&is%20admin&100%=1&100%25&users=2";
+        assert_eq!(apply_to_query(&verdict, Some(asked)).as_deref(), Some("q=1&users=2&user=alice"));
+    }
+
+    #[test]
+    fn a_change_of_the_query_is_a_change() {
+        assert!(!Verdict::allow().changes_anything());
+        for verdict in [
+            Verdict { query_to_set: vec![("user".into(), "alice".into())], ..Verdict::allow() },
+            Verdict { query_to_remove: vec!["q".into()], ..Verdict::allow() },
+        ] {
+            assert!(verdict.changes_anything() && verdict.may_be_personal());
+        }
     }
 
     #[test]

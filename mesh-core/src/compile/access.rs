@@ -228,10 +228,17 @@ fn patterns(written: &[TextPattern]) -> Vec<Pattern> {
     written.iter().map(|pattern| Pattern::parse(pattern.as_str())).collect()
 }
 
-/// A check that did not change keeps its cache.
+/// A check that did not change, asked of a cluster that did not, keeps its cache.
 fn compile_check(written: &Check, document: &Document, context: &Context<'_>) -> Result<CheckPolicy, String> {
     let before = context.previous.and_then(|previous| {
         let at = previous.document.policy.checks.iter().position(|check| check == written)?;
+        let asked = |document: &Document| {
+            let mut clusters = document.clusters.iter();
+            clusters.find(|cluster| Some(&cluster.name) == written.cluster.as_ref()).cloned()
+        };
+        if asked(&previous.document) != asked(document) {
+            return None;
+        }
         let name = previous.document.policy.checks[at].name.as_str();
         let mut policies = previous.listeners.values().flat_map(|listener| &listener.checks);
         policies.find(|policy| policy.check.config().name == name).map(|policy| Arc::clone(&policy.check))

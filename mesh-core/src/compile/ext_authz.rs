@@ -29,6 +29,7 @@ pub(super) fn terms(written: &Check) -> Result<CheckConfig, String> {
             max_bytes: body.max_request_bytes as usize,
             allow_partial: body.allow_partial_message,
             as_bytes: body.pack_as_bytes,
+            timeout: body.timeout.0,
         }),
         headers: SentHeaders {
             allowed: written.allowed_headers.as_deref().map(patterns),

@@ -41,8 +41,9 @@ pub struct CheckCache {
     /// An answer may name its own. Default: 0s, never.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub grace: TimeSpan,
-    /// Whether an "allow" that changes headers, and does not say what it depends on, is kept: the change has to be the
-    /// same for all requests of one key. Default: false.
+    /// Whether an answer that does not say what it depends on is kept although it may be for one request: an "allow" that
+    /// changes headers or the query, a "deny" with headers other than cache-control, content-language, content-type, date,
+    /// server and vary. What it says has to be the same for all requests of one key. Default: false.
     #[serde(default)]
     pub header_changes: bool,
     /// Answers kept at most; what was not asked for again goes first. Default: 10000 (Mixer).

@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::duration::TimeSpan;
 use super::value::{HeaderName, Percent, TextPattern};
 
 /// Asks over plain HTTP instead of gRPC: the request's own method and path, 200 allows, 5xx is a failure, any other
@@ -76,6 +77,18 @@ pub struct RequestBody {
     /// Default: false (Envoy).
     #[serde(default)]
     pub pack_as_bytes: bool,
+    /// How long the caller may take to send as much of it as is asked about; then the request is refused with 408. It
+    /// holds one of the listener's places meanwhile. Default: 5s (ours).
+    #[serde(default = "default_body_timeout", skip_serializing_if = "is_default_body_timeout")]
+    pub timeout: TimeSpan,
+}
+
+fn default_body_timeout() -> TimeSpan {
+    TimeSpan::secs(5)
+}
+
+fn is_default_body_timeout(timeout: &TimeSpan) -> bool {
+    *timeout == default_body_timeout()
 }
 
 /// What filters of a proxy tell each other, by the name of the one that tells.

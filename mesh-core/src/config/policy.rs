@@ -409,10 +409,12 @@ pub struct Check {
     /// Whether headers are sent byte by byte, several of one name apart (`header_map`). Default: false (Envoy).
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub encode_raw_headers: bool,
-    /// Whether the caller's certificate is sent, as URL-encoded PEM. Default: false (Envoy).
+    /// Whether the caller's certificate is sent, as URL-encoded PEM; it is part of the cache's key then.
+    /// Default: false (Envoy).
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub include_peer_certificate: bool,
-    /// Whether the server name of the TLS handshake is sent, where there was one. Default: false (Envoy).
+    /// Whether the server name of the TLS handshake is sent, where there was one; it is part of the cache's key then.
+    /// Default: false (Envoy).
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub include_tls_session: bool,
     /// The metadata that is sent with every question (`metadata_context`), by Envoy's names: of the end user's verified

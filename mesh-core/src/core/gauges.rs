@@ -214,6 +214,7 @@ const CHECK_COUNTERS: &[(&Metric, Ask)] = &[
     (&metric::CHECK_CACHE_STALE, |stats| stats.stale_served),
     (&metric::CHECK_CACHE_UNCACHEABLE, |stats| stats.uncacheable),
     (&metric::CHECK_CACHE_MALFORMED_HINTS, |stats| stats.malformed_hints),
+    (&metric::CHECK_CACHE_VOIDED, |stats| stats.voided),
     (&metric::CHECK_CALLS, |stats| stats.calls),
 ];
 

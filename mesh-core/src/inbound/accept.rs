@@ -221,6 +221,7 @@ impl Arrival<'_> {
             request_id: "",
             remote_address: None,
             sni: self.peer.as_ref().and_then(|peer| peer.server_name.as_deref()),
+            certificate: self.peer.as_ref().and_then(|peer| peer.certificate.as_ref()),
             claims: None,
             is_tcp: true,
             time: core.clock.wall(),

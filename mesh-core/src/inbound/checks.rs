@@ -23,6 +23,7 @@ use crate::context::{CallContext, GaveUp};
 use crate::error::{BoxError, Error, ErrorKind};
 use crate::outbound::GrpcChannel;
 use crate::snapshot::CheckPolicy;
+use crate::time::{Clock, after};
 
 /// Who asks, and about whom.
 pub(super) struct Asking<'a> {
@@ -104,13 +105,20 @@ impl Asking<'_> {
         if request.method() == http::Method::CONNECT {
             return Ok(None);
         }
-        let told = self.in_time(read_body(request.body_mut(), terms), "the body was not there").await?;
+        let reading = read_body(request.body_mut(), terms, &*self.inbound.core.clock);
+        let told = self.in_time(reading, "the body was not there").await?;
         told.map_err(|untold| match untold {
             Untold::BrokenOff(error) => bare(refusal(ErrorKind::BadRequest, format!("the body broke off: {error}"))),
             Untold::TooLong => {
                 let why = format!("check {}: more than {} bytes", check.check.config().name, terms.max_bytes);
                 let verdict = Some(Arc::new(Verdict::deny(TOO_LARGE)));
                 self.denied(Refused { error: refusal(ErrorKind::BodyTooLarge, why), verdict })
+            }
+            Untold::TooSlow => {
+                let name = &check.check.config().name;
+                let why = format!("check {name}: the body was not there in {:?}", terms.timeout);
+                let verdict = Some(Arc::new(Verdict::deny(TOO_SLOW)));
+                Refused { error: refusal(ErrorKind::Timeout, why), verdict }
             }
         })
     }
@@ -127,8 +135,7 @@ impl Asking<'_> {
         let prepared = || {
             let peer = self.origin.1.as_ref();
             let max_expiry = expiry(peer.map(|peer| &**peer), &attributes, clock);
-            let certificate = peer.and_then(|peer| peer.certificate.clone());
-            (self.channel(policy), Question { attributes, body, certificate, max_expiry })
+            (self.channel(policy), Question { attributes, body, max_expiry })
         };
         self.in_time(policy.check.ask_if_needed(&about, clock, prepared), "no answer of a check").await
     }
@@ -182,11 +189,22 @@ pub(crate) enum Untold {
     BrokenOff(BoxError),
     /// There is more of it than may be told.
     TooLong,
+    /// It was not there in time.
+    TooSlow,
 }
 
-/// What of a body is told; nothing of an empty one. Whoever reads it afterwards gets all of it.
-pub(crate) async fn read_body(body: &mut Body, terms: BodyTerms) -> Result<Option<SentBody>, Untold> {
-    let ahead = read_ahead(body, terms.max_bytes, terms.allow_partial).await.map_err(Untold::BrokenOff)?;
+/// What of a body is told; nothing of an empty one. Whoever reads it afterwards gets all of it. A request that waits for
+/// its body holds a place at the gate, so its caller may not take for ever.
+pub(crate) async fn read_body(
+    body: &mut Body,
+    terms: BodyTerms,
+    clock: &dyn Clock,
+) -> Result<Option<SentBody>, Untold> {
+    let ahead = tokio::select! {
+        biased;
+        ahead = read_ahead(body, terms.max_bytes, terms.allow_partial) => ahead.map_err(Untold::BrokenOff)?,
+        () = clock.sleep_until(after(clock.now(), terms.timeout)) => return Err(Untold::TooSlow),
+    };
     if !ahead.is_whole && !terms.allow_partial {
         return Err(Untold::TooLong);
     }
@@ -207,3 +225,5 @@ fn bare(error: Error) -> Refused {
 
 /// Envoy's reply to a body that is too long to be asked about.
 pub(crate) const TOO_LARGE: u16 = 413;
+/// The reply to a body that does not come (RFC 9110 15.5.9).
+pub(crate) const TOO_SLOW: u16 = 408;

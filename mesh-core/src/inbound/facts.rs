@@ -107,6 +107,7 @@ impl<'a> Facts<'a> {
             request_id: &self.request_id,
             remote_address: None,
             sni: peer.as_ref().and_then(|peer| peer.server_name.as_deref()),
+            certificate: peer.as_ref().and_then(|peer| peer.certificate.as_ref()),
             claims: self.user.as_ref().map(EndUser::claims),
             is_tcp: false,
             time: self.time,
@@ -114,10 +115,12 @@ impl<'a> Facts<'a> {
     }
 }
 
-/// When what was said about a caller ceases to hold: no later than the caller's certificate, and the end user's token.
+/// When what was said about a caller ceases to hold: no later than the caller's certificate, the end user's token, and a
+/// token that nobody here verifies but the check's server may.
 pub(crate) fn expiry(peer: Option<&PeerIdentity>, attributes: &Attributes<'_>, clock: &dyn Clock) -> Option<Instant> {
     let token = attributes.claims.and_then(|claims| jwt::expires(claims));
-    let end = peer.map(|peer| peer.not_after).into_iter().chain(token).min()?;
+    let stated = jwt::stated_expiry(attributes.headers);
+    let end = peer.map(|peer| peer.not_after).into_iter().chain(token).chain(stated).min()?;
     Some(crate::time::after(clock.now(), end.duration_since(clock.wall()).unwrap_or_default()))
 }
 

@@ -165,6 +165,7 @@ pub(super) fn attributes<'a, In>(
         destination_address: address.map(|address| address.local),
         remote_address: None,
         sni: peer.and_then(|peer| peer.server_name.as_deref()),
+        certificate: peer.and_then(|peer| peer.certificate.as_ref()),
         claims: request.extensions().get::<EndUser>().map(EndUser::claims),
         is_tcp: false,
         request_id: request.headers().get("x-request-id").and_then(|id| id.to_str().ok()).unwrap_or_default(),

@@ -12,12 +12,12 @@ use tower_service::Service;
 
 use super::access::attributes;
 use super::{Pending, RequestBody};
-use crate::access::check::{BodyTerms, CheckOutcome, PolicyService, Question, RemoteCheck, SentBody};
+use crate::access::check::{About, BodyTerms, CheckOutcome, PolicyService, Question, RemoteCheck, SentBody};
 use crate::access::verdict::{Verdict, apply_to_response};
 use crate::body::Body;
 use crate::error::{BoxError, ErrorKind};
 use crate::identity::tls::PeerIdentity;
-use crate::inbound::checks::{TOO_LARGE, Untold, change_query, read_body};
+use crate::inbound::checks::{TOO_LARGE, TOO_SLOW, Untold, change_query, read_body};
 use crate::inbound::facts::{expiry, settle};
 use crate::inbound::forward::{check_reply, local_reply};
 use crate::inbound::peer_of;
@@ -72,8 +72,8 @@ impl<C> CheckLayer<C> {
     }
 
     /// Tells of bodies what [`CheckConfig::body`](crate::access::CheckConfig::body) says; one that is too long for it is
-    /// answered with 413, and nobody is asked. What is told is read before the service is called, and no answer about it
-    /// is kept. There is no time limit to the reading: a [`super::TimeoutLayer`] outside of it sets one.
+    /// answered with 413, one that is not there in time with 408, and nobody is asked. What is told is read before the
+    /// service is called, and no answer about it is kept.
     #[must_use]
     pub fn reading_bodies(self) -> CheckLayer<C, Read> {
         let Self { check, channel, listener, clock, bodies: Unread } = self;
@@ -96,6 +96,7 @@ pub trait Bodies<In>: Copy + Send + Sync + 'static {
         self,
         body: In,
         terms: Option<BodyTerms>,
+        clock: &dyn Clock,
     ) -> impl Future<Output = Result<(In, Option<SentBody>), Response<Body>>> + Send;
 }
 
@@ -108,18 +109,29 @@ pub struct Unread;
 pub struct Read;
 
 impl<In: Send + 'static> Bodies<In> for Unread {
-    async fn read(self, body: In, _: Option<BodyTerms>) -> Result<(In, Option<SentBody>), Response<Body>> {
+    async fn read(
+        self,
+        body: In,
+        _: Option<BodyTerms>,
+        _: &dyn Clock,
+    ) -> Result<(In, Option<SentBody>), Response<Body>> {
         Ok((body, None))
     }
 }
 
 impl<In: RequestBody> Bodies<In> for Read {
-    async fn read(self, body: In, terms: Option<BodyTerms>) -> Result<(In, Option<SentBody>), Response<Body>> {
+    async fn read(
+        self,
+        body: In,
+        terms: Option<BodyTerms>,
+        clock: &dyn Clock,
+    ) -> Result<(In, Option<SentBody>), Response<Body>> {
         let Some(terms) = terms else { return Ok((body, None)) };
         let mut body = body.into_mesh();
-        match read_body(&mut body, terms).await {
+        match read_body(&mut body, terms, clock).await {
             Ok(told) => Ok((In::from_mesh(body), told)),
             Err(Untold::TooLong) => Err(check_reply(&Verdict::deny(TOO_LARGE))),
+            Err(Untold::TooSlow) => Err(check_reply(&Verdict::deny(TOO_SLOW))),
             Err(Untold::BrokenOff(_)) => Err(check_reply(&Verdict::deny(ErrorKind::BadRequest.status().http))),
         }
     }
@@ -162,7 +174,7 @@ where
             let bare = Request::from_parts(head, ());
             // What follows a CONNECT is no body.
             let wanted = terms.check.config().body.filter(|_| bare.method() != Method::CONNECT);
-            let (inbound, told) = match terms.bodies.read(body, wanted).await {
+            let (inbound, told) = match terms.bodies.read(body, wanted, &*terms.clock).await {
                 Ok(read) => read,
                 Err(reply) => return Ok(reply),
             };
@@ -186,11 +198,13 @@ where
 
 impl<C: PolicyService + Clone, B> CheckLayer<C, B> {
     async fn ask(&self, request: &Request<()>, peer: Option<&PeerIdentity>, body: Option<SentBody>) -> CheckOutcome {
-        let facts = attributes(request, &self.listener, peer);
-        let max_expiry = expiry(peer, &facts, &*self.clock);
-        let certificate = peer.and_then(|peer| peer.certificate.clone());
-        let question = Question { body, certificate, max_expiry, ..Question::about(facts) };
-        self.check.ask(self.channel.clone(), &question, &*self.clock).await
+        let attributes = attributes(request, &self.listener, peer);
+        let about = About { attributes, has_body: body.is_some() };
+        let prepared = || {
+            let max_expiry = expiry(peer, &attributes, &*self.clock);
+            (self.channel.clone(), Question { attributes, body, max_expiry })
+        };
+        self.check.ask_if_needed(&about, &*self.clock, prepared).await
     }
 }
 

@@ -41,7 +41,7 @@ fn config(max_bytes: usize, allow_partial: bool) -> CheckConfig {
     let minute = Duration::from_secs(60);
     CheckConfig {
         timeout: minute,
-        body: Some(BodyTerms { max_bytes, allow_partial, as_bytes: false }),
+        body: Some(BodyTerms { max_bytes, allow_partial, as_bytes: false, timeout: minute }),
         cache: CacheConfig::keyed(vec![Fact::Path], minute, minute),
         ..CheckConfig::default()
     }

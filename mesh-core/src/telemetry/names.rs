@@ -310,6 +310,11 @@ pub mod metric {
     /// Answers whose hints could not be read.
     pub const CHECK_CACHE_MALFORMED_HINTS: Metric =
         Metric::new("libmesh_check_cache_malformed_hints_total", "Answers whose cache hints could not be read.");
+    /// All answers void.
+    pub const CHECK_CACHE_VOIDED: Metric = Metric::new(
+        "libmesh_check_cache_voided_total",
+        "Times that all answers of a check were voided: its server named a new epoch, or somebody asked for it.",
+    );
     /// Answers held.
     pub const CHECK_CACHE_ENTRIES: Metric = Metric::new("libmesh_check_cache_entries", "Answers held now.");
     /// What they take.

@@ -153,3 +153,16 @@ async fn nobody_waits_for_a_body_beyond_the_callers_deadline() {
     );
     assert!(policy.asked().is_empty());
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_sends_no_body_gives_his_place_back() {
+    let policy = Policy::start(|_| Some(status(Code::Ok)));
+    let settings = "with_request_body: { max_request_bytes: 100, timeout: 50ms }";
+    let world = World::of_listener(settings, &[policy.address], "concurrency: { max_requests: 1 }").await;
+    // Nothing comes, and it does not end.
+    let (sender, body) = Body::channel(1, None);
+    let (head, _) = send(&world, body).await;
+    assert_eq!((head.status.as_u16(), policy.asked().len()), (408, 0));
+    assert_eq!(send(&world, Body::from("hello")).await.0.status, 200, "the one place is free");
+    drop(sender);
+}

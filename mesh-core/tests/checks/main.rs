@@ -13,6 +13,7 @@ mod servers;
 mod tls;
 #[path = "../tokens/mod.rs"]
 mod tokens;
+mod voids;
 
 use std::fmt::Write;
 use std::net::SocketAddr;
@@ -35,13 +36,23 @@ impl World {
     }
 
     pub(crate) async fn with(check: &str, policy: &[SocketAddr], more_policy: &str) -> Self {
+        Self::of((check, more_policy), policy, "").await
+    }
+
+    /// With more settings of the listener.
+    pub(crate) async fn of_listener(check: &str, policy: &[SocketAddr], listener: &str) -> Self {
+        Self::of((check, ""), policy, &format!(", {listener}")).await
+    }
+
+    async fn of((check, more_policy): (&str, &str), policy: &[SocketAddr], listener: &str) -> Self {
         let endpoints: Vec<_> = policy.iter().map(|address| format!("{{ address: \"{address}\" }}")).collect();
         let protocol = if check.contains("http:") { "http1" } else { "http2" };
-        let mut text = "version: 1\nlisteners: [{ name: in, address: \"127.0.0.1:0\" }]\n".to_owned();
+        let mut text = format!("version: 1\nlisteners: [{{ name: in, address: \"127.0.0.1:0\"{listener} }}]\n");
         writeln!(text, "clusters: [{{ name: opa, protocol: {protocol}, endpoints: [{}] }}]", endpoints.join(", "))
             .unwrap();
         // Long enough never to be the reason, unless a story is about it.
-        let timeout = if check.contains("timeout:") { "" } else { "timeout: 20s, " };
+        let timeout =
+            if check.contains("timeout:") && !check.contains("with_request_body") { "" } else { "timeout: 20s, " };
         writeln!(text, "policy:\n  checks: [{{ name: opa, cluster: opa, {timeout}{check} }}]\n{more_policy}").unwrap();
         let server = Mesh::from_yaml(&text, "server.yaml").unwrap();
         let address = server.listen("in", tower::service_fn(mirror)).await.unwrap().local_addr();

@@ -102,7 +102,7 @@ impl Entry {
 
     /// What it takes in memory under a key of so many bytes, give or take the allocator's own.
     pub(super) fn weigh(&mut self, key_bytes: usize) {
-        self.bytes = OVERHEAD_BYTES + key_bytes + self.verdicts.as_ref().map_or(0, |verdicts| verdicts.first.bytes());
+        self.bytes = OVERHEAD_BYTES + key_bytes + self.verdicts.as_ref().map_or(0, |verdicts| verdicts.bytes());
     }
 
     #[inline]
@@ -172,14 +172,46 @@ impl Verdicts {
         Self { first: Arc::new(Verdict::allow()), copies }
     }
 
+    /// With all the copies that hits may have it make: what grows later is not weighed again.
+    fn bytes(&self) -> usize {
+        self.first.bytes() + self.copies.len() * (self.first.copied_bytes() + size_of::<OnceLock<Arc<Verdict>>>())
+    }
+
     #[inline]
     fn mine(&self) -> &Arc<Verdict> {
         self.copies[stripe(self.copies.len())].get_or_init(|| Arc::new(Verdict::clone(&self.first)))
     }
 }
 
-/// The entry, its places in table and queue, and its copies of an empty verdict.
+/// The entry and its places in table and queue.
 const OVERHEAD_BYTES: usize = 512;
 /// Copies of the approval, a power of two, made when the first thread wants them: more than an entry has of its own
 /// verdict, as the hits of all entries meet here.
 const APPROVALS: usize = 64;
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+
+    use super::*;
+    use crate::access::verdict::HeaderChange;
+
+    fn weight(verdict: Verdict) -> usize {
+        let mut entry = Entry::new(Arc::new(verdict), 0, Instant::now());
+        entry.weigh(0);
+        entry.bytes
+    }
+
+    #[test]
+    fn an_entry_weighs_the_copies_that_hits_make_and_what_they_share_once() {
+        let header = HeaderChange::set("x-reason", &"y".repeat(100)).unwrap();
+        let query = |verdict: Verdict| Verdict { query_to_set: vec![("q".into(), "z".repeat(1000))], ..verdict };
+        let verdict =
+            Verdict { response_headers: vec![header], body: Bytes::from(vec![0; 10_000]), ..Verdict::deny(403) };
+        let shared = weight(verdict.clone()) - weight(Verdict::deny(403));
+        assert!((10_100..11_000 + stripes() * 100).contains(&shared), "{shared}: body and value count once");
+        let copied = weight(query(verdict.clone())) - weight(verdict);
+        assert!(copied >= (stripes() + 1) * 1000, "{copied}: each copy has its own query");
+        assert_eq!(weight(Verdict::allow()), OVERHEAD_BYTES, "all such entries share one verdict");
+    }
+}

@@ -46,6 +46,15 @@ pub struct Shared {
     pub(super) verdict: Arc<Verdict>,
     pub(super) set: Arc<ReferenceSet>,
     pub(super) key: Key,
+    pub(super) is_limited: bool,
+}
+
+impl Shared {
+    /// Whether it may answer so many requests only. Who waited for it takes one of its uses like anybody else, by
+    /// looking it up.
+    pub fn is_limited(&self) -> bool {
+        self.is_limited
+    }
 }
 
 /// A place among those who wait.

@@ -93,7 +93,12 @@ impl<S: BuildHasher> Keys<S> {
     }
 
     /// The key of a call in flight: absent facts are part of it, and it may be long.
-    pub(super) fn of_flight(&self, epoch: u64, facts: &[Fact], attributes: &Attributes<'_>) -> Box<[u8]> {
+    pub(super) fn of_flight<'f>(
+        &self,
+        epoch: u64,
+        facts: impl Iterator<Item = &'f Fact>,
+        attributes: &Attributes<'_>,
+    ) -> Box<[u8]> {
         let mut written = Written { bytes: Vec::with_capacity(TYPICAL_KEY_BYTES), most: usize::MAX };
         written.bytes.extend_from_slice(&epoch.to_le_bytes());
         self.identity(attributes).walk(&mut written);
@@ -132,11 +137,16 @@ impl Identity<'_> {
     /// Stops and says false where a fact is absent, or where a reader has seen enough.
     #[inline]
     fn walk_facts(&self, set: &ReferenceSet, parts: &mut impl Parts) -> bool {
-        set.facts.iter().all(|part| match part {
-            Part::Open(fact) => fact.read(self.attributes, |value| value.is_some() && parts.take(value)),
-            Part::Cookie => self.cookie().is_some_and(|digest| parts.take(Some(&digest))),
-            Part::Secret(fact) => fact
-                .read(self.attributes, |value| value.is_some_and(|secret| parts.take(Some(&self.digests.of(secret))))),
+        set.facts.iter().all(|part| {
+            let mut take = |value: Option<&[u8]>| (value.is_some() || part.need == Need::Nothing) && parts.take(value);
+            match &part.form {
+                Form::Open(fact) => fact.read(self.attributes, take),
+                Form::Cookie => take(self.cookie().as_ref().map(|digest| &digest[..])),
+                Form::Secret(fact) => fact.read(self.attributes, |value| match value {
+                    Some(secret) => take(Some(&self.digests.of(secret))),
+                    None => take(None),
+                }),
+            }
         })
     }
 
@@ -187,9 +197,25 @@ impl Equivalent<Key> for Sought<'_> {
     }
 }
 
-/// How a fact that a set refers to stands in its keys.
+/// A fact that a set refers to, in its keys.
 #[derive(Debug)]
-pub(super) enum Part {
+pub(super) struct Part {
+    form: Form,
+    need: Need,
+}
+
+/// What a fact has to be for a set to describe a request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Need {
+    /// There.
+    Value,
+    /// There or not: either is part of the key.
+    Nothing,
+}
+
+/// How it stands there.
+#[derive(Debug)]
+enum Form {
     /// As it is.
     Open(Fact),
     /// As a digest that all sets share.
@@ -200,14 +226,15 @@ pub(super) enum Part {
 
 impl Part {
     /// `None`: it is part of every key anyway, and there where it was when the key was written.
-    pub(super) fn of(fact: &Fact) -> Option<Self> {
-        match fact {
-            Fact::Principal | Fact::Service | Fact::Listener | Fact::RequestPrincipal => None,
-            Fact::Header(name) if name.0 == AUTHORIZATION => None,
-            Fact::Header(name) if name.0 == COOKIE => Some(Self::Cookie),
-            fact if fact.is_secret() => Some(Self::Secret(fact.clone())),
-            fact => Some(Self::Open(fact.clone())),
-        }
+    pub(super) fn of(fact: &Fact, need: Need) -> Option<Self> {
+        let form = match fact {
+            Fact::Principal | Fact::Service | Fact::Listener | Fact::RequestPrincipal => return None,
+            Fact::Header(name) if name.0 == AUTHORIZATION => return None,
+            Fact::Header(name) if name.0 == COOKIE => Form::Cookie,
+            fact if fact.is_secret() => Form::Secret(fact.clone()),
+            fact => Form::Open(fact.clone()),
+        };
+        Some(Self { form, need })
     }
 }
 
@@ -379,7 +406,7 @@ mod tests {
         attributes.headers.insert("authorization", "Bearer open-sesame".parse().unwrap());
         attributes.headers.insert("cookie", "session=open-sesame".parse().unwrap());
         let facts = ["header:authorization", "lower(header:cookie)"].map(|name| Fact::parse(name).unwrap());
-        let set = ReferenceSets::new(1).intern(References::new(facts.to_vec(), Vec::new()));
+        let set = ReferenceSets::new(1, Vec::new()).intern(References::new(facts.to_vec(), Vec::new()));
         let keys = keys();
         let key = key_of(&keys, &set, &attributes).unwrap();
         assert!(!key.windows(6).any(|bytes| bytes == b"sesame"));
@@ -389,7 +416,7 @@ mod tests {
 
     #[test]
     fn a_key_holds_the_end_user() {
-        let set = ReferenceSets::new(1).intern(References::default());
+        let set = ReferenceSets::new(1, Vec::new()).intern(References::default());
         let keys = keys();
         let with = |claims: Option<serde_json::Value>| {
             let claims = claims.map(|claims| std::sync::Arc::new(claims.as_object().unwrap().clone()));
@@ -413,7 +440,7 @@ mod tests {
 
     #[test]
     fn an_absent_principal_differs_from_any_principal() {
-        let set = ReferenceSets::new(1).intern(References::default());
+        let set = ReferenceSets::new(1, Vec::new()).intern(References::default());
         let keys = keys();
         let with = |principal: Option<&str>| {
             let attributes = AttributesBuf { principal: principal.map(str::to_owned), ..AttributesBuf::default() };

@@ -12,7 +12,7 @@ use super::*;
 use crate::access::AttributesBuf;
 
 /// Every kind of fact.
-const FACTS: [&str; 24] = [
+const FACTS: [&str; 26] = [
     "source.principal",
     "destination.service",
     "destination.listener",
@@ -37,6 +37,8 @@ const FACTS: [&str; 24] = [
     "request.auth.principal",
     "claim:sub",
     "claim:n",
+    "source.certificate",
+    "connection.sni",
 ];
 
 /// What is part of every key, whatever an answer says.
@@ -68,7 +70,10 @@ fn request() -> impl Strategy<Value = AttributesBuf> {
     let how = (text(&["http", "https"]), text(&["HTTP/1.1", "HTTP/2"]));
     let from = proptest::option::of(select(&["10.0.0.1:1", "10.0.0.2:1", "11.0.0.1:1"][..]));
     let headers = (std::array::from_fn::<_, 5, _>(|_| header()), proptest::option::of(select(&["1", "A"][..])));
+    let optional = || proptest::option::of(text(&["", "x"]));
+    let from = (from, optional(), optional());
     (who, what, how, from, headers, claims()).prop_map(|(who, what, how, from, headers, claims)| {
+        let (from, certificate, sni) = from;
         let mut request = AttributesBuf {
             principal: who.0,
             service: who.1,
@@ -80,6 +85,8 @@ fn request() -> impl Strategy<Value = AttributesBuf> {
             scheme: how.0,
             protocol: how.1,
             source_address: from.map(|address| address.parse().unwrap()),
+            certificate: certificate.map(|der| der.as_bytes().into()),
+            sni,
             claims,
             ..AttributesBuf::default()
         };
@@ -94,9 +101,9 @@ fn request() -> impl Strategy<Value = AttributesBuf> {
     })
 }
 
-/// An answer: what it read, and what it said.
-fn answer() -> impl Strategy<Value = (Vec<&'static str>, u16)> {
-    (subsequence(FACTS.to_vec(), 0..6), select(&[200_u16, 403, 404][..]))
+/// An answer: what it read, what it said, and whether the one or the configuration says the former.
+fn answer() -> impl Strategy<Value = (Vec<&'static str>, u16, bool)> {
+    (subsequence(FACTS.to_vec(), 0..6), select(&[200_u16, 403, 404][..]), any::<bool>())
 }
 
 type Values = Vec<(&'static str, Option<Vec<u8>>)>;
@@ -112,12 +119,20 @@ fn values(names: &[&'static str], request: &AttributesBuf) -> Values {
     names.iter().chain(&ALWAYS).map(|name| (*name, value(name))).chain([("the end user", user)]).collect()
 }
 
-fn kept(read: &[&'static str], request: &AttributesBuf, status: u16) -> Answer {
+fn references(read: &[&'static str], request: &AttributesBuf, is_configured: bool) -> References {
     let facts: Vec<Fact> = read.iter().map(|name| Fact::parse(name).unwrap()).collect();
-    let references = Some(References::of_request(&facts, &request.borrow()));
+    if is_configured {
+        return References::of_key(&facts);
+    }
+    let (exact, absent) = facts.into_iter().partition(|fact| fact.is_in(&request.borrow()));
+    References::new(exact, absent)
+}
+
+fn kept(read: &[&'static str], request: &AttributesBuf, (status, is_configured): (u16, bool)) -> Answer {
+    let references = Some(references(read, request, is_configured));
     let hints = Hints { references, valid_for: Some(Duration::from_secs(60)), ..Hints::default() };
     let verdict = if status == 200 { Verdict::allow() } else { Verdict::deny(status) };
-    Answer { verdict: Arc::new(verdict), reuse: Reuse::Hinted(hints) }
+    Answer { verdict: Arc::new(verdict), reuse: Reuse::Hinted(hints), epoch: None }
 }
 
 proptest! {
@@ -131,8 +146,9 @@ proptest! {
     ) {
         let (cache, now) = (Arc::new(CheckCache::new(CacheConfig::default())), Instant::now());
         let mut model: Vec<(Vec<&'static str>, Values, u16)> = Vec::new();
-        for (request, (read, status)) in &asked {
-            cache.lead_alone(now).complete(&request.borrow(), kept(read, request, *status), None).unwrap();
+        for (request, (read, status, is_configured)) in &asked {
+            let answer = kept(read, request, (*status, *is_configured));
+            cache.lead_alone(now).complete(&request.borrow(), answer, None).unwrap();
             model.push((read.clone(), values(read, request), *status));
         }
         for request in asked.iter().map(|(request, _)| request).chain(&later) {
@@ -149,10 +165,11 @@ proptest! {
     fn a_key_is_found_exactly_if_it_would_be_written_alike(
         one in request(),
         other in request(),
-        read in subsequence(FACTS.to_vec(), 0..6),
+        (read, _, is_configured) in answer(),
     ) {
-        let facts = read.iter().map(|name| Fact::parse(name).unwrap()).collect();
-        let set = ReferenceSets::new(1).intern(References::new(facts, Vec::new()));
+        let facts: Vec<Fact> = read.iter().map(|name| Fact::parse(name).unwrap()).collect();
+        let read = if is_configured { References::of_key(&facts) } else { References::new(facts, Vec::new()) };
+        let set = ReferenceSets::new(1, vec![Fact::Sni]).intern(read);
         let keys = Keys::new(foldhash::quality::FixedState::default());
         let [one, other] = [one.borrow(), other.borrow()];
         let identities = [keys.identity(&one), keys.identity(&other)];
@@ -171,8 +188,9 @@ proptest! {
     #[test]
     fn a_change_matters_exactly_if_it_was_read(before in request(), after in request(), answer in answer()) {
         let (cache, now) = (Arc::new(CheckCache::new(CacheConfig::default())), Instant::now());
-        let (read, status) = answer;
-        cache.lead_alone(now).complete(&before.borrow(), kept(&read, &before, status), None).unwrap();
+        let (read, status, is_configured) = answer;
+        let answer = kept(&read, &before, (status, is_configured));
+        cache.lead_alone(now).complete(&before.borrow(), answer, None).unwrap();
         let is_hit = matches!(cache.lookup(&after.borrow(), now), Lookup::Hit(_));
         prop_assert_eq!(is_hit, values(&read, &before) == values(&read, &after));
     }
@@ -185,7 +203,7 @@ proptest! {
     fn two_threads_share_a_grant_of_uses_exactly(uses in 1_u64..200, tries in 1_u64..200) {
         let (cache, now, request) =
             (Arc::new(CheckCache::new(CacheConfig::default())), Instant::now(), AttributesBuf::default());
-        let mut granted = kept(&["request.path"], &request, 200);
+        let mut granted = kept(&["request.path"], &request, (200, false));
         if let Reuse::Hinted(hints) = &mut granted.reuse {
             hints.uses = Some(uses);
         }

@@ -11,15 +11,17 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use arc_swap::{ArcSwap, Guard};
 
-use super::key::Part;
+use super::key::{Need, Part};
 use crate::access::attributes::Attributes;
 use crate::access::fact::Fact;
 
-/// The facts an answer depends on: the values of some, the absence of others.
+/// The facts an answer depends on: the values of some, the absence of others, and of some whichever it is.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct References {
     pub(super) exact: Vec<Fact>,
     pub(super) absent: Vec<Fact>,
+    /// Their absence is part of a key as their values are.
+    pub(super) either: Vec<Fact>,
 }
 
 impl References {
@@ -29,13 +31,16 @@ impl References {
             facts.sort();
             facts.dedup();
         }
-        Self { exact, absent }
+        Self { exact, absent, either: Vec::new() }
     }
 
-    /// The references of a request under a configured key: a fact it does not have must stay absent.
-    pub(super) fn of_request(key: &[Fact], attributes: &Attributes<'_>) -> Self {
-        let (exact, absent) = key.iter().cloned().partition(|fact| fact.is_in(attributes));
-        Self::new(exact, absent)
+    /// The references of every answer under a configured key. One set, whichever of its facts a request has: else a
+    /// caller who leaves out now this header and now that would fill the list of sets.
+    pub(super) fn of_key(key: &[Fact]) -> Self {
+        let mut either = key.to_vec();
+        either.sort();
+        either.dedup();
+        Self { either, ..Self::default() }
     }
 
     /// Whether they describe a request.
@@ -49,7 +54,7 @@ impl References {
 pub(super) struct ReferenceSet {
     pub(super) id: u64,
     pub(super) references: References,
-    /// What of them is not part of every key.
+    /// What of them is not part of every key; and what is, because the server is told it.
     pub(super) facts: Box<[Part]>,
     /// Tick of the last hit.
     last_used: AtomicU64,
@@ -69,10 +74,12 @@ pub(super) struct ReferenceSets {
     /// a write that all hits would share.
     tick: AtomicU64,
     capacity: usize,
+    /// Facts that every answer depends on.
+    told: Vec<Fact>,
 }
 
 impl ReferenceSets {
-    pub(super) fn new(capacity: usize) -> Self {
+    pub(super) fn new(capacity: usize, told: Vec<Fact>) -> Self {
         Self {
             early: std::array::from_fn(|_| OnceLock::new()),
             lists: AtomicUsize::new(0),
@@ -80,6 +87,7 @@ impl ReferenceSets {
             next_id: Mutex::new(0),
             tick: AtomicU64::new(0),
             capacity: capacity.max(1),
+            told,
         }
     }
 
@@ -118,13 +126,16 @@ impl ReferenceSets {
             sets.swap_remove(oldest.unwrap_or(0));
         }
         let last_used = AtomicU64::new(self.tick.fetch_add(2, Ordering::Relaxed) + 2);
-        let facts = references.exact.iter().filter_map(Part::of).collect();
+        let exact = references.exact.iter().filter_map(|fact| Part::of(fact, Need::Value));
+        let either = references.either.iter().chain(&self.told).filter_map(|fact| Part::of(fact, Need::Nothing));
+        let facts = exact.chain(either).collect();
         let set = Arc::new(ReferenceSet { id: *next_id, references, facts, last_used });
         *next_id += 1;
         sets.push(set.clone());
         sets.sort_by_key(|set| {
-            let References { exact, absent } = &set.references;
-            (Reverse(exact.len() + absent.len()), Reverse(exact.len()), set.id)
+            let References { exact, absent, either } = &set.references;
+            let valued = exact.len() + either.len();
+            (Reverse(valued + absent.len()), Reverse(valued), set.id)
         });
         self.publish(sets);
         set
@@ -175,7 +186,7 @@ mod tests {
 
     #[test]
     fn the_set_that_was_not_used_for_longest_goes_first() {
-        let sets = ReferenceSets::new(2);
+        let sets = ReferenceSets::new(2, Vec::new());
         let a = sets.intern(header("a"));
         let b = sets.intern(header("b"));
         sets.touch(&a);
@@ -187,7 +198,7 @@ mod tests {
 
     #[test]
     fn more_facts_come_first_whatever_the_order_of_arrival() {
-        let sets = ReferenceSets::new(8);
+        let sets = ReferenceSets::new(8, Vec::new());
         sets.intern(References::default());
         sets.intern(header("a"));
         sets.intern(References::new(vec![Fact::Path, Fact::Method, Fact::Path], Vec::new()));
@@ -197,7 +208,7 @@ mod tests {
 
     #[test]
     fn a_list_is_the_last_one_however_many_there_were() {
-        let sets = ReferenceSets::new(3);
+        let sets = ReferenceSets::new(3, Vec::new());
         let mut ids: Vec<u64> = Vec::new();
         for number in 0..3 * EARLY_LISTS {
             ids.push(sets.intern(header(&format!("h{number}"))).id);

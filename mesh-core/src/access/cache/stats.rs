@@ -28,6 +28,8 @@ pub struct CacheStats {
     pub uncacheable: u64,
     /// Answers whose hints could not be read.
     pub malformed_hints: u64,
+    /// Times that all answers were voided because the policy changed.
+    pub voided: u64,
     /// Requests let through because the check failed and its rule fails open.
     pub fail_open: u64,
     /// Requests refused because the check failed and its rule fails closed.
@@ -55,6 +57,7 @@ pub(in crate::access) struct Counters {
     pub(in crate::access) stale_served: Counter,
     pub(in crate::access) uncacheable: Counter,
     pub(in crate::access) malformed_hints: Counter,
+    pub(in crate::access) voided: Counter,
     /// Failed checks by reason, in the order of [`FailureReason::NAMES`]: let through, refused.
     failed: [[Counter; FailureReason::NAMES.len()]; 2],
     pub(in crate::access) calls: Counter,
@@ -93,6 +96,7 @@ impl Counters {
             stale_served: self.stale_served.value(),
             uncacheable: self.uncacheable.value(),
             malformed_hints: self.malformed_hints.value(),
+            voided: self.voided.value(),
             fail_open: self.all_failed(true),
             fail_closed: self.all_failed(false),
             calls: self.calls.value(),

@@ -16,7 +16,7 @@ fn answer(allow: bool, exact: &[&str]) -> Answer {
     let references = Some(References::new(facts(exact), Vec::new()));
     let hints = Hints { references, valid_for: Some(Duration::from_secs(60)), ..Hints::default() };
     let verdict = if allow { Verdict::allow() } else { Verdict::deny(403) };
-    Answer { verdict: Arc::new(verdict), reuse: Reuse::Hinted(hints) }
+    Answer { verdict: Arc::new(verdict), reuse: Reuse::Hinted(hints), epoch: None }
 }
 
 fn with_uses(mut answer: Answer, uses: u64) -> Answer {
@@ -158,7 +158,7 @@ fn an_answer_to_a_question_with_a_body_is_not_kept() {
 #[test]
 fn a_life_without_references_never_means_that_the_answer_depends_on_nothing() {
     let lifetime = Hints { valid_for: Some(Duration::from_secs(60)), ..Hints::default() };
-    let answer = Answer { verdict: Arc::new(Verdict::allow()), reuse: Reuse::Hinted(lifetime) };
+    let answer = Answer { verdict: Arc::new(Verdict::allow()), reuse: Reuse::Hinted(lifetime), epoch: None };
     let now = Instant::now();
     let cache = Arc::new(CheckCache::new(CacheConfig::default()));
     let request = path("/a");
@@ -176,7 +176,7 @@ fn a_configured_key_tells_a_request_without_a_header_from_one_with_it() {
     let (now, anonymous, mut jason) = (Instant::now(), path("/a"), path("/a"));
     jason.headers.insert("end-user", "jason".parse().unwrap());
     for (request, verdict) in [(&anonymous, Verdict::deny(403)), (&jason, Verdict::allow())] {
-        let answer = Answer { verdict: Arc::new(verdict), reuse: Reuse::Configured };
+        let answer = Answer { verdict: Arc::new(verdict), reuse: Reuse::Configured, epoch: None };
         lead(&cache, request, now).complete(&request.borrow(), answer, None).unwrap();
     }
     assert_eq!((hit(&cache, &anonymous, now), hit(&cache, &jason, now)), (Some(false), Some(true)));
@@ -226,4 +226,134 @@ fn a_key_that_is_too_long_is_not_kept_and_finds_nothing() {
         assert_eq!(hit(&cache, &request, now), None);
     }
     assert_eq!(cache.stats().entries, 0);
+}
+
+fn configured(key: &[&str]) -> Arc<CheckCache> {
+    Arc::new(CheckCache::new(CacheConfig { key: Some(facts(key)), ..CacheConfig::default() }))
+}
+
+fn unhinted(verdict: Verdict) -> Answer {
+    Answer { verdict: Arc::new(verdict), reuse: Reuse::Configured, epoch: None }
+}
+
+#[test]
+fn a_caller_who_leaves_out_headers_in_all_ways_adds_no_set() {
+    let names = ["x-a", "x-b", "x-c", "x-d", "x-e", "x-f", "x-g", "x-h"];
+    let key: Vec<String> = names.iter().map(|name| format!("header:{name}")).collect();
+    let cache = configured(&key.iter().map(String::as_str).collect::<Vec<_>>());
+    let now = Instant::now();
+    let request = |combination: usize| {
+        let mut request = path("/a");
+        for (nth, name) in names.into_iter().enumerate().filter(|(nth, _)| combination >> nth & 1 == 1) {
+            request.headers.insert(name, nth.to_string().parse().unwrap());
+        }
+        request
+    };
+    for combination in 0..256 {
+        let (request, allow) = (request(combination), combination % 2 == 0);
+        let answer = unhinted(if allow { Verdict::allow() } else { Verdict::deny(403) });
+        lead(&cache, &request, now).complete(&request.borrow(), answer, None).unwrap();
+    }
+    for combination in 0..256 {
+        assert_eq!(hit(&cache, &request(combination), now), Some(combination % 2 == 0), "{combination:b}");
+    }
+    assert_eq!((cache.stats().reference_sets, cache.stats().entries), (1, 256));
+}
+
+#[test]
+fn what_the_server_is_told_is_part_of_every_key_also_where_it_is_absent() {
+    let told = facts(&["source.certificate", "connection.sni"]);
+    let cache = Arc::new(CheckCache::new(CacheConfig { told, key: Some(facts(&["path"])), ..CacheConfig::default() }));
+    let now = Instant::now();
+    let request = |der: Option<&[u8]>, sni: Option<&str>| AttributesBuf {
+        certificate: der.map(Into::into),
+        sni: sni.map(str::to_owned),
+        ..path("/a")
+    };
+    let all = [
+        request(None, None),
+        request(Some(b"one"), None),
+        request(Some(b"two"), None),
+        request(Some(b"one"), Some("shop.test")),
+        request(Some(b"one"), Some("bank.test")),
+    ];
+    for hinted in [true, false] {
+        cache.void_all();
+        for (nth, request) in all.iter().enumerate() {
+            let verdict = if nth % 2 == 0 { Verdict::allow() } else { Verdict::deny(403) };
+            let answer = if hinted { answer(verdict.allow, &["path"]) } else { unhinted(verdict) };
+            lead(&cache, request, now).complete(&request.borrow(), answer, None).unwrap();
+        }
+        for (nth, request) in all.iter().enumerate() {
+            assert_eq!(hit(&cache, request, now), Some(nth % 2 == 0), "{nth}");
+        }
+    }
+}
+
+#[test]
+fn a_change_of_the_query_or_a_personal_header_is_not_kept_unless_somebody_says_so() {
+    use crate::access::verdict::HeaderChange;
+    let with = |name: &str, verdict: Verdict| Verdict {
+        response_headers: vec![HeaderChange::set(name, "1").unwrap()],
+        ..verdict
+    };
+    let set = Verdict { query_to_set: vec![("user".into(), "alice".into())], ..Verdict::allow() };
+    let removed = Verdict { query_to_remove: vec!["user".into()], ..Verdict::allow() };
+    for (verdict, is_kept) in [
+        (set, false),
+        (removed, false),
+        (with("content-type", Verdict::allow()), false),
+        (with("location", Verdict::deny(302)), false),
+        (with("www-authenticate", Verdict::deny(401)), false),
+        (with("content-type", Verdict::deny(403)), true),
+        (with("date", Verdict::deny(403)), true),
+        (Verdict::deny(403), true),
+    ] {
+        let (now, request) = (Instant::now(), path("/a"));
+        let cache = configured(&["path"]);
+        let kept = lead(&cache, &request, now).complete(&request.borrow(), unhinted(verdict.clone()), None);
+        assert_eq!(kept, if is_kept { Ok(()) } else { Err(Refusal::ChangesHeaders) }, "{verdict:?}");
+        let said = CacheConfig { key: Some(facts(&["path"])), cache_header_changes: true, ..CacheConfig::default() };
+        let cache = Arc::new(CheckCache::new(said));
+        lead(&cache, &request, now).complete(&request.borrow(), unhinted(verdict.clone()), None).unwrap();
+        let cache = Arc::new(CheckCache::new(CacheConfig::default()));
+        let hinted = Answer { verdict: Arc::new(verdict), ..answer(true, &["path"]) };
+        lead(&cache, &request, now).complete(&request.borrow(), hinted, None).unwrap();
+    }
+}
+
+fn of_epoch(epoch: u64, answer: Answer) -> Answer {
+    Answer { epoch: Some(Epoch::Number(epoch)), ..answer }
+}
+
+#[test]
+fn a_new_epoch_voids_what_was_kept_and_what_is_in_flight() {
+    let (cache, now) = (Arc::new(CheckCache::new(CacheConfig::default())), Instant::now());
+    let [old, late, new] = ["/old", "/late", "/new"].map(path);
+    let complete = |leader: FlightLeader, request: &AttributesBuf, answer: Answer| {
+        leader.complete(&request.borrow(), answer, None)
+    };
+    complete(lead(&cache, &old, now), &old, of_epoch(1, answer(true, &["path"]))).unwrap();
+    assert_eq!(hit(&cache, &old, now), Some(true));
+    let under_way = lead(&cache, &late, now);
+    complete(lead(&cache, &new, now), &new, of_epoch(2, answer(false, &["path"]))).unwrap();
+    assert_eq!((hit(&cache, &old, now), hit(&cache, &new, now)), (None, Some(false)), "the one that said so is kept");
+    assert_eq!(complete(under_way, &late, answer(true, &["path"])), Err(Refusal::Voided));
+    let behind = of_epoch(1, answer(true, &["path"]));
+    assert_eq!(complete(lead(&cache, &old, now), &old, behind), Err(Refusal::Voided));
+    assert_eq!((hit(&cache, &new, now), cache.stats().voided), (Some(false), 1), "who lags voids nothing");
+}
+
+#[test]
+fn an_answer_that_is_not_kept_still_says_that_the_policy_changed() {
+    let (cache, now, request) = (Arc::new(CheckCache::new(CacheConfig::default())), Instant::now(), path("/a"));
+    for (epoch, refusal) in [(1, None), (2, Some(Refusal::SetCookie))] {
+        let mut answer = of_epoch(epoch, answer(true, &["path"]));
+        if let Some(refusal) = refusal {
+            answer.reuse = Reuse::Never(refusal);
+        }
+        let kept = cache.lead_alone(now).complete(&request.borrow(), answer, None);
+        assert_eq!(kept.err(), refusal);
+    }
+    assert_eq!((hit(&cache, &request, now), cache.stats().entries), (None, 0));
 }

@@ -53,9 +53,12 @@ pub struct CheckConfig {
 
 impl CheckConfig {
     /// How answers are kept. A server that is told claims may have read any of them: an answer that does not say what it
-    /// looked at depends on all, unless the configured key names the ones that count.
+    /// looked at depends on all, unless the configured key names the ones that count. One that is told the caller's
+    /// certificate or the server name may have read that, whatever it says.
     pub(super) fn kept(&self) -> CacheConfig {
         let mut kept = self.cache.clone();
+        let told = [(self.peer_certificate, Fact::Certificate), (self.tls_session, Fact::Sni)];
+        kept.told.extend(told.into_iter().filter_map(|(is_told, fact)| is_told.then_some(fact)));
         if let Some(key) = kept.key.as_mut().filter(|key| self.claims && !key.iter().any(Fact::reads_claims)) {
             key.push(Fact::Claims);
         }
@@ -137,6 +140,8 @@ pub struct BodyTerms {
     pub allow_partial: bool,
     /// Whether it is sent as bytes instead of text.
     pub as_bytes: bool,
+    /// How long the caller may take to send it.
+    pub timeout: Duration,
 }
 
 /// Which request headers are part of a question, and how they are written.

@@ -97,7 +97,7 @@ pub(super) const JWT_AUTHN: &str = "envoy.filters.http.jwt_authn";
 /// Istio's `payload_in_metadata`.
 const PAYLOAD: &str = "payload";
 /// 2^53: up to here a double names every whole number.
-const MAX_EXACT: f64 = 9_007_199_254_740_992.0;
+pub(super) const MAX_EXACT: f64 = 9_007_199_254_740_992.0;
 
 #[cfg(test)]
 mod tests {

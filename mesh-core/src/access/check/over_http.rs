@@ -42,7 +42,7 @@ pub(super) async fn ask<S: PolicyService>(
         // Its body says nothing, but an answer that breaks off is none.
         beginning(body, MAX_BODY_BYTES).await?;
         let verdict = approval(&head.headers, form);
-        return Ok(Answer { reuse: reuse(&verdict, Code::Ok, None), verdict: Arc::new(verdict) });
+        return Ok(Answer { reuse: reuse(&verdict, Code::Ok, None), verdict: Arc::new(verdict), epoch: None });
     }
     let limit = config.max_denied_body.unwrap_or(MAX_BODY_BYTES).min(MAX_BODY_BYTES);
     let verdict = Verdict {
@@ -50,7 +50,7 @@ pub(super) async fn ask<S: PolicyService>(
         body: beginning(body, limit).await?,
         ..Verdict::deny(head.status.as_u16())
     };
-    Ok(Answer { reuse: reuse(&verdict, Code::PermissionDenied, None), verdict: Arc::new(verdict) })
+    Ok(Answer { reuse: reuse(&verdict, Code::PermissionDenied, None), verdict: Arc::new(verdict), epoch: None })
 }
 
 /// The question; `None` if what the request names is no target.

@@ -1,7 +1,6 @@
 //! What a check is asked about one request.
 
 use std::fmt;
-use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::Bytes;
@@ -15,9 +14,7 @@ pub struct Question<'a> {
     pub attributes: Attributes<'a>,
     /// What the server reads of its body. An answer to a question with a body is neither kept nor shared.
     pub body: Option<SentBody>,
-    /// The caller's certificate (DER), as it was verified.
-    pub certificate: Option<Arc<[u8]>>,
-    /// How long the answer may be kept at most: the end of the caller's certificate.
+    /// How long the answer may be kept at most: the end of the caller's certificate, or of a token it sends.
     pub max_expiry: Option<Instant>,
 }
 
@@ -30,20 +27,15 @@ pub(crate) struct About<'a> {
 impl<'a> Question<'a> {
     /// A question about these facts alone.
     pub fn about(attributes: Attributes<'a>) -> Self {
-        Self { attributes, body: None, certificate: None, max_expiry: None }
+        Self { attributes, body: None, max_expiry: None }
     }
 
     pub(super) fn to_buf(&self) -> QuestionBuf {
-        QuestionBuf {
-            attributes: self.attributes.to_buf(),
-            body: self.body.clone(),
-            certificate: self.certificate.clone(),
-            max_expiry: self.max_expiry,
-        }
+        QuestionBuf { attributes: self.attributes.to_buf(), body: self.body.clone(), max_expiry: self.max_expiry }
     }
 }
 
-/// Body and certificate are left out.
+/// The body is left out.
 impl fmt::Debug for Question<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Question").field("attributes", &self.attributes).finish_non_exhaustive()
@@ -69,17 +61,11 @@ impl fmt::Debug for SentBody {
 pub(super) struct QuestionBuf {
     attributes: AttributesBuf,
     body: Option<SentBody>,
-    certificate: Option<Arc<[u8]>>,
     max_expiry: Option<Instant>,
 }
 
 impl QuestionBuf {
     pub(super) fn borrow(&self) -> Question<'_> {
-        Question {
-            attributes: self.attributes.borrow(),
-            body: self.body.clone(),
-            certificate: self.certificate.clone(),
-            max_expiry: self.max_expiry,
-        }
+        Question { attributes: self.attributes.borrow(), body: self.body.clone(), max_expiry: self.max_expiry }
     }
 }

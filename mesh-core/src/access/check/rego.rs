@@ -37,14 +37,14 @@ impl RegoPolicy {
     }
 
     /// What the policy says to a question. A decision that is undefined, or none, is a failure.
-    pub(super) fn decide(&self, request: &CheckRequest) -> Result<CheckResponse, Failure> {
+    pub(super) fn decide(&self, request: &CheckRequest) -> Result<Said, Failure> {
         let failed = |why: String| {
             tracing::warn!(rule = self.rule, reason = why, "the policy gave no decision");
             Failure::new(FailureReason::ServerError)
         };
         let input = match input::of(request) {
             Ok(input) => input,
-            Err(why) => return Ok(decision::unreadable(&why)),
+            Err(why) => return Ok(Said::Unreadable(decision::unreadable(&why))),
         };
         let input = serde_json::from_value(input).map_err(|error| failed(error.to_string()))?;
         // What an evaluation leaves behind is its own; what was parsed is shared.
@@ -55,8 +55,16 @@ impl RegoPolicy {
             return Err(failed("it is undefined".to_owned()));
         }
         let value = serde_json::to_value(&value).map_err(|error| failed(error.to_string()))?;
-        decision::response(value).map_err(failed)
+        decision::response(value).map(Said::Decision).map_err(failed)
     }
+}
+
+/// What came of a question.
+pub(super) enum Said {
+    /// A decision of the policy.
+    Decision(CheckResponse),
+    /// The policy was not asked. The answer is about what could not be read, which no key need hold.
+    Unreadable(CheckResponse),
 }
 
 impl fmt::Debug for RegoPolicy {

@@ -25,7 +25,7 @@ use super::question::Question;
 /// Builds the question.
 pub fn check_request(question: &Question<'_>, config: &CheckConfig) -> CheckRequest {
     let attributes = &question.attributes;
-    let certificate = question.certificate.as_ref().filter(|_| config.peer_certificate);
+    let certificate = attributes.certificate.filter(|_| config.peer_certificate);
     let source = Peer {
         // Envoy takes this from a header; the proven identity is what it stands for.
         service: attributes.principal.unwrap_or_default().to_owned(),

@@ -18,8 +18,8 @@ use http::header::SET_COOKIE;
 use http::{HeaderName, HeaderValue};
 use tonic::Code;
 
-use super::metadata::HINTS;
-use crate::access::cache::{Answer, Hints, References, Refusal, Reuse};
+use super::metadata::{HINTS, MAX_EXACT};
+use crate::access::cache::{Answer, Epoch, Hints, References, Refusal, Reuse};
 use crate::access::fact::Fact;
 use crate::access::verdict::{Failure, FailureReason, HeaderAction, HeaderChange, Verdict};
 use crate::config::rule::unchangeable;
@@ -41,21 +41,24 @@ pub fn interpret(response: CheckResponse, status_on_error: u16) -> Result<Answer
     // An approval that asks for something impossible must not go on without it, in any failure mode.
     let Ok(verdict) = verdict else {
         let verdict = Arc::new(Verdict::deny(500));
-        return Ok(Answer { verdict, reuse: Reuse::Never(Refusal::ErrorStatus) });
+        return Ok(Answer { verdict, reuse: Reuse::Never(Refusal::ErrorStatus), epoch: None });
     };
-    let reuse = reuse(&verdict, Code::from_i32(code), response.dynamic_metadata.as_ref());
-    Ok(Answer { verdict: Arc::new(verdict), reuse })
+    let hints = response.dynamic_metadata.as_ref().and_then(|metadata| metadata.fields.get(HINTS));
+    let reuse = reuse(&verdict, Code::from_i32(code), hints);
+    Ok(Answer { verdict: Arc::new(verdict), reuse, epoch: hints.and_then(epoch_hint) })
 }
 
-pub(super) fn reuse(verdict: &Verdict, code: Code, metadata: Option<&Struct>) -> Reuse {
+pub(super) fn reuse(verdict: &Verdict, code: Code, hints: Option<&Value>) -> Reuse {
     if matches!(code, Code::Unknown | Code::Internal | Code::Unavailable | Code::DeadlineExceeded | Code::Cancelled) {
         return Reuse::Never(Refusal::ErrorStatus);
     }
     if verdict.response_headers.iter().any(|change| change.name == SET_COOKIE) {
         return Reuse::Never(Refusal::SetCookie);
     }
-    match metadata.and_then(|metadata| metadata.fields.get(HINTS)) {
+    match hints {
         None => Reuse::Configured,
+        // Which policy it is of says nothing of how long it holds.
+        Some(hints) if says_the_epoch_alone(hints) => Reuse::Configured,
         Some(hints) => reuse_hints(hints).map_or(Reuse::Never(Refusal::MalformedHints), Reuse::Hinted),
     }
 }
@@ -145,12 +148,37 @@ pub fn reuse_hints(value: &Value) -> Option<Hints> {
             ("valid_use_count", Kind::NumberValue(uses)) => hints.uses = use_count(*uses)?,
             ("exact" | "derived", Kind::ListValue(names)) => exact.extend(facts(&names.values)?),
             ("absent", Kind::ListValue(names)) => absent.extend(facts(&names.values)?),
+            ("epoch", kind) => drop(epoch(kind)?),
             _ => return None,
         }
     }
     let says_what = ["exact", "derived", "absent"].iter().any(|name| fields.contains_key(*name));
     hints.references = says_what.then(|| References::new(exact, absent));
     Some(hints)
+}
+
+/// The policy's epoch, if the hints name one that can be read.
+fn epoch_hint(hints: &Value) -> Option<Epoch> {
+    let Some(Kind::StructValue(Struct { fields })) = &hints.kind else { return None };
+    epoch(fields.get("epoch")?.kind.as_ref()?)
+}
+
+fn says_the_epoch_alone(hints: &Value) -> bool {
+    let Some(Kind::StructValue(Struct { fields })) = &hints.kind else { return false };
+    fields.len() == 1 && epoch_hint(hints).is_some()
+}
+
+/// A whole number, up to where a double names each of them; or a text that is not empty.
+fn epoch(kind: &Kind) -> Option<Epoch> {
+    match kind {
+        Kind::NumberValue(number) if number.fract() == 0.0 && (0.0..=MAX_EXACT).contains(number) => {
+            Some(Epoch::Number(*number as u64))
+        }
+        Kind::StringValue(text) if (1..=MAX_EPOCH_BYTES).contains(&text.len()) => {
+            Some(Epoch::Text(text.as_str().into()))
+        }
+        _ => None,
+    }
 }
 
 fn facts(names: &[Value]) -> Option<Vec<Fact>> {
@@ -195,5 +223,7 @@ fn duration(kind: &Kind) -> Option<Duration> {
 const DENIED: u16 = 403;
 /// Header changes one answer may ask for in one list. HTTP/1.1 servers take about 100 headers in all.
 pub(super) const MAX_CHANGES: usize = 128;
+/// Bytes of an epoch that is a text: any digest.
+const MAX_EPOCH_BYTES: usize = 128;
 /// Facts one answer may refer to in one list. More is not a useful key.
 const MAX_REFERENCES: usize = 32;

@@ -86,7 +86,7 @@ fn raw_headers_are_told_byte_by_byte_and_apart_and_others_joined_and_cleaned() {
 #[test]
 fn a_body_is_told_as_text_or_bytes_and_whether_it_is_all_of_it() {
     let terms = |as_bytes| CheckConfig {
-        body: Some(BodyTerms { max_bytes: 4, allow_partial: true, as_bytes }),
+        body: Some(BodyTerms { max_bytes: 4, allow_partial: true, as_bytes, timeout: Duration::MAX }),
         ..CheckConfig::default()
     };
     let mark = |http: &HttpRequest| http.headers.get("x-envoy-auth-partial-body").cloned();
@@ -102,10 +102,10 @@ fn a_body_is_told_as_text_or_bytes_and_whether_it_is_all_of_it() {
 
 #[test]
 fn certificate_and_server_name_are_told_only_where_it_is_written() {
-    let request = AttributesBuf { sni: Some("shop.test".into()), ..AttributesBuf::default() };
-    let der: Arc<[u8]> = vec![0xfb; 60].into();
+    let certificate = Some(vec![0xfb; 60].into());
+    let request = AttributesBuf { sni: Some("shop.test".into()), certificate, ..AttributesBuf::default() };
     let ask = |is_on| {
-        let question = Question { certificate: Some(Arc::clone(&der)), ..Question::about(request.borrow()) };
+        let question = Question::about(request.borrow());
         let config = CheckConfig { peer_certificate: is_on, tls_session: is_on, ..CheckConfig::default() };
         let context = check_request(&question, &config).attributes.unwrap();
         (context.source.unwrap().certificate, context.tls_session.map(|session| session.sni))

@@ -10,6 +10,7 @@ use http::{HeaderMap, HeaderName};
 use percent_encoding::percent_decode_str;
 
 use super::{Refusal, cookie};
+use crate::access::query::is_named;
 
 /// A place for a token.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -77,7 +78,7 @@ fn in_header<'r>(headers: &'r HeaderMap, name: &HeaderName, prefix: &str) -> Res
     }
 }
 
-fn after_prefix<'t>(text: &'t str, prefix: &str) -> Option<&'t str> {
+pub(super) fn after_prefix<'t>(text: &'t str, prefix: &str) -> Option<&'t str> {
     let Some(scheme) = prefix.strip_suffix(' ') else {
         return without_prefix(text, prefix).map(|token| token.trim_matches(' '));
     };
@@ -97,11 +98,6 @@ fn parameters(query: &str) -> impl Iterator<Item = (&str, &str)> {
 
 fn key(pair: &str) -> &str {
     pair.split('=').next().unwrap_or(pair)
-}
-
-/// However it is written: the application will decode it.
-fn is_named(key: &str, name: &str) -> bool {
-    percent_decode_str(key).eq(name.bytes())
 }
 
 #[cfg(test)]

@@ -49,6 +49,7 @@ mod key;
 mod location;
 pub mod refresh;
 mod source;
+mod stated;
 mod strict;
 #[cfg(test)]
 mod tests;
@@ -66,6 +67,7 @@ pub use self::key::{KeySet, MAX_SET_BYTES};
 pub use self::location::Location;
 use self::source::{Digest, Keys};
 pub use self::source::{KeySource, Origin};
+pub use self::stated::stated_expiry;
 use self::token::Token;
 use self::user::Proven;
 pub use self::user::{EndUser, Terms, expires, principal};

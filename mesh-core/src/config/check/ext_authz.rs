@@ -1,6 +1,7 @@
 //! Remote checks whose settings contradict each other, or ask for what their form of asking does not have.
 
 use super::Report;
+use super::limits::not_zero;
 use crate::config::diagnostic::Path;
 use crate::config::ext_authz::{HttpCheck, everything};
 use crate::config::policy::{Check, FailureMode};
@@ -14,6 +15,9 @@ pub(super) fn check(check: &Check, path: &Path<'_>, report: &mut Report<'_>) {
     if check.failure_mode_allow_header_add && check.failure == FailureMode::Closed {
         let message = "a failure lets no request through: there is none to mark";
         report.error_with(&path.field("failure_mode_allow_header_add"), message, "write `failure: open`, or drop it");
+    }
+    if let Some(body) = check.with_request_body {
+        not_zero(body.timeout, &path.field("with_request_body").field("timeout"), report);
     }
     check_who(check, path, report);
     if let Some(http) = &check.http {

@@ -26,7 +26,7 @@ fn request(path: &str, user: &str) -> AttributesBuf {
 
 fn check(policy: &str, rule: &str) -> RemoteCheck {
     let policy = RegoPolicy::new(policy, rule, LIMIT).unwrap();
-    let body = Some(BodyTerms { max_bytes: 64, allow_partial: true, as_bytes: false });
+    let body = Some(BodyTerms { max_bytes: 64, allow_partial: true, as_bytes: false, timeout: LIMIT });
     RemoteCheck::new(CheckConfig { form: Form::Rego(Arc::new(policy)), body, timeout: LIMIT, ..CheckConfig::default() })
 }
 
@@ -158,6 +158,22 @@ async fn a_question_that_cannot_be_read_is_denied_as_the_callers_mistake() {
     let verdict = outcome.verdict();
     assert!(matches!(outcome, CheckOutcome::Deny(_)), "{outcome:?}");
     assert!(verdict.status == 400 && verdict.body.starts_with(b"request_parse_error: "), "{verdict:?}");
+}
+
+#[tokio::test]
+async fn a_question_that_cannot_be_read_is_denied_to_who_asked_it_alone() {
+    let key = ["method", "path"].map(|name| crate::access::Fact::parse(name).unwrap());
+    let minute = Duration::from_secs(60);
+    let cache = crate::access::CacheConfig::keyed(key.into(), minute, minute);
+    let policy = Arc::new(RegoPolicy::new("package a\ndefault allow := true", "data.a.allow", LIMIT).unwrap());
+    let check =
+        RemoteCheck::new(CheckConfig { form: Form::Rego(policy), timeout: LIMIT, cache, ..CheckConfig::default() });
+    for (query, status) in [(Some("x=%zz"), 400), (Some("x=1"), 200), (None, 200)] {
+        let request = AttributesBuf { query: query.map(str::to_owned), ..AttributesBuf::default() };
+        let outcome = check.check(nobody(), &request.borrow(), &SystemClock, None).await;
+        assert_eq!(outcome.verdict().status, status, "{query:?}");
+    }
+    assert_eq!((check.stats().hits, check.stats().uncacheable), (1, 1));
 }
 
 #[test]
