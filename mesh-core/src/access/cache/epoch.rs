@@ -36,7 +36,14 @@ pub(super) enum Heard {
 #[derive(Default)]
 pub(super) struct Epochs {
     generation: AtomicU64,
-    said: Mutex<Option<Said>>,
+    heard: Mutex<Latest>,
+}
+
+/// What was said since the policy changed without a server saying so: what they said before counts no more.
+#[derive(Default)]
+struct Latest {
+    since: u64,
+    said: Option<Said>,
 }
 
 /// The epoch in force, and when the question was asked whose answer brought it.
@@ -52,19 +59,24 @@ impl Epochs {
         self.generation.load(Ordering::Acquire)
     }
 
-    /// The policy has changed.
+    /// The policy has changed, and perhaps the server: whatever epoch comes next is the one in force.
     pub(super) fn advance(&self) {
-        self.generation.fetch_add(1, Ordering::AcqRel);
+        let mut heard = self.heard.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = self.generation.fetch_add(1, Ordering::AcqRel);
+        *heard = Latest { since: before + 1, said: None };
     }
 
-    /// Takes note of an answer's epoch. One that changes the epoch is of the new one, unless it was asked for before
-    /// something else changed the policy.
+    /// Takes note of an answer's epoch; one that changes it is of the new one. What was asked before the policy changed
+    /// otherwise says nothing.
     pub(super) fn hear(&self, epoch: &Epoch, asked: &mut Asked) -> Heard {
-        let mut said = self.said.lock().unwrap_or_else(PoisonError::into_inner);
-        let is_first = said.is_none();
-        let heard = said.as_ref().map_or(Heard::New, |said| said.heard(epoch, asked.at));
+        let mut latest = self.heard.lock().unwrap_or_else(PoisonError::into_inner);
+        if asked.epoch < latest.since {
+            return Heard::Old;
+        }
+        let is_first = latest.said.is_none();
+        let heard = latest.said.as_ref().map_or(Heard::New, |said| said.heard(epoch, asked.at));
         if heard == Heard::New {
-            *said = Some(Said { epoch: epoch.clone(), since: asked.at });
+            latest.said = Some(Said { epoch: epoch.clone(), since: asked.at });
             if is_first {
                 return Heard::Same;
             }
@@ -137,15 +149,24 @@ mod tests {
     }
 
     #[test]
-    fn who_brings_an_epoch_is_of_it_unless_the_policy_changed_otherwise_meanwhile() {
+    fn who_brings_an_epoch_is_of_it() {
+        let epochs = Epochs::default();
+        let mut asked = Asked { epoch: 0, at: Instant::now() };
+        epochs.hear(&Epoch::Number(1), &mut asked);
+        assert_eq!(epochs.hear(&Epoch::Number(2), &mut asked), Heard::New);
+        assert_eq!(asked.epoch, epochs.generation());
+    }
+
+    #[test]
+    fn after_a_change_that_no_server_told_of_any_epoch_counts_and_none_of_a_question_from_before() {
         let (epochs, at) = (Epochs::default(), Instant::now());
         let hear = |number, asked: &mut Asked| epochs.hear(&Epoch::Number(number), asked);
-        let (mut early, mut first) = (Asked { epoch: 0, at }, Asked { epoch: 0, at });
-        hear(1, &mut first);
-        assert_eq!(hear(2, &mut first), Heard::New);
-        assert_eq!(first.epoch, epochs.generation());
+        let (mut before, mut under_way) = (Asked { epoch: 0, at }, Asked { epoch: 0, at });
+        hear(9, &mut before);
         epochs.advance();
-        assert_eq!(hear(3, &mut early), Heard::New);
-        assert_ne!(early.epoch, epochs.generation());
+        assert_eq!(hear(9, &mut under_way), Heard::Old);
+        let mut after = Asked { epoch: epochs.generation(), at };
+        assert_eq!((hear(3, &mut after), hear(2, &mut after)), (Heard::Same, Heard::Old));
+        assert_eq!((hear(4, &mut after), after.epoch), (Heard::New, epochs.generation()));
     }
 }
