@@ -10,7 +10,7 @@ use bytes::Bytes;
 
 use mesh_core::inbound::own_server::{Given, Wanted};
 
-use crate::check::{Outs, outcome, queue_of, settle};
+use crate::check::{Outs, of_same_mesh, outcome, queue_of, settle};
 use crate::code::mesh_code;
 use crate::cq::mesh_cq;
 use crate::engine::Engine;
@@ -22,14 +22,14 @@ use crate::received::MESH_RECEIVED_WHOLE_BODY;
 use crate::response::mesh_response;
 use crate::text::mesh_bytes;
 
-/// For `mesh_body_wanted_give`: the caller's deadline passed before there was enough of the body.
+/// For `mesh_body_wanted_give`: its time passed before there was enough of the body.
 pub const MESH_RECEIVED_LATE: u32 = 2;
 
 /// A request that goes on once its body was handed over: see `mesh_inbound_begin`. One thread at a time.
 pub struct mesh_body_wanted {
     engine: Arc<Engine>,
     limit: usize,
-    deadline: Option<Instant>,
+    deadline: Instant,
     wanted: Mutex<Option<Wanted>>,
 }
 
@@ -57,21 +57,19 @@ pub unsafe extern "C" fn mesh_body_wanted_limit(wanted: *const mesh_body_wanted)
     guard!(mesh_body_wanted_limit, or 0, { unsafe { handles::lend(wanted) }.map_or(0, mesh_body_wanted::limit) })
 }
 
-/// Nanoseconds until the caller stops waiting, which is when to stop reading (`MESH_RECEIVED_LATE`); 0 when it has, -1
-/// without a deadline.
+/// Nanoseconds until it is too late, which is when to stop reading (`MESH_RECEIVED_LATE`): the caller waits no longer, or
+/// took longer than the check grants (`with_request_body.timeout`). 0 when it is, -1 for NULL.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn mesh_body_wanted_remaining_ns(wanted: *const mesh_body_wanted) -> i64 {
     guard!(mesh_body_wanted_remaining_ns, or - 1, {
         // SAFETY: rule 1: NULL or a live handle.
-        let Some(deadline) = unsafe { handles::lend(wanted) }.ok().and_then(|wanted| wanted.deadline) else {
-            return -1;
-        };
-        i64::try_from(deadline.saturating_duration_since(Instant::now()).as_nanos()).unwrap_or(i64::MAX)
+        let Ok(wanted) = (unsafe { handles::lend(wanted) }) else { return -1 };
+        i64::try_from(wanted.deadline.saturating_duration_since(Instant::now()).as_nanos()).unwrap_or(i64::MAX)
     })
 }
 
 /// Goes on as `mesh_inbound_begin` does. `flags`: `MESH_RECEIVED_WHOLE_BODY` if `body` is all of it, `MESH_RECEIVED_LATE`
-/// if the caller waits no longer, else 0: there is more. Once. The handle is still to be freed; freed without this, the
+/// if it is too late, else 0: there is more. Once. The handle is still to be freed; freed without this, the
 /// request was given up.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn mesh_body_wanted_give(
@@ -89,6 +87,7 @@ pub unsafe extern "C" fn mesh_body_wanted_give(
         let (wanted, body, queue, outs) =
             unsafe { (handles::lend(wanted)?, body.read("body")?, queue_of(cq)?, Outs::new(inbound, answer, None)?) };
         wanted.engine.runtime()?;
+        of_same_mesh(&wanted.engine, queue)?;
         let given = match flags {
             0 => Given::Beginning(Bytes::copy_from_slice(body)),
             MESH_RECEIVED_WHOLE_BODY => Given::Whole(Bytes::copy_from_slice(body)),

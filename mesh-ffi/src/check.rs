@@ -277,15 +277,23 @@ pub unsafe fn queue_of<'a>(cq: *const mesh_cq) -> Result<Option<&'a Arc<Queue>>,
     if cq.is_null() { Ok(None) } else { Ok(Some(unsafe { handles::lend(cq)? }.queue())) }
 }
 
+/// An outcome comes to a queue of the mesh that makes it.
+pub fn of_same_mesh(engine: &Arc<Engine>, queue: Option<&Arc<Queue>>) -> Result<(), Failure> {
+    match queue {
+        Some(queue) if !Arc::ptr_eq(engine, queue.engine()) => {
+            Err(Failure::invalid("the queue was made for another mesh"))
+        }
+        _ => Ok(()),
+    }
+}
+
 /// The outcome, if there is nothing to wait for; `None`: it goes to the queue.
 pub fn settle(
     engine: &Arc<Engine>,
     queue: Option<(&Arc<Queue>, u64)>,
     work: impl Future<Output = Result<Outcome, Failure>> + Send + 'static,
 ) -> Result<Option<Outcome>, Failure> {
-    if queue.is_some_and(|(queue, _)| !Arc::ptr_eq(engine, queue.engine())) {
-        return Err(Failure::invalid("the queue was made for another mesh"));
-    }
+    of_same_mesh(engine, queue.map(|(queue, _)| queue))?;
     let mut work = Box::pin(work);
     if let Poll::Ready(outcome) = work.as_mut().poll(&mut Context::from_waker(noop_waker_ref())) {
         return outcome.map(Some);

@@ -18,8 +18,8 @@ use serde_json::Value;
 
 /// Requests a second; every second one is for `/never`.
 const RATE: u32 = 500;
-/// Time in which a change has to be enforced: the bound of the requirement. One of a language's two changes has to keep
-/// it, since a machine that stands still for a moment takes one with it.
+/// Time in which a change has to be enforced: the bound of the requirement. In all languages but one each of the two
+/// changes has to keep it, since a machine that stands still for a moment takes one with it.
 const BOUND: Duration = Duration::from_secs(1);
 /// Time that no change may take.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -121,6 +121,7 @@ routes: [{{ hosts: [a], rules: [{{ backends: [{{ cluster: a }}] }}] }}]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_changed_policy_is_enforced_within_a_second_in_every_language_and_never_by_half() {
     let directory = tempfile::tempdir().unwrap();
+    let mut all = Vec::new();
     for language in LANGUAGES {
         let served = Served::start(language, directory.path());
         let mesh = client(served.port);
@@ -138,13 +139,16 @@ async fn a_changed_policy_is_enforced_within_a_second_in_every_language_and_neve
             tokio::time::sleep(PHASE).await;
         }
         let shots = load.stop().await;
-        judge_answers(language, &shots, &changed);
+        all.push(judge_answers(language, &shots, &changed));
         judge_log(language, &shots, &served.lines(shots.len()));
     }
+    let in_time = |nth: usize| all.iter().filter(|took| took[nth] <= BOUND).count();
+    assert!(in_time(0) + 1 >= LANGUAGES.len() && in_time(1) + 1 >= LANGUAGES.len(), "closed and opened: {all:?}");
 }
 
-/// What began later than the bound after a change and ended before the next one has the verdict of that policy.
-fn judge_answers(language: &str, shots: &[Shot], changed: &[Instant]) {
+/// What began later than a while after a change and ended before the next one has the verdict of that policy. How long
+/// it was until the door was closed, and until it was open again.
+fn judge_answers(language: &str, shots: &[Shot], changed: &[Instant]) -> [Duration; 2] {
     let answered = |shot: &Shot| *shot.result.as_ref().unwrap_or_else(|error| panic!("{language}: {error}"));
     let mut took = [Duration::ZERO; PHASES.len()];
     for (phase, policy) in PHASES.iter().enumerate() {
@@ -162,10 +166,11 @@ fn judge_answers(language: &str, shots: &[Shot], changed: &[Instant]) {
     }
     let [at_first, closed, opened] = took;
     assert_eq!(at_first, Duration::ZERO, "{language}: the first policy did not hold from the beginning");
-    assert!(closed.min(opened) <= BOUND && closed.max(opened) <= PATIENCE, "{language}: {closed:?}, {opened:?}");
+    assert!(closed.max(opened) <= PATIENCE, "{language}: {closed:?}, {opened:?}");
     assert!(shots.iter().all(|shot| matches!(answered(shot), 200 | 403)), "{language}: neither passed nor refused");
     let passed = shots.iter().filter(|shot| !shot.number.is_multiple_of(2) && answered(shot) != 403).count();
     assert_eq!(passed, 0, "{language}: met the rules of one policy and the documents of the other");
+    [closed, opened]
 }
 
 /// Each line names the revision that decided, and what decided is of that revision; who began after another had ended

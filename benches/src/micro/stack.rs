@@ -39,7 +39,7 @@ pub fn subjects() -> Vec<Subject> {
         Subject::at_most(15, name("policies"), Some(policies), our_policies),
         Subject::theirs(balanced.clone(), their_balanced),
         Subject::at_most(16, name("balanced"), Some(balanced), our_balanced),
-        Subject::at_most(46, name("every layer"), None, every_layer),
+        Subject::at_most(48, name("every layer"), None, every_layer),
     ]
 }
 

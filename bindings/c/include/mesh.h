@@ -306,7 +306,7 @@
 // For `mesh_received.flags` and `mesh_body_wanted_give`: `body` is all of the body.
 #define MESH_RECEIVED_WHOLE_BODY 1
 
-// For `mesh_body_wanted_give`: the caller's deadline passed before there was enough of the body.
+// For `mesh_body_wanted_give`: its time passed before there was enough of the body.
 #define MESH_RECEIVED_LATE 2
 
 // Not an outcome: start an attempt, the first one or the one after a wait.
@@ -1014,12 +1014,12 @@ mesh_code mesh_inbound_fail(const mesh_inbound *inbound,
 // How many bytes of the body checks want to know. Read one more if there are more. 0 for NULL.
 size_t mesh_body_wanted_limit(const mesh_body_wanted *wanted);
 
-// Nanoseconds until the caller stops waiting, which is when to stop reading (`MESH_RECEIVED_LATE`); 0 when it has, -1
-// without a deadline.
+// Nanoseconds until it is too late, which is when to stop reading (`MESH_RECEIVED_LATE`): the caller waits no longer, or
+// took longer than the check grants (`with_request_body.timeout`). 0 when it is, -1 for NULL.
 int64_t mesh_body_wanted_remaining_ns(const mesh_body_wanted *wanted);
 
 // Goes on as `mesh_inbound_begin` does. `flags`: `MESH_RECEIVED_WHOLE_BODY` if `body` is all of it, `MESH_RECEIVED_LATE`
-// if the caller waits no longer, else 0: there is more. Once. The handle is still to be freed; freed without this, the
+// if it is too late, else 0: there is more. Once. The handle is still to be freed; freed without this, the
 // request was given up.
 mesh_code mesh_body_wanted_give(const mesh_body_wanted *wanted,
                                 mesh_bytes body,

@@ -37,7 +37,7 @@ pub struct InboundCheck {
 #[pyclass(frozen, module = "mesh._native")]
 pub struct Wanted {
     limit: usize,
-    deadline: Option<Instant>,
+    deadline: Instant,
     inner: Owned<Mutex<Option<own_server::Wanted>>>,
 }
 
@@ -138,10 +138,10 @@ impl Wanted {
         self.limit
     }
 
-    /// Seconds until the caller stops waiting; None: it does not.
+    /// Seconds until it is too late.
     #[getter]
-    fn remaining(&self) -> Option<f64> {
-        self.deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()).as_secs_f64())
+    fn remaining(&self) -> f64 {
+        self.deadline.saturating_duration_since(Instant::now()).as_secs_f64()
     }
 }
 

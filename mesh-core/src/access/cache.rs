@@ -34,7 +34,7 @@ pub use self::epoch::Epoch;
 use self::epoch::{Epochs, Heard};
 use self::eviction::Bounds;
 use self::flight::Flights;
-pub use self::flight::{Flight, FlightLeader, Landing, Shared};
+pub use self::flight::{Flight, FlightLeader, Landing, Share, Shared};
 use self::key::Keys;
 use self::references::ReferenceSets;
 pub use self::references::References;
@@ -255,13 +255,18 @@ impl<S: BuildHasher + Clone> CheckCache<S> {
         Some(hit.verdict)
     }
 
-    /// The verdict of a flight, if it answers this request too. Not of one that is limited.
-    pub fn share(&self, shared: &Shared, attributes: &Attributes<'_>) -> Option<Arc<Verdict>> {
+    /// What the answer of a flight is to a request that waited for it.
+    pub fn share(&self, shared: &Shared, attributes: &Attributes<'_>) -> Share {
         let identity = self.keys.identity(attributes);
         let sought = self.keys.sought(&shared.set, &identity, self.keys.hash_of(&identity));
-        let is_same = !shared.is_limited && sought.is_some_and(|sought| sought.is(&shared.key));
-        self.counters.coalesced.add(u64::from(is_same));
-        is_same.then(|| shared.verdict.clone())
+        if !sought.is_some_and(|sought| sought.is(&shared.key)) {
+            return Share::Other;
+        }
+        if shared.is_limited {
+            return Share::ForFew;
+        }
+        self.counters.coalesced.add(1);
+        Share::Same(Arc::clone(&shared.verdict))
     }
 
     /// A leader that nobody waits for.

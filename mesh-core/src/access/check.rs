@@ -52,7 +52,7 @@ use self::rego::Said;
 pub use self::request::check_request;
 pub use self::response::{interpret, reuse_hints};
 use super::attributes::Attributes;
-use super::cache::{Answer, CacheStats, CheckCache, Flight, FlightLeader, Landing, Lookup, Refusal, Reuse};
+use super::cache::{Answer, CacheStats, CheckCache, Flight, FlightLeader, Landing, Lookup, Refusal, Reuse, Share};
 use super::verdict::{Failure, FailureReason, Verdict, apply_to_request};
 use crate::error::BoxError;
 use crate::time::{Clock, after};
@@ -244,10 +244,10 @@ impl RemoteCheck {
             () = timer => return Waited::Ended(Err(Arc::new(Failure::new(FailureReason::Timeout)))),
         };
         match landing {
-            Landing::Answered(shared) if shared.is_limited() => Waited::ForFew,
             Landing::Answered(shared) => match self.cache.share(&shared, attributes) {
-                Some(verdict) => Waited::Ended(Ok(verdict)),
-                None => Waited::NotOurs,
+                Share::Same(verdict) => Waited::Ended(Ok(verdict)),
+                Share::ForFew => Waited::ForFew,
+                Share::Other => Waited::NotOurs,
             },
             Landing::NotShared => Waited::NotOurs,
             Landing::Failed(failure) if failure.reason.is_of_the_way() => Waited::Ended(Err(failure)),

@@ -76,8 +76,12 @@ impl<'a> Views<'a> {
 }
 
 /// Judges one request. `draw` says which of the rules that are rolled out in part it meets.
-pub fn judge<'a>((rules, policies): (&'a Rules, &'a Policies), of: &Attributes<'_>, draw: Draw) -> Judgement<'a> {
-    let views = Views::from(of);
+pub fn judge<'a, 'r>(
+    (rules, policies): (&'a Rules, &'a Policies),
+    of: impl Into<Views<'r>>,
+    draw: Draw,
+) -> Judgement<'a> {
+    let views = of.into();
     let verdict = verdict((rules, policies), views, Stage::Now(draw));
     if !rules.is_partial() && !policies.is_partial() {
         return Judgement { verdict, planned: None };

@@ -179,11 +179,10 @@ impl Arrival<'_> {
         let headers = HeaderMap::new();
         let attributes = self.attributes(&headers);
         let draw = judging::draw(inbound, policy);
-        let (judged, told) = judging::judge(inbound, policy, (&attributes, &Readings::default()), draw);
+        let (judged, told) = judging::judge(inbound, policy, ((&attributes).into(), &Readings::default()), draw);
         if let Some(told) = told {
             told.write(&mut record.line);
         }
-        let judged = judged.map_err(|denial| denial.refused);
         let demanded = judged.and_then(|()| demanded(policy, &attributes, draw));
         let demanded = demanded.map_err(|refused| refused.error).inspect_err(|_| inbound.decisions.denied.inc())?;
         self.limit(policy, &attributes).await?;

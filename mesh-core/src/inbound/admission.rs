@@ -2,7 +2,7 @@
 //!
 //! Decides: nothing itself; it asks in order: deadline, form, end user, rules, rate limits, room, checks.
 //! What costs least comes first, so that who must not get in takes neither a token nor a place from those who may.
-//! Policies that read what the provider of a CUSTOM policy may change are asked once more after it, and that counts.
+//! Policies that read what the provider of a CUSTOM policy may change are asked after it.
 //! Never: asks further after a refusal that nothing may change. Invariant: a check that a policy demands is asked, or the request is refused.
 
 use std::sync::Arc;
@@ -12,7 +12,7 @@ use http::Request;
 use super::checks::Asking;
 use super::facts::Facts;
 use super::gate::Inside;
-use super::judging::{self, Told};
+use super::judging;
 use super::quota;
 use super::readings;
 use super::serve::Origin;
@@ -58,17 +58,16 @@ pub(super) async fn admit(
     end_user::authenticate(inbound, policy, &mut facts, request)?;
     let attributes = facts.attributes(request.headers());
     let draw = judging::draw(inbound, policy);
-    let (judged, told) = judging::judge(inbound, policy, (&attributes, &facts.readings), draw);
     // Which checks the policies demand is read of the request as it came: a check may change its headers.
     let demanded = readings::demanded(policy, (&attributes, &facts.readings), draw);
-    let came = demanded.as_ref().is_ok_and(|demanded| may_yet_change(policy, demanded)).then(|| attributes.to_buf());
-    let judged = match judged {
-        Err(denial) if came.is_some() && !denial.is_by_rules => Ok(()),
-        other => other.map_err(|denial| denial.refused),
+    let may_change = demanded.as_ref().is_ok_and(|demanded| may_yet_change(policy, demanded))
+        && !judging::is_refused_by_rules(policy, (&attributes, &facts.readings), draw);
+    let came = may_change.then(|| attributes.to_buf());
+    let (judged, told) = match came {
+        Some(_) => (Ok(()), judging::to_be_told(inbound)),
+        None => judging::judge(inbound, policy, ((&attributes).into(), &facts.readings), draw),
     };
-    if let Some(told) = told {
-        request.extensions_mut().insert(told);
-    }
+    judging::tell(request, told);
     let demanded = judged.and(demanded).inspect_err(|_| inbound.decisions.denied.inc())?;
     let (counting, counted) = counting(policy, (&facts, request));
     limit(inbound, counting, counted).await?;
@@ -79,10 +78,8 @@ pub(super) async fn admit(
     if let Some(came) = came {
         let attributes = facts.attributes(request.headers());
         let views = Views { rules: came.borrow(), policies: attributes };
-        let (judged, rule) = judging::judge_changed(policy, (views, &facts.readings), draw);
-        if let Some(told) = request.extensions_mut().get_mut::<Told>() {
-            told.correct(rule);
-        }
+        let (judged, told) = judging::judge(inbound, policy, (views, &facts.readings), draw);
+        judging::tell(request, told);
         judged.inspect_err(|_| inbound.decisions.denied.inc())?;
     }
     in_time(inbound, context, "the caller's deadline passed while the request was admitted")?;

@@ -12,6 +12,7 @@ use super::Inbound;
 use super::admission::{Refused, refusal};
 use super::facts::{Facts, expiry};
 use super::judging;
+use super::later_body::{Sought, Terms};
 use super::policy_channel::PolicyChannel;
 use super::read_ahead::read_ahead;
 use super::serve::Origin;
@@ -42,13 +43,17 @@ impl Asking<'_> {
     ) -> Result<Vec<Arc<Verdict>>, Refused> {
         let (facts, request) = about;
         let mut verdicts = Vec::new();
-        for check in checks {
+        for (nth, check) in checks.iter().enumerate() {
             let name = check.check.config().name.as_str();
-            let is_due = demanded.contains(&name)
-                || (!check.is_provider_only && facts.meets(&check.matches, request) && self.is_drawn(check)?);
-            if !is_due {
+            let may_be_due = |check: &CheckPolicy, request: &Request<Body>| {
+                demanded.contains(&check.check.config().name.as_str())
+                    || (!check.is_provider_only && facts.meets(&check.matches, request))
+            };
+            if !may_be_due(check, request) || (!demanded.contains(&name) && !self.is_drawn(check)?) {
                 continue;
             }
+            let others = checks[nth + 1..].iter().filter(|other| may_be_due(other, request));
+            self.say_what_is_sought(check, others, request);
             let body = self.body(check, request).await?;
             let attributes = facts.attributes(request.headers());
             let outcome = self.ask(check, attributes, body).await?;
@@ -96,6 +101,28 @@ impl Asking<'_> {
         let error = refusal(ErrorKind::CheckDenied, format!("check {}: switched off, and denied so", config.name));
         let verdict = Some(Arc::new(Verdict::deny(config.status_on_error)));
         Err(self.denied(Refused { error, verdict }))
+    }
+
+    /// An own server that is asked for the body is asked once, for all who may look.
+    fn say_what_is_sought<'c>(
+        &self,
+        check: &CheckPolicy,
+        others: impl Iterator<Item = &'c CheckPolicy>,
+        request: &Request<Body>,
+    ) {
+        let (Some(sought), Some(first)) = (request.extensions().get::<Sought>(), check.check.config().body) else {
+            return;
+        };
+        sought.set(|| {
+            let too_late = after(self.inbound.core.clock.now(), first.timeout);
+            let until = self.context.deadline.map_or(too_late, |deadline| deadline.min(too_late));
+            let terms = Terms { limit: first.max_bytes, beginning_will_do: first.allow_partial, until };
+            others.filter_map(|other| other.check.config().body).fold(terms, |terms, other| Terms {
+                limit: terms.limit.max(other.max_bytes),
+                beginning_will_do: terms.beginning_will_do && other.allow_partial,
+                ..terms
+            })
+        });
     }
 
     /// As much of the body as the check wants to know.

@@ -10,7 +10,7 @@ use http::Request;
 use super::Inbound;
 use super::admission::{Refused, refused};
 use crate::access::attributes::Attributes;
-use crate::access::judgement::{self, Cause, Verdict, Views};
+use crate::access::judgement::{self, Verdict, Views};
 use crate::access::rollout::{Draw, Stage};
 use crate::access::verdict::Verdict as Answer;
 use crate::body::Body;
@@ -21,21 +21,17 @@ use crate::telemetry::AccessRecord;
 use crate::telemetry::names::{label, metric};
 
 /// What the access log says of a verdict.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub(super) struct Told {
-    rule: Arc<str>,
+    rule: Option<Arc<str>>,
     would_deny: Option<Arc<str>>,
     would_allow: Option<Arc<str>>,
     metadata: Vec<(Arc<str>, Arc<str>)>,
 }
 
 impl Told {
-    pub(super) fn correct(&mut self, rule: Arc<str>) {
-        self.rule = rule;
-    }
-
     pub(super) fn write(self, line: &mut AccessRecord) {
-        line.access_rule = Some(self.rule);
+        line.access_rule = self.rule;
         line.would_deny = self.would_deny;
         line.would_allow = self.would_allow;
         line.check_metadata = self.metadata;
@@ -50,31 +46,32 @@ pub(super) fn draw(inbound: &Inbound, policy: &ListenerPolicy) -> Draw {
     Draw::STRICT
 }
 
-/// Why a request is not let in.
-pub(super) struct Denial {
-    pub(super) refused: Refused,
-    /// Whether local rules say so; policies may say otherwise of the request as a check changed it.
-    pub(super) is_by_rules: bool,
-}
-
-impl Denial {
-    fn new(cause: &Cause<'_>, why: String) -> Self {
-        Self { refused: refused(ErrorKind::Denied, why), is_by_rules: cause.is_by_rules() }
-    }
+/// Whether local rules refuse a request as it came, so that nothing that a check changes may let it in.
+pub(super) fn is_refused_by_rules(
+    policy: &ListenerPolicy,
+    (attributes, readings): (&Attributes<'_>, &Readings),
+    draw: Draw,
+) -> bool {
+    let (by, views) = ((&policy.rules, &*policy.authorization), Views::from(attributes));
+    let cause = match judgement::verdict(by, views, Stage::Now(draw)) {
+        Verdict::Deny(cause) => Some(cause),
+        Verdict::Allow(_) => judgement::refused_reading(by, views, readings, draw).map(|(cause, _)| cause),
+    };
+    cause.is_some_and(|cause| cause.is_by_rules())
 }
 
 /// Local rules and Istio's policies: whether they let the request pass, and what the access log, if there is one, says.
 pub(super) fn judge(
     inbound: &Inbound,
     policy: &ListenerPolicy,
-    about: (&Attributes<'_>, &Readings),
+    about: (Views<'_>, &Readings),
     draw: Draw,
-) -> (Result<(), Denial>, Option<Told>) {
-    let ((attributes, readings), by) = (about, (&policy.rules, &*policy.authorization));
-    let judgement = judgement::judge(by, attributes, draw);
+) -> (Result<(), Refused>, Option<Told>) {
+    let ((views, readings), by) = (about, (&policy.rules, &*policy.authorization));
+    let judgement = judgement::judge(by, views, draw);
     let is_allowed = judgement.verdict.passes();
     tracing::debug!(listener = %inbound.name, rule = %judgement.verdict, is_allowed, "access judged");
-    audit(policy, attributes);
+    audit(policy, &views.policies);
     for (rule, count) in policy.rules.take_failures() {
         let labels = [(label::LISTENER, &*inbound.name), (label::RULE, rule)];
         inbound.core.telemetry.registry.counter(&metric::CONDITION_FAILURES, &labels).add(count);
@@ -87,40 +84,30 @@ pub(super) fn judge(
         let planned = |passes| judgement.planned.filter(|planned| planned.passes() == passes);
         let named = |planned: Option<Verdict<'_>>| planned.map(|planned| planned.name().into());
         Told {
-            rule: judgement.verdict.to_string().into(),
+            rule: Some(judgement.verdict.to_string().into()),
             would_deny: named(planned(false)),
             would_allow: named(planned(true)),
             metadata: Vec::new(),
         }
     });
     if let Verdict::Deny(cause) = judgement.verdict {
-        return (Err(Denial::new(&cause, cause.to_string())), told);
+        return (Err(refused(ErrorKind::Denied, cause.to_string())), told);
     }
-    let Some((cause, path)) = judgement::refused_reading(by, attributes.into(), readings, draw) else {
-        return (Ok(()), told);
-    };
-    let told = told.map(|told| Told { rule: cause.to_string().into(), ..told });
-    (Err(Denial::new(&cause, format!("{cause}, read as {path:?}"))), told)
+    let Some((cause, path)) = judgement::refused_reading(by, views, readings, draw) else { return (Ok(()), told) };
+    let told = told.map(|told| Told { rule: Some(cause.to_string().into()), ..told });
+    (Err(refused(ErrorKind::Denied, format!("{cause}, read as {path:?}"))), told)
 }
 
-/// The same for a request that its CUSTOM policies' providers may have changed: policies judge what they made of it, as
-/// in Istio, and local rules the request as it came.
-pub(super) fn judge_changed(
-    policy: &ListenerPolicy,
-    (views, readings): (Views<'_>, &Readings),
-    draw: Draw,
-) -> (Result<(), Refused>, Arc<str>) {
-    let by = (&policy.rules, &*policy.authorization);
-    let verdict = judgement::verdict(by, views, Stage::Now(draw));
-    if let Verdict::Deny(cause) = verdict {
-        return (Err(Denial::new(&cause, cause.to_string()).refused), verdict.to_string().into());
-    }
-    match judgement::refused_reading(by, views, readings, draw) {
-        None => (Ok(()), verdict.to_string().into()),
-        Some((cause, path)) => {
-            (Err(Denial::new(&cause, format!("{cause}, read as {path:?}")).refused), cause.to_string().into())
-        }
-    }
+/// For a verdict that is yet to come, what the access log says besides it.
+pub(super) fn to_be_told(inbound: &Inbound) -> Option<Told> {
+    inbound.core.telemetry.access_log.is_on().then(Told::default)
+}
+
+/// What a verdict says goes to what checks have said meanwhile.
+pub(super) fn tell(request: &mut Request<Body>, told: Option<Told>) {
+    let Some(told) = told else { return };
+    let metadata = request.extensions_mut().remove::<Told>().map(|before| before.metadata).unwrap_or_default();
+    request.extensions_mut().insert(Told { metadata, ..told });
 }
 
 /// What a check's answer says besides its verdict goes to the access log, if there is one.

@@ -34,6 +34,7 @@ pub mod gate;
 mod health;
 mod judging;
 mod known_peers;
+mod later_body;
 pub mod listener;
 mod load;
 pub mod own_server;

@@ -25,12 +25,12 @@ use tower_service::Service;
 
 use super::body::Lengths;
 use super::known_peers::KnownPeers;
+use super::later_body::{Later, Question, Sought, Terms};
 use super::{ConnectionAddress, Inbound, peer_of, serve};
 use crate::body::Body;
 use crate::core::Core;
 use crate::error::{BoxError, Error, ErrorKind, Side};
 use crate::identity::tls::PeerIdentity;
-use crate::snapshot::ListenerPolicy;
 
 /// Admits the requests that an application's own server receives: access rules, end users, limits, checks, telemetry,
 /// trace and deadline, as for a listener of the mesh. A tower service has [`ServerLayer`](super::ServerLayer).
@@ -126,7 +126,9 @@ impl InboundCheck {
     /// How many bytes of a body the checks of this listener want to know, by the policy in force; 0: none. Hand over
     /// one more if there are more, so that what is too long is seen to be.
     pub fn body_limit(&self) -> usize {
-        body_limit(&self.inbound.policy(&self.inbound.core.snapshot.load()))
+        let policy = self.inbound.policy(&self.inbound.core.snapshot.load());
+        let wanted = policy.checks.iter().filter_map(|check| check.check.config().body);
+        wanted.map(|terms| terms.max_bytes).max().unwrap_or(0)
     }
 
     /// Who the client is that proved to hold the key of this certificate chain (DER, leaf first) in a TLS handshake,
@@ -153,31 +155,39 @@ impl InboundCheck {
 
 /// A request that goes on once its body is handed over. Dropped before, it counts as given up by the caller.
 pub struct Wanted {
-    limit: usize,
-    deadline: Option<Instant>,
-    hand: Hand,
+    question: Question,
+    said: Option<u64>,
+    core: Arc<Core>,
     rest: Entered<dyn Future<Output = Begun> + Send>,
 }
 
 impl Wanted {
-    /// How many bytes of the body checks want to know. Hand over one more if there are more, so that what is too long
-    /// is seen to be.
+    /// How many bytes of the body the checks want to know that may be asked about this request. Hand over one more if there
+    /// are more, so that what is too long is seen to be.
     pub fn limit(&self) -> usize {
-        self.limit
+        let Terms { limit, beginning_will_do, .. } = self.question.terms;
+        // Of what may be longer, no byte is waited for that nobody looks at.
+        if beginning_will_do { limit.saturating_sub(1) } else { limit }
     }
 
-    /// Until when the caller waits, which is no longer worth reading after.
-    pub fn deadline(&self) -> Option<Instant> {
-        self.deadline
+    /// When it is too late: the caller waits no longer, or took longer than the check grants
+    /// (`with_request_body.timeout`).
+    pub fn deadline(&self) -> Instant {
+        self.question.terms.until
     }
 
-    /// Goes on with what the server hands over. [`Given::Later`] says that the caller's deadline passed before there was
-    /// enough, and becomes the answer that says so. Ready at the first poll unless there is something to wait for.
+    /// Goes on with what the server hands over. After the [deadline](Self::deadline), and with [`Given::Later`], the
+    /// answer says that it was too late. Ready at the first poll unless there is something to wait for.
     pub fn give(self, given: Given) -> impl Future<Output = Begun> + Send + 'static {
-        let Self { deadline, hand, rest, .. } = self;
+        let Self { question: Question { terms, hand }, said, core, rest } = self;
+        let is_late = given == Given::Later || core.clock.now() >= terms.until;
+        let given = match given {
+            Given::Beginning(bytes) if said == Some(bytes.len() as u64) => Given::Whole(bytes),
+            given => given,
+        };
         async move {
-            // Kept, the story goes on waiting for the body, up to the deadline.
-            let _late = if given == Given::Later && deadline.is_some() {
+            // Kept, the story waits for the body until its time is over.
+            let _late = if is_late {
                 Some(hand)
             } else {
                 let _ = hand.send(Body::from(given));
@@ -268,38 +278,41 @@ impl Drop for Ticket {
     }
 }
 
-fn body_limit(policy: &ListenerPolicy) -> usize {
-    let wanted = policy.checks.iter().filter_map(|check| check.check.config().body);
-    wanted.map(|terms| terms.max_bytes).max().unwrap_or(0)
-}
-
 /// The story of one request, up to the head of its response.
 type Story = Pin<Box<dyn Future<Output = Response<Body>> + Send>>;
 
-async fn begin(inbound: Arc<Inbound>, request: Request<Given>, runtime: Handle) -> Begun {
-    let later = (*request.body() == Given::Later).then(|| Later::new(&inbound, &request));
-    let (later, wanting) = later.unzip();
+async fn begin(inbound: Arc<Inbound>, mut request: Request<Given>, runtime: Handle) -> Begun {
+    let said = length_of(request.headers());
+    let later = (*request.body() == Given::Later).then(|| {
+        let sought = Sought::default();
+        request.extensions_mut().insert(sought.clone());
+        Later::new(sought, said.unwrap_or(0))
+    });
+    let (later, asked) = later.unzip();
     let lengths = Lengths::default();
     let mut request = request.map(|given| later.map_or_else(|| Body::from(given), Body::new));
     request.extensions_mut().insert(lengths.clone());
     let peer = peer_of(request.extensions());
     let address = request.extensions().get::<ConnectionAddress>().copied();
     let (parking, parked) = oneshot::channel();
+    let core = Arc::clone(&inbound.core);
     let story: Story =
         Box::pin(async move { serve::serve(&inbound, (address, peer), request, Parking(Some(parking))).await });
     let rest = admitted_or_answered(story, parked, (lengths, runtime.clone()));
-    let Some(wanting) = wanting else { return rest.await };
+    let Some(asked) = asked else { return rest.await };
     let mut rest: Pin<Box<dyn Future<Output = Begun> + Send>> = Box::pin(rest);
     tokio::select! {
         biased;
         begun = &mut rest => begun,
-        Ok(hand) = wanting.asked => Begun::Wanted(Wanted {
-            limit: wanting.limit,
-            deadline: wanting.deadline,
-            hand,
-            rest: Entered { runtime, inner: Some(rest) },
-        }),
+        Ok(question) = asked => {
+            Begun::Wanted(Wanted { question, said, core, rest: Entered { runtime, inner: Some(rest) } })
+        }
     }
+}
+
+/// Bytes that the head says the body has.
+fn length_of(headers: &HeaderMap) -> Option<u64> {
+    headers.get(header::CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
 }
 
 async fn admitted_or_answered(
@@ -341,68 +354,6 @@ impl From<Given> for Body {
             Given::Beginning(bytes) => Self::new(Beginning { bytes, error: Some(WITHHELD) }),
             Given::Later => Self::from(Given::Beginning(Bytes::new())),
         }
-    }
-}
-
-/// Where a body that was asked for goes.
-type Hand = oneshot::Sender<Body>;
-
-/// A body that its server is asked for with the first look at it.
-struct Later {
-    asking: Option<(oneshot::Sender<Hand>, Hand)>,
-    given: oneshot::Receiver<Body>,
-    body: Option<Body>,
-    /// Bytes that the request's head says it has: who finds that too many need not ask.
-    said: u64,
-}
-
-/// What is told with the question.
-struct Wanting {
-    asked: oneshot::Receiver<Hand>,
-    limit: usize,
-    deadline: Option<Instant>,
-}
-
-impl Later {
-    fn new(inbound: &Inbound, request: &Request<Given>) -> (Self, Wanting) {
-        let ((asking, asked), (hand, given)) = (oneshot::channel(), oneshot::channel());
-        let snapshot = inbound.core.snapshot.load();
-        let (now, margin) = (inbound.core.clock.now(), snapshot.defaults.deadline_margin);
-        let length = request.headers().get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok());
-        let said = length.and_then(|length| length.parse().ok()).unwrap_or(0);
-        let later = Self { asking: Some((asking, hand)), given, body: None, said };
-        let deadline = serve::deadline(request.headers(), now, margin);
-        (later, Wanting { asked, limit: body_limit(&inbound.policy(&snapshot)), deadline })
-    }
-}
-
-impl HttpBody for Later {
-    type Data = Bytes;
-    type Error = BoxError;
-
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
-        let this = &mut *self;
-        if let Some((asking, hand)) = this.asking.take() {
-            let _ = asking.send(hand);
-        }
-        let body = match &mut this.body {
-            Some(body) => body,
-            empty => {
-                let given = std::task::ready!(Pin::new(&mut this.given).poll(cx));
-                empty.insert(given.unwrap_or_else(|_| Body::from(Given::Later)))
-            }
-        };
-        Pin::new(body).poll_frame(cx)
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.body.as_ref().is_some_and(HttpBody::is_end_stream)
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        let mut hint = SizeHint::default();
-        hint.set_lower(self.said);
-        self.body.as_ref().map_or(hint, HttpBody::size_hint)
     }
 }
 

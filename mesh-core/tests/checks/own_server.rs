@@ -156,11 +156,10 @@ async fn a_body_that_comes_later_is_asked_for_once_a_check_wants_it() {
         (Given::Whole(bytes(b"")), 200),
         (Given::Beginning(bytes(b"abcde")), 413),
         (Given::Beginning(bytes(b"abc")), 400),
-        // Nobody said when it is too late.
-        (Given::Later, 400),
+        (Given::Beginning(bytes(b"")), 400),
     ] {
         let wanted = wanted(&check, &[]);
-        assert_eq!((wanted.limit(), wanted.deadline()), (4, None));
+        assert_eq!(wanted.limit(), 4);
         assert_eq!(status_of(wanted.give(given.clone()).await), expected, "{given:?}");
     }
     let bodies: Vec<_> = policy.asked().split_off(told).into_iter().map(|asked| asked.body).collect();
@@ -174,12 +173,64 @@ async fn a_body_is_waited_for_until_the_deadline_and_a_request_without_it_was_gi
     let builder = Mesh::builder().clock(Arc::clone(&clock) as Arc<dyn Clock>);
     let mesh = builder.from_yaml(&document(UPLOADS, &policy), "server.yaml").unwrap();
     let check = mesh.inbound_check("in").unwrap();
-    let late = wanted(&check, &[("x-envoy-expected-rq-timeout-ms", "9000")]);
-    assert!(late.deadline().unwrap() <= clock.now() + Duration::from_secs(9));
-    clock.advance(Duration::from_secs(9));
+    let late = wanted(&check, &[("x-envoy-expected-rq-timeout-ms", "2000")]);
+    assert!(late.deadline() <= clock.now() + Duration::from_secs(2));
+    clock.advance(Duration::from_secs(2));
     assert_eq!(status_of(late.give(Given::Later).await), 504);
     drop(wanted(&check, &[]));
     let page = mesh.metrics_text();
     assert!(page.lines().any(|line| line.starts_with("istio_requests_total") && line.contains("\"DC\"")), "{page}");
     assert!(policy.asked().is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_body_that_comes_too_late_is_none_and_its_place_is_free() {
+    let policy = Policy::start(|_| Some(status(Code::Ok)));
+    let clock = Arc::new(ManualClock::new());
+    let builder = Mesh::builder().clock(Arc::clone(&clock) as Arc<dyn Clock>);
+    let text = document(UPLOADS, &policy).replace("{ name: in }", "{ name: in, concurrency: { max_requests: 1 } }");
+    let mesh = builder.from_yaml(&text, "server.yaml").unwrap();
+    let check = mesh.inbound_check("in").unwrap();
+    for given in [Given::Later, Given::Whole(Bytes::from_static(b"abcd"))] {
+        let late = wanted(&check, &[]);
+        assert_eq!(late.deadline(), clock.now() + Duration::from_secs(5));
+        clock.advance(Duration::from_secs(5));
+        assert_eq!(status_of(late.give(given.clone()).await), 408, "{given:?}");
+    }
+    assert!(policy.asked().is_empty());
+    let in_time = wanted(&check, &[]);
+    clock.advance(Duration::from_secs(4));
+    assert_eq!(status_of(in_time.give(Given::Whole(Bytes::from_static(b"abcd"))).await), 200);
+}
+
+/// A stream that waits for an answer before it goes on would hang if more were waited for.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_more_of_a_body_is_asked_for_than_the_checks_look_at_that_are_due() {
+    let policy = Policy::start(|_| Some(status(Code::Ok)));
+    let beginning = "with_request_body: { max_request_bytes: 16, allow_partial_message: true }";
+    let checks = format!(
+        "{beginning}, match: {{ path: {{ prefix: /chat }} }} }}, {{ name: other, cluster: opa, failure: closed, timeout: 20s, with_request_body: {{ max_request_bytes: 1000 }}, match: {{ path: {{ prefix: /chat/upload }} }}"
+    );
+    let mesh = mesh(&checks, &policy);
+    let check = mesh.inbound_check("in").unwrap();
+    assert_eq!(check.body_limit(), 1000);
+    for (target, headers, limit, given, told) in [
+        ("/chat", None, 15, Given::Beginning(Bytes::from(vec![b'x'; 16])), &[16][..]),
+        ("/chat", None, 15, Given::Whole(Bytes::from(vec![b'x'; 15])), &[15]),
+        ("/chat", Some("16"), 15, Given::Beginning(Bytes::from(vec![b'x'; 16])), &[16]),
+        ("/chat/upload", None, 1000, Given::Whole(Bytes::from(vec![b'x'; 900])), &[16, 900]),
+    ] {
+        let headers: Vec<_> = headers.map(|length| ("content-length", length)).into_iter().collect();
+        let Begun::Wanted(wanted) = now(check.begin(later(target, &headers))).unwrap() else { panic!("{target}") };
+        assert_eq!(wanted.limit(), limit, "{target}");
+        let before = policy.asked().len();
+        assert_eq!(status_of(wanted.give(given).await), 200, "{target}");
+        let asked: Vec<_> = policy.asked().split_off(before).into_iter().map(|asked| asked.body.len()).collect();
+        assert_eq!(asked, told, "{target}");
+    }
+    let partial = |asked: &envoy_types::pb::envoy::service::auth::v3::attribute_context::HttpRequest| {
+        asked.headers.get("x-envoy-auth-partial-body").cloned()
+    };
+    let all: Vec<_> = policy.asked().iter().map(|asked| partial(asked).unwrap_or_default()).collect();
+    assert_eq!(all, ["true", "false", "false", "true", "false"]);
 }

@@ -1,7 +1,8 @@
 """The inbound check around an ASGI application, under whatever server.
 
-Decides: nothing about requests. Never: reads a body before a check wants to know it; what was read, the
-application receives as it came. Invariant: the application sees a request only after the mesh admitted it,
+Decides: nothing about requests. Never: waits for a body before a check wants to know it; while a request
+waits, to learn that its client left, it takes what comes up to `_HELD`. What was read, the application
+receives as it came. Invariant: the application sees a request only after the mesh admitted it,
 with the path and the headers that were judged.
 """
 
@@ -324,10 +325,8 @@ async def _outcome(op: _native.Op, body: _Body | None) -> Any:
         await asyncio.gather(answered, gone, return_exceptions=True)
 
 
-async def _in_time(
-    beginning: Awaitable[tuple[bytes, bool]], remaining: float | None
-) -> tuple[bytes, bool] | None:
-    """None: the caller waits no longer."""
+async def _in_time(beginning: Awaitable[tuple[bytes, bool]], remaining: float) -> tuple[bytes, bool] | None:
+    """None: it is too late."""
     try:
         return await asyncio.wait_for(beginning, remaining)
     except asyncio.TimeoutError:

@@ -91,7 +91,7 @@ class _Response:
         self._is_head = is_head
         self._head: tuple[str, Pairs] | None = None
         self._write: Callable[[bytes], Any] | None = None  # not every server has one
-        self._is_sent = False  # the head
+        self.is_head_sent = False
         self._is_answered = False
         self._sent = 0
         self.read = 0
@@ -114,7 +114,7 @@ class _Response:
     def start_response(self, status: str, headers: Pairs, exc_info: Any = None) -> Callable[[bytes], None]:
         if exc_info is not None:
             try:
-                if self._is_sent:
+                if self.is_head_sent:
                     raise exc_info[1].with_traceback(exc_info[2])
             finally:
                 exc_info = None
@@ -131,7 +131,7 @@ class _Response:
 
     def send_head(self) -> None:
         """Once; with the first byte, because until then the application may think better of it."""
-        if self._is_sent:
+        if self.is_head_sent:
             return
         if self._head is None:
             raise AssertionError("the application answered before it called start_response")
@@ -141,7 +141,7 @@ class _Response:
             self._is_answered = True
             status = status if code == int(status[:3]) else _status_text(code)
             headers = _sendable(answered, [name.lower() for name, _ in headers])
-        self._is_sent = True
+        self.is_head_sent = True
         self._write = self._start(status, headers)
 
     def count(self, length: int) -> None:
@@ -194,9 +194,10 @@ class _Output:
         self._response.count(self._under_way)
         self._under_way = 0
         try:
-            # An empty piece is kept back: it sends no head, and a server takes none before the head.
-            while not (chunk := self._response.context.run(next, self._chunks, _END)):
-                pass
+            chunk = self._response.context.run(next, self._chunks, _END)
+            # An empty piece sends no head, and a server takes no piece before it.
+            while not chunk and not self._response.is_head_sent:
+                chunk = self._response.context.run(next, self._chunks, _END)
             self._response.send_head()
         except BaseException as error:
             self._response.fail(error)

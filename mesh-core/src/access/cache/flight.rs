@@ -49,12 +49,14 @@ pub struct Shared {
     pub(super) is_limited: bool,
 }
 
-impl Shared {
-    /// Whether it may answer so many requests only. Who waited for it takes one of its uses like anybody else, by
-    /// looking it up.
-    pub fn is_limited(&self) -> bool {
-        self.is_limited
-    }
+/// What the answer of a flight is to who waited for it.
+pub enum Share {
+    /// An answer to this request, too.
+    Same(Arc<Verdict>),
+    /// It answers so many requests only. Who waited for it takes one of its uses like anybody else, by looking it up.
+    ForFew,
+    /// It answers another question.
+    Other,
 }
 
 /// A place among those who wait.

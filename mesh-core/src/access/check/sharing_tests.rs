@@ -48,6 +48,32 @@ async fn a_burst_on_an_answer_for_few_asks_exactly_as_often_as_that_needs() {
     }
 }
 
+/// Behind a gateway all have one identity; whose answer it is not has nothing to stand in line for.
+#[tokio::test]
+async fn an_answer_for_few_of_another_user_holds_nobody_up() {
+    let few = json!({"exact": ["request.path", "header:x-user"], "valid_duration": "60s", "valid_use_count": 10});
+    let (script, check) = (Script::held([Ok(hinted(Code::Ok, &few))]), check(PATIENCE));
+    let ask = |user: usize| {
+        let (check, script) = (check.clone(), script.clone());
+        let mut of = AttributesBuf::default();
+        of.headers.insert("x-user", user.into());
+        tokio::spawn(async move { check.check(script.service(), &of.borrow(), &SystemClock, None).await })
+    };
+    let burst: Vec<_> = (0..10).map(ask).collect();
+    let asked = async |calls: u64| {
+        while script.calls() < calls {
+            tokio::task::yield_now().await;
+        }
+    };
+    asked(1).await;
+    script.let_go(1);
+    tokio::time::timeout(PATIENCE, asked(10)).await.expect("all ask at once, while nobody is answered");
+    script.let_go(9);
+    for one in burst {
+        assert!(one.await.unwrap().is_allowed());
+    }
+}
+
 #[tokio::test]
 async fn who_stood_in_line_for_half_of_the_time_asks_alone() {
     let once = json!({"exact": ["request.path"], "valid_duration": "60s", "valid_use_count": 1});
