@@ -538,6 +538,23 @@ def test_an_empty_piece_sends_nothing_and_keeps_the_head_back(m: mesh.Mesh) -> N
         assert (answer.status, answer.body) == (201, b"")
 
 
+def test_an_empty_piece_after_the_head_is_passed_on(m: mesh.Mesh) -> None:
+    """An application that has nothing yet gives its server a turn (PEP 3333)."""
+
+    def app(environ: apps.Environ, start_response: apps.Start) -> Iterator[bytes]:
+        start_response("200 OK", [])
+        yield b""
+        yield b"a"
+        yield b""
+        yield b"b"
+
+    environ: dict[str, Any] = {"wsgi.input": io.BytesIO()}
+    setup_testing_defaults(environ)
+    output = mesh.WsgiMiddleware(app, m)(environ, lambda status, headers, *_: lambda piece: None)
+    assert list(output) == [b"a", b"", b"b"]
+    output.close()  # type: ignore[attr-defined]
+
+
 def test_a_server_whose_start_response_returns_nothing_is_served(m: mesh.Mesh) -> None:
     def app(environ: apps.Environ, start_response: apps.Start) -> Iterator[bytes]:
         start_response("200 OK", [])
