@@ -453,19 +453,20 @@ def test_a_listener_that_does_not_exist_is_an_error_at_once() -> None:
                 middleware(None, m, listener="elsewhere")
 
 
+def wsgi_ok(environ: apps.Environ, start_response: apps.Start) -> Iterable[bytes]:
+    start_response("200 OK", [("Content-Length", "2")])
+    return [b"ok"]
+
+
+async def asgi_ok(scope: Any, receive: Any, send: Any) -> None:
+    headers = [(b"content-length", b"2")]
+    await send({"type": "http.response.start", "status": 200, "headers": headers})
+    await send({"type": "http.response.body", "body": b"ok"})
+
+
 def test_many_requests_leave_nothing_behind(serve: Serve) -> None:
     """Over kept connections, admitted and refused, answered and failed."""
-
-    def wsgi(environ: apps.Environ, start_response: apps.Start) -> Iterable[bytes]:
-        start_response("200 OK", [("Content-Length", "2")])
-        return [b"ok"]
-
-    async def asgi(scope: Any, receive: Any, send: Any) -> None:
-        headers = [(b"content-length", b"2")]
-        await send({"type": "http.response.start", "status": 200, "headers": headers})
-        await send({"type": "http.response.body", "body": b"ok"})
-
-    serving = serve(NO_ADMIN, (wsgi, asgi))
+    serving = serve(NO_ADMIN, (wsgi_ok, asgi_ok))
     connection = http.client.HTTPConnection("127.0.0.1", serving.port, timeout=20)
     for number in range(4_000):
         connection.request("GET", "/admin" if number % 3 == 0 else "/")
@@ -484,19 +485,9 @@ def test_a_body_that_no_check_gets_to_is_not_waited_for(
     serve: Serve, policy_server: ThreadingHTTPServer, target: str
 ) -> None:
     """Neither for a check of other paths, nor before the rules."""
-
-    def wsgi(environ: apps.Environ, start_response: apps.Start) -> Iterable[bytes]:
-        start_response("200 OK", [("Content-Length", "2")])
-        return [b"ok"]
-
-    async def asgi(scope: Any, receive: Any, send: Any) -> None:
-        headers = [(b"content-length", b"2")]
-        await send({"type": "http.response.start", "status": 200, "headers": headers})
-        await send({"type": "http.response.body", "body": b"ok"})
-
     terms = "http: {}, match: { path: { exact: /upload } }, with_request_body: { max_request_bytes: 10 }"
     access = NO_ADMIN.removeprefix("policy: { ").removesuffix(" }")
-    serving = serve(f"{checked(policy_server, terms)}  {access}", (wsgi, asgi))
+    serving = serve(f"{checked(policy_server, terms)}  {access}", (wsgi_ok, asgi_ok))
     with socket.create_connection(("127.0.0.1", serving.port), timeout=20) as connection:
         connection.sendall(f"POST {target} HTTP/1.1\r\nHost: app\r\nContent-Length: 4\r\n\r\n".encode())
         status = 200 if target == "/chat" else 403

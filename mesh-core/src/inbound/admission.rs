@@ -3,7 +3,8 @@
 //! Decides: nothing itself; it asks in order: deadline, form, end user, rules, rate limits, room, checks.
 //! What costs least comes first, so that who must not get in takes neither a token nor a place from those who may.
 //! Policies that read what the provider of a CUSTOM policy may change are asked after it.
-//! Never: asks further after a refusal that nothing may change. Invariant: a check that a policy demands is asked, or the request is refused.
+//! Never: asks further after a refusal that nothing may change. Invariant: a check that a policy demands is asked, or the
+//! request is refused.
 
 use std::sync::Arc;
 

@@ -110,9 +110,8 @@ impl Asking<'_> {
         others: impl Iterator<Item = &'c CheckPolicy>,
         request: &Request<Body>,
     ) {
-        let (Some(sought), Some(first)) = (request.extensions().get::<Sought>(), check.check.config().body) else {
-            return;
-        };
+        let Some(first) = check.check.config().body else { return };
+        let Some(sought) = request.extensions().get::<Sought>() else { return };
         sought.set(|| {
             let too_late = after(self.inbound.core.clock.now(), first.timeout);
             let until = self.context.deadline.map_or(too_late, |deadline| deadline.min(too_late));

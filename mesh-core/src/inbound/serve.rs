@@ -224,12 +224,6 @@ fn begin(
     record
 }
 
-/// Until when the caller waits.
-pub(super) fn deadline(from: &HeaderMap, now: Instant, margin: Duration) -> Option<Instant> {
-    let incoming = headers::deadline_of(from).map(|limit| timeout::with_margin(limit, margin));
-    incoming.map(|limit| crate::time::after(now, limit))
-}
-
 /// What this request hands on to the requests it causes.
 fn context(
     request: &Request<Body>,
@@ -238,9 +232,10 @@ fn context(
     rng: &mut fastrand::Rng,
 ) -> CallContext {
     let ((address, peer), now, margin) = from;
+    let incoming = headers::deadline_of(request.headers()).map(|limit| timeout::with_margin(limit, margin));
     let request_id = headers::request_id(request.headers()).unwrap_or_else(|| headers::new_request_id(rng).into());
     CallContext {
-        deadline: deadline(request.headers(), now, margin),
+        deadline: incoming.map(|limit| crate::time::after(now, limit)),
         peer: peer.as_ref().map(|peer| peer.id.as_str().into()),
         address: address.map(|address| address.remote.ip()),
         request_id: Some(request_id),
