@@ -112,9 +112,8 @@ pub enum Ruling<'a> {
 impl Policies {
     /// Those of `policies` that are in force for a workload were chosen by [`read`].
     pub fn new(policies: Vec<Policy>) -> Self {
-        let reads = |policy: &Policy| policy.rules.iter().flat_map(Rule::conditions).any(Condition::reads_changes);
         let is_verdict = |policy: &Policy| matches!(policy.action, Action::Allow | Action::Deny);
-        let reads_changes = policies.iter().any(|policy| is_verdict(policy) && reads(policy));
+        let reads_changes = policies.iter().any(|policy| is_verdict(policy) && policy.reads_changes());
         Self { policies, reads_changes }
     }
 
@@ -127,6 +126,11 @@ impl Policies {
     /// Istio.
     pub fn reads_changes(&self) -> bool {
         self.reads_changes
+    }
+
+    /// Whether a policy refuses a request whatever a provider may change in it.
+    pub fn denies_for_good(&self, attributes: &Attributes<'_>, stage: Stage) -> bool {
+        self.matching(attributes, stage).any(|policy| policy.action == Action::Deny && !policy.reads_changes())
     }
 
     /// Whether a policy is not in force for every request.
@@ -184,6 +188,10 @@ impl Policy {
     /// Whether it is in force for no request.
     pub fn is_dry_run(&self) -> bool {
         self.rollout == Rollout::DRY_RUN
+    }
+
+    fn reads_changes(&self) -> bool {
+        self.rules.iter().flat_map(Rule::conditions).any(Condition::reads_changes)
     }
 
     /// Whether one of its rules matches.

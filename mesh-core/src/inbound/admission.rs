@@ -62,7 +62,7 @@ pub(super) async fn admit(
     // Which checks the policies demand is read of the request as it came: a check may change its headers.
     let demanded = readings::demanded(policy, (&attributes, &facts.readings), draw);
     let may_change = demanded.as_ref().is_ok_and(|demanded| may_yet_change(policy, demanded))
-        && !judging::is_refused_by_rules(policy, (&attributes, &facts.readings), draw);
+        && !judging::is_refused_for_good(policy, (&attributes, &facts.readings), draw);
     let came = may_change.then(|| attributes.to_buf());
     let (judged, told) = match came {
         Some(_) => (Ok(()), judging::to_be_told(inbound)),

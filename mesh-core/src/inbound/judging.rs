@@ -46,18 +46,21 @@ pub(super) fn draw(inbound: &Inbound, policy: &ListenerPolicy) -> Draw {
     Draw::STRICT
 }
 
-/// Whether local rules refuse a request as it came, so that nothing that a check changes may let it in.
-pub(super) fn is_refused_by_rules(
+/// Whether a request is refused whatever a check changes in it: by local rules, which speak of it as it came, or by a DENY
+/// policy that reads nothing else.
+pub(super) fn is_refused_for_good(
     policy: &ListenerPolicy,
     (attributes, readings): (&Attributes<'_>, &Readings),
     draw: Draw,
 ) -> bool {
-    let (by, views) = ((&policy.rules, &*policy.authorization), Views::from(attributes));
-    let cause = match judgement::verdict(by, views, Stage::Now(draw)) {
+    let (by, views, stage) = ((&policy.rules, &*policy.authorization), Views::from(attributes), Stage::Now(draw));
+    let cause = match judgement::verdict(by, views, stage) {
         Verdict::Deny(cause) => Some(cause),
         Verdict::Allow(_) => judgement::refused_reading(by, views, readings, draw).map(|(cause, _)| cause),
     };
-    cause.is_some_and(|cause| cause.is_by_rules())
+    let is_denied = |path| policy.authorization.denies_for_good(&Attributes { path, ..*attributes }, stage);
+    let mut paths = std::iter::once(attributes.path).chain(readings.structural()).chain(readings.decoded());
+    cause.is_some_and(|cause| cause.is_by_rules() || paths.any(is_denied))
 }
 
 /// Local rules and Istio's policies: whether they let the request pass, and what the access log, if there is one, says.

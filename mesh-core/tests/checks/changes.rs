@@ -78,8 +78,15 @@ async fn who_is_refused_for_what_no_provider_changes_is_asked_of_nobody() {
         "when: [{ key: \"request.headers[x-role]\", values: [admin] }]",
         "to: [{ operation: { paths: [/as/admin] } }]",
     );
-    let world = World::with("provider_only: true, failure: closed", &[policy.address], &by_path).await;
-    assert_eq!(world.get("/as/admin", &[]).await.0, 403);
-    assert_eq!(policy.asked().len(), 0);
-    assert_eq!(world.get("/as/user", &[]).await.0, 200);
+    // A policy on headers beside it holds up nobody whom the one on paths refuses.
+    let both =
+        by_path.clone() + &policies("DENY").lines().skip(3).collect::<Vec<_>>().join("\n").replace("roles", "more");
+    for policies in [by_path, both] {
+        let world = World::with("provider_only: true, failure: closed", &[policy.address], &policies).await;
+        let before = policy.asked().len();
+        assert_eq!(world.get("/as/admin", &[]).await.0, 403);
+        assert_eq!(world.get("//as/admin", &[]).await.0, 403);
+        assert_eq!(policy.asked().len(), before, "{policies}");
+        assert_eq!(world.get("/as/user", &[]).await.0, 200);
+    }
 }
