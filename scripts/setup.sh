@@ -50,8 +50,9 @@ if [ ! -x .venv/bin/python ] || [ "$(cat .venv/tools 2>/dev/null)" != "$wanted" 
   printf '%s' "$wanted" > .venv/tools
 fi
 
-# Open Policy Agent, the policy server of a story: built once for each state of its sources, about a minute. Its modules
-# want a newer Go than the bindings; an older one fetches that by itself. No C: the flags that find libmesh are not for it.
+# Open Policy Agent with its Envoy plugin, the policy server of a story: built once for each state of its sources, about
+# a minute. Its modules want a newer Go than the bindings; an older one fetches that by itself. No C: the flags that find
+# libmesh are not for it.
 wanted=$(cat tests/peers/opa/go.mod tests/peers/opa/go.sum tests/peers/opa/*.go | sha256sum)
 if [ ! -x .venv/bin/mesh-opa ] || [ "$(cat .venv/opa 2>/dev/null)" != "$wanted" ]; then
   (cd tests/peers/opa && CGO_ENABLED=0 go build -buildvcs=false -trimpath -o ../../../.venv/bin/mesh-opa .)

@@ -1,4 +1,4 @@
-//! Open Policy Agent decides for a listener: `peers/opa/policy.rego`, evaluated by OPA, served over Envoy's ext_authz.
+//! Open Policy Agent and its Envoy plugin decide for a listener, by `peers/opa/policy.rego`.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test may panic")]
 
@@ -26,8 +26,12 @@ impl Opa {
     fn start() -> Self {
         let port = free_port().unwrap();
         let mut command = Command::new(toolchain::opa().unwrap());
-        command.arg("-address").arg(format!("127.0.0.1:{port}"));
-        command.arg("-policy").arg(tests_directory().join("peers/opa/policy.rego"));
+        // Its HTTP API is of no use here; nor is a look at the newest version, which would leave this machine.
+        command.args(["run", "--server", "--addr", "127.0.0.1:0", "--skip-version-check", "--log-level", "error"]);
+        for setting in [&format!("addr=127.0.0.1:{port}"), "path=mesh/decision"] {
+            command.arg("--set").arg(format!("plugins.envoy_ext_authz_grpc.{setting}"));
+        }
+        command.arg(tests_directory().join("peers/opa/policy.rego"));
         let process = Process::start(&mut command).unwrap();
         wait_for_port(port).unwrap();
         Self { process, port }
