@@ -6,11 +6,12 @@
 
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use serde_json::{Value, json};
+use tokio::sync::futures::Notified;
 
 use crate::cluster::health::{Health, HealthCheck};
 use crate::cluster::member::Endpoint;
@@ -48,6 +49,8 @@ pub struct Cluster {
     pub outlier: Arc<OutlierDetector>,
     /// Bounds the copies it gets of requests to others.
     pub copies: Arc<Places>,
+    /// The same one for all clusters, each in place of the one before it, that one source has fed without a gap.
+    pub fed: Arc<Fed>,
     /// Of the cluster as a whole.
     pub breaker: Option<Arc<CircuitBreaker>>,
     /// Transitions of all its endpoints' breakers.
@@ -62,8 +65,14 @@ pub struct Cluster {
     /// Requests at all endpoints, those that left the cluster included; for balancers that ask.
     in_flight: Arc<AtomicU32>,
     pub(super) news: News,
+    /// Who has its place, once it has left.
+    successor: OnceLock<Weak<Self>>,
     doubted: AtomicBool,
 }
+
+/// What is fed: a source that has spoken need not speak again to who takes the place of the fed.
+#[derive(Default)]
+pub struct Fed;
 
 /// What a document says of a cluster, defaults filled in. Equal settings are the same cluster.
 #[derive(Clone, PartialEq)]
@@ -167,6 +176,7 @@ impl Cluster {
         let keeps_live = same(|a, b| (&a.plain, &a.mutual) == (&b.plain, &b.mutual));
         let members = previous.map(|previous| previous.members().carried(keeps_live.is_some()));
         let heard = same(|a, b| a.source == b.source).map(|previous| previous.members().heard());
+        let fed = same(|a, b| a.source == b.source).map(|previous| Arc::clone(&previous.fed));
         let heard = heard.unwrap_or_else(|| Heard::nothing(settings.source.speaks_later()));
         let members = members.unwrap_or_default().having(heard);
         let breaker =
@@ -180,6 +190,7 @@ impl Cluster {
             breaker,
             transitions: previous.map(|previous| Arc::clone(&previous.transitions)).unwrap_or_default(),
             copies: previous.map(|previous| Arc::clone(&previous.copies)).unwrap_or_default(),
+            fed: fed.unwrap_or_default(),
             is_used: previous.map(|previous| Arc::clone(&previous.is_used)).unwrap_or_default(),
             pickers: ArcSwap::from_pointee(Pickers::new(&settings, Vec::new(), 0)),
             by_address: ArcSwap::default(),
@@ -192,6 +203,7 @@ impl Cluster {
             members: Mutex::new(members),
             retired: Mutex::default(),
             hosts: ArcSwap::default(),
+            successor: OnceLock::new(),
             doubted: AtomicBool::new(false),
         })
     }
@@ -250,6 +262,7 @@ impl Cluster {
             Some(successor) => members.leave_to(&successor.members()),
             None => members.leave_to(&Members::default()),
         }
+        let _ = self.successor.set(successor.map(Arc::downgrade).unwrap_or_default());
         // What it waits for is told to its successor: who waits here would wait in vain.
         self.news.tell(&members);
     }
@@ -290,9 +303,24 @@ impl Cluster {
         self.news.is_resolving()
     }
 
-    /// Completes when a name has been resolved, a source has spoken, or the cluster has left.
-    pub async fn resolved(&self) {
-        self.news.resolved().await;
+    /// Completes when, from now on, a name has been resolved, a source has spoken, or the cluster has left.
+    pub fn next_word(&self) -> Notified<'_> {
+        self.news.next()
+    }
+
+    /// Whether another cluster, or none, has this one's place.
+    pub fn has_left(&self) -> bool {
+        self.successor.get().is_some()
+    }
+
+    /// The cluster that has this one's place, if a request that was meant for this one may go there: it is reached in
+    /// the same way, and its subsets have the same numbers.
+    pub fn successor(&self) -> Option<Arc<Self>> {
+        let successor = self.successor.get()?.upgrade()?;
+        let way = |of: &Settings| (of.speaks_http, of.plain.clone(), of.plain_grpc.clone(), of.mutual.clone());
+        let is_alike =
+            way(&successor.settings) == way(&self.settings) && successor.settings.subsets == self.settings.subsets;
+        is_alike.then_some(successor)
     }
 
     /// How this endpoint is reached. gRPC needs HTTP/2, also where a plaintext cluster left it open.

@@ -2,13 +2,14 @@
 //!
 //! Decides: whether there is anything to wait for. Never: makes a request wait for a list that is being put
 //! in force; what it asks is copied out of the members whenever they change.
-//! Invariant: who looks after the last word sees it, and who waits before it is woken.
+//! Invariant: who looks after a word sees it, and who asked for the next one before it is woken.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use arc_swap::ArcSwapOption;
 use tokio::sync::Notify;
+use tokio::sync::futures::Notified;
 
 use super::membership::Members;
 
@@ -45,12 +46,8 @@ impl News {
         self.trouble.load().as_ref().map(|reason| Arc::clone(reason.as_ref()))
     }
 
-    /// Completes when something was said.
-    pub(super) async fn resolved(&self) {
-        let heard = self.heard.notified();
-        // Said between the look and the wait: then there is nothing to wait for.
-        if self.is_resolving() {
-            heard.await;
-        }
+    /// Completes at the next word from now on: who asks for it before looking misses none.
+    pub(super) fn next(&self) -> Notified<'_> {
+        self.heard.notified()
     }
 }

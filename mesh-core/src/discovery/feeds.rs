@@ -2,7 +2,7 @@
 //!
 //! Decides: which sources run, and how often what they say is put in force. Never: runs on the request path.
 //! Invariant: a source runs exactly as long as a cluster in force names it; a change of anything else in the
-//! document does not restart it. Putting endpoints in force takes at most a tenth of one core, however
+//! document does not restart it, and a cluster that was away and came back has one of its own. Putting endpoints in force takes at most a tenth of one core, however
 //! often a source speaks: what it said in between is skipped, the last word never.
 
 use std::collections::{BTreeMap, HashMap};
@@ -17,7 +17,7 @@ use super::dns::{DataAge, DnsSource};
 use super::file::FileSource;
 use super::inquiry::Means;
 use super::source::{EndpointSet, EndpointSource, Said, Sink};
-use crate::cluster::group::{Cluster, Source};
+use crate::cluster::group::{Cluster, Fed, Source};
 use crate::time::{Clock, after};
 
 /// Sources that the application registered, by name.
@@ -49,7 +49,7 @@ pub struct Feeds {
 
 /// One source at work. Dropped, it ends.
 struct Feed {
-    source: Source,
+    fed: Arc<Fed>,
     sink: Sink,
     tasks: [AbortHandle; 2],
 }
@@ -63,10 +63,10 @@ impl Feeds {
     /// Starts what these clusters need and do not have, ends what they do not need.
     pub fn reconcile(&mut self, clusters: &BTreeMap<Arc<str>, Arc<Cluster>>) {
         self.running
-            .retain(|name, feed| clusters.get(name).is_some_and(|cluster| cluster.settings.source == feed.source));
+            .retain(|name, feed| clusters.get(name).is_some_and(|cluster| Arc::ptr_eq(&cluster.fed, &feed.fed)));
         for (name, cluster) in clusters {
             if !self.running.contains_key(name)
-                && let Some(feed) = self.start(name, &cluster.settings.source)
+                && let Some(feed) = self.start(name, cluster)
             {
                 self.running.insert(Arc::clone(name), feed);
             }
@@ -80,7 +80,8 @@ impl Feeds {
         }
     }
 
-    fn start(&self, name: &Arc<str>, source: &Source) -> Option<Feed> {
+    fn start(&self, name: &Arc<str>, cluster: &Cluster) -> Option<Feed> {
+        let source = &cluster.settings.source;
         let implementation: Arc<dyn EndpointSource> = match source {
             Source::Inline(_) => return None,
             Source::File(path) => Arc::new(FileSource::new(path)),
@@ -97,7 +98,7 @@ impl Feeds {
         let applying = put_in_force(place, sink.clone(), Arc::clone(&self.means.clock));
         let spawn = |task: std::pin::Pin<Box<dyn Future<Output = ()> + Send>>| self.runtime.spawn(task).abort_handle();
         let tasks = [spawn(following), spawn(Box::pin(applying))];
-        Some(Feed { source: source.clone(), sink, tasks })
+        Some(Feed { fed: Arc::clone(&cluster.fed), sink, tasks })
     }
 }
 
@@ -140,6 +141,8 @@ async fn put_in_force(place: Place, sink: Sink, clock: Arc<dyn Clock>) {
             }
         };
         let said = tokio::select! {
+            // What was said before the time was up counts, also if both are noticed at once.
+            biased;
             said = sink.take() => said,
             () = expiry => {
                 tracing::warn!(cluster = %place.cluster, "the source has not renewed its endpoints: they are gone");
@@ -173,3 +176,50 @@ const LARGE: usize = 500;
 const REST: u32 = 9;
 /// Shortest such rest: 100 updates a second become at most 50.
 const SHORTEST_REST: Duration = Duration::from_millis(20);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Endpoint;
+    use crate::time::ManualClock;
+
+    /// One cluster, and how many endpoints it had after each word.
+    struct Watched {
+        cluster: Arc<Cluster>,
+        counts: std::sync::Mutex<Vec<usize>>,
+    }
+
+    impl Target for Watched {
+        fn feed(&self, _: &str, _: &Source, apply: &mut dyn FnMut(&Arc<Cluster>, Instant)) {
+            apply(&self.cluster, Instant::now());
+            self.counts.lock().unwrap().push(self.cluster.endpoints().len());
+        }
+
+        fn refused(&self, _: &str, _: &str) {}
+
+        fn watch_age(&self, _: &str, _: &Arc<DataAge>) {}
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_was_renewed_in_time_stays_though_it_is_looked_at_later() {
+        let mesh = crate::Mesh::from_yaml("version: 1\nclusters: [{ name: a, endpoints: [] }]", "a.yaml").unwrap();
+        let cluster = Arc::clone(&mesh.core().snapshot.load().clusters["a"]);
+        let source = cluster.settings.source.clone();
+        let target = Arc::new(Watched { cluster, counts: std::sync::Mutex::default() });
+        let (sink, clock) = (Sink::new(), ManualClock::new());
+        let place = Place { cluster: "a".into(), source, target: Arc::clone(&target) as Arc<dyn Target> };
+        let applying = tokio::spawn(put_in_force(place, sink.clone(), Arc::new(clock.clone())));
+        const MINUTE: Duration = Duration::from_secs(60);
+        for round in 1..20 {
+            let endpoint = Endpoint::at(format!("10.0.0.{round}:80").parse().unwrap());
+            sink.publish(EndpointSet { endpoints: vec![Arc::new(endpoint)], valid_for: Some(MINUTE) });
+            // It is put in force, or rests from the last time.
+            clock.advance(MINUTE);
+            while target.counts.lock().unwrap().len() < round {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        }
+        applying.abort();
+        assert_eq!(*target.counts.lock().unwrap(), [1; 19]);
+    }
+}

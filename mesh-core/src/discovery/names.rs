@@ -53,7 +53,9 @@ impl Names {
             }
         }
         let users: HashSet<_> = self.users.values().flatten().collect();
-        self.told.retain(|user, _| users.contains(user));
+        // A cluster that was away and came back knows nothing of what was told the one before it.
+        let knows = |user: &User| clusters.get(&user.cluster).is_some_and(|cluster| !cluster.is_resolving());
+        self.told.retain(|user, _| users.contains(user) && knows(user));
         self.inquiry.want(self.users.keys().map(|question| (question.clone(), TERMS)));
     }
 

@@ -275,7 +275,7 @@ fn a_reload_does_not_wait_again_for_a_source_that_has_spoken() {
 fn who_waits_at_a_cluster_that_a_reload_replaces_does_not_wait_in_vain() {
     let old = snapshot(&document("endpoint_source: registry"), None);
     let old_cluster = cluster(&old);
-    let mut waiting = std::pin::pin!(old_cluster.resolved());
+    let mut waiting = std::pin::pin!(old_cluster.next_word());
     let mut look = || waiting.as_mut().poll(&mut std::task::Context::from_waker(Waker::noop()));
     assert!(look().is_pending());
     let new = cluster(&snapshot(&document("endpoint_source: registry, balancer: random"), Some(&old)));

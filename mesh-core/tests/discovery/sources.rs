@@ -105,6 +105,41 @@ async fn a_source_is_followed_while_a_cluster_names_it_and_survives_a_reload() {
     assert_eq!(in_force(&mesh), ["10.0.0.3:80"]);
 }
 
+/// Says where its clusters are once, when it is first asked.
+struct Once;
+
+impl EndpointSource for Once {
+    fn follow(&self, _: &str, sink: Sink) -> Pin<Box<dyn Future<Output = ()> + Send>> {
+        sink.publish(set(&["10.0.0.1:80"]));
+        Box::pin(std::future::pending())
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_cluster_that_was_away_for_a_moment_is_told_its_endpoints_again() {
+    let zone = Zone::default();
+    zone.set("a.example", Records::V4, (&["10.0.0.1"], Duration::from_secs(3600)));
+    zone.set("a.example", Records::Host, (&["10.0.0.1"], Duration::from_secs(3600)));
+    for source in [
+        "endpoint_source: registry",
+        "dns: { name: a.example, port: 80, family: v4 }",
+        "endpoints: [{ address: \"a.example:80\" }]",
+    ] {
+        for between in ["version: 1\n", &document("endpoints: [{ address: \"10.0.0.9:80\" }]")] {
+            let builder = Mesh::builder().resolver(Arc::new(zone.clone())).clock(Arc::new(ManualClock::new()));
+            let builder = builder.endpoint_source("registry", Arc::new(Once));
+            let mesh = builder.from_yaml(&document(source), "mesh.yaml").unwrap();
+            mesh.start().unwrap();
+            until("the first word", || in_force(&mesh) == ["10.0.0.1:80"]).await;
+            // The two are one change to whoever looks after both.
+            for text in [between, &document(source)] {
+                mesh.reload(text, "mesh.yaml").unwrap();
+            }
+            until(&format!("its word again: {source}"), || in_force(&mesh) == ["10.0.0.1:80"]).await;
+        }
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_request_that_waits_for_the_first_endpoints_finds_its_session_among_them() {
     let port = free_port();
