@@ -66,6 +66,7 @@ async fn run((core, cluster, endpoint): (Weak<Core>, Weak<Cluster>, Arc<Endpoint
     let is_late = core.clock.sleep_until(crate::time::after(since, patience));
     let failed = Probe { found: Found::Failed, speaks: false };
     let probe = tokio::select! {
+        biased;
         probe = question(&core, (&cluster, &endpoint), check.as_ref()) => probe.unwrap_or(failed),
         () = is_late => failed,
     };

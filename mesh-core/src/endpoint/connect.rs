@@ -188,6 +188,7 @@ impl Dialer {
         let mut race = Race::new(sockets(address));
         let timeout = self.clock.sleep_until(deadline);
         tokio::select! {
+            biased;
             opened = self.open(address, transport, (wiring, &mut race)) => return opened,
             () = timeout => {}
         }

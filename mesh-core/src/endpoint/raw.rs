@@ -41,6 +41,7 @@ impl Dialer {
         let mut race = Race::new(sockets(address));
         let timeout = self.clock.sleep_until(deadline);
         tokio::select! {
+            biased;
             opened = self.open_raw(address, transport, &mut race) => return opened,
             () = timeout => {}
         }

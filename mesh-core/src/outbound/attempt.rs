@@ -93,6 +93,8 @@ pub(crate) async fn send(way: &Way<'_>, outgoing: &Outgoing<'_>, deadline: Optio
     let progress = Progress::default();
     let timeout = way.dialer.clock.sleep_until(deadline);
     tokio::select! {
+        // What is here when the time is noticed to be over, is here.
+        biased;
         answer = send_unbounded(way, outgoing, &progress) => answer,
         () = timeout => {
             let error = Error::new(ErrorKind::AttemptTimeout, format!("no response from {} in time", way.endpoint.name));
@@ -216,6 +218,7 @@ async fn settle(way: &Way<'_>, sender: &mut http1::SendRequest<Body>, occupied: 
     let is_new = occupied.served() <= 1;
     let patience = way.dialer.clock.sleep_until(crate::time::after(way.dialer.clock.now(), SETTLE));
     tokio::select! {
+        biased;
         ready = sender.ready() => ready.map_err(|error| gone(failure(error, true, way.endpoint))),
         () = patience, if !is_new => {
             let message = format!("{}: the connection does not become free", way.endpoint.name);

@@ -62,6 +62,7 @@ impl Received {
         let trailers = match patience {
             None => taking.await,
             Some(patience) => tokio::select! {
+                biased;
                 taken = taking => taken,
                 () = patience => {
                     let error = Error::new(ErrorKind::AttemptTimeout, format!("{endpoint}: the response took too long"));
