@@ -267,12 +267,11 @@ impl Explanation<'_> {
         let place =
             endpoint.locality.as_ref().map_or_else(String::new, |place| format!("{}/{}", place.region, place.zone));
         let own = self.mode(cluster, Some(endpoint));
-        let differs = if own == self.mode(cluster, None) {
-            ""
-        } else if own == TlsMode::Mutual {
-            "mutual TLS"
-        } else {
-            "plaintext"
+        let differs = match own {
+            same if same == self.mode(cluster, None) => "",
+            TlsMode::Plaintext => "plaintext",
+            TlsMode::Mutual => "mutual TLS",
+            TlsMode::Simple => "TLS",
         };
         [endpoint.address.to_string(), format!("weight {}", endpoint.weight.0), place, differs.to_owned()]
     }
@@ -316,9 +315,16 @@ fn bound(span: TimeSpan, what: &str, none: &str) -> String {
 }
 
 fn security(cluster: &Cluster, mode: TlsMode) -> String {
-    if mode == TlsMode::Plaintext {
-        return "plaintext".to_owned();
+    match mode {
+        TlsMode::Plaintext => "plaintext".to_owned(),
+        TlsMode::Mutual => {
+            let ids: Vec<&str> = cluster.tls.server_ids.iter().map(|id| id.as_str()).collect();
+            format!("mutual TLS with {}", ids.join(" or "))
+        }
+        TlsMode::Simple => {
+            let roots =
+                cluster.tls.ca_file.as_ref().map_or("the system's roots".to_owned(), |file| file.display().to_string());
+            format!("TLS with {}, by {roots}", cluster.server_name().unwrap_or("the host of each endpoint"))
+        }
     }
-    let ids: Vec<&str> = cluster.tls.server_ids.iter().map(|id| id.as_str()).collect();
-    format!("mutual TLS with {}", ids.join(" or "))
 }

@@ -36,6 +36,7 @@ mod quota_limit;
 mod retry;
 mod route;
 mod standing;
+mod transport;
 
 pub use cluster::{Endpoints, endpoints_of, shared};
 

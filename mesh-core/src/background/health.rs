@@ -115,7 +115,7 @@ async fn question(
     let asked = match check.map(|check| &check.question) {
         Some(Question::Tcp { send, receive }) => {
             let transport = cluster.transport(endpoint, false);
-            let is_right = converse(dialer, address, transport, (send, receive)).await.ok()?;
+            let is_right = converse(dialer, address, &transport, (send, receive)).await.ok()?;
             let found = if is_right { Found::Healthy } else { Found::Failed };
             return Some(Probe { found, speaks: false });
         }
@@ -128,7 +128,7 @@ async fn question(
             headers.insert(http::header::TE, HeaderValue::from_static("trailers"));
             let path = Uri::from_static("/grpc.health.v1.Health/Check");
             let question = Ask { method: Method::POST, path: &path, host, headers, body: grpc_request(service) };
-            let answer = ask(dialer, address, (cluster.transport(endpoint, true), keepalive), question).await.ok()?;
+            let answer = ask(dialer, address, (&cluster.transport(endpoint, true), keepalive), question).await.ok()?;
             return Some(spoken(read_grpc(&answer)));
         }
         None => {
@@ -136,12 +136,12 @@ async fn question(
             let mut headers = headers(core);
             headers.insert(PROBE, HeaderValue::from_static("1"));
             let question = Ask { method: Method::OPTIONS, path: &path, host: &host, headers, body: Bytes::new() };
-            let answer = ask(dialer, address, (cluster.transport(endpoint, false), keepalive), question).await.ok()?;
+            let answer = ask(dialer, address, (&cluster.transport(endpoint, false), keepalive), question).await.ok()?;
             let found = if notice::is_leaving(&answer.headers) { Found::Draining } else { Found::Healthy };
             return Some(spoken(found));
         }
     };
-    let answer = ask(dialer, address, (cluster.transport(endpoint, false), keepalive), asked).await.ok()?;
+    let answer = ask(dialer, address, (&cluster.transport(endpoint, false), keepalive), asked).await.ok()?;
     let Some(Question::Http { expected, .. }) = check.map(|check| &check.question) else { return None };
     Some(spoken(read_http(&answer, expected)))
 }

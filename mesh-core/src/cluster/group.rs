@@ -4,12 +4,14 @@
 //! when endpoints change; it builds a new picker and swaps it.
 //! Invariant: what a changed cluster has learned goes on to the next, as far as it still holds.
 
+use std::borrow::Cow;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
+use rustls::pki_types::ServerName;
 use serde_json::{Value, json};
 use tokio::sync::futures::Notified;
 
@@ -23,7 +25,7 @@ use crate::cluster::pickers::Pickers;
 use crate::cluster::session::ByAddress;
 use crate::cluster::subset::Subsets;
 use crate::cluster::subsetting::Subsetting;
-use crate::config::cluster::{Declared, Endpoint as Written, Locality};
+use crate::config::cluster::{Declared, Endpoint as Written, Locality, TlsMode};
 use crate::config::dns::Dns;
 use crate::endpoint::connect::{Moment, Transport};
 use crate::endpoint::pool::PoolLimits;
@@ -87,10 +89,14 @@ pub struct Settings {
     pub workload: Arc<Peer>,
     /// Where its endpoints come from.
     pub source: Source,
-    /// Whether an endpoint speaks mutual TLS unless it says otherwise.
-    pub is_mutual: bool,
+    /// How an endpoint is reached unless it says otherwise.
+    pub tls: TlsMode,
     /// How mutual TLS endpoints are reached; `None` without an identity of our own.
     pub mutual: Option<Transport>,
+    /// How servers of the web are reached, their names aside; `None` where the document names none here.
+    pub simple: Option<Transport>,
+    /// What those have to prove to be; `None`: each the host of its own address.
+    pub server_name: Option<Arc<ServerName<'static>>>,
     /// How plaintext endpoints are reached.
     pub plain: Transport,
     /// How plaintext endpoints are reached by gRPC.
@@ -136,6 +142,13 @@ pub enum Source {
     Registered(Arc<str>),
 }
 
+impl Settings {
+    /// All that says how endpoints are reached: where it differs, nothing learned of them still holds.
+    fn ways(&self) -> [Option<&Transport>; 4] {
+        [Some(&self.plain), Some(&self.plain_grpc), self.mutual.as_ref(), self.simple.as_ref()]
+    }
+}
+
 impl Source {
     /// Whether the endpoints are told later, by a source in the background.
     pub fn speaks_later(&self) -> bool {
@@ -173,7 +186,7 @@ impl Cluster {
         let outlier = Arc::new(outlier);
         let limit = previous
             .map_or_else(|| ConcurrencyLimit::with(settings.concurrency), |previous| Arc::clone(&previous.limit));
-        let keeps_live = same(|a, b| (&a.plain, &a.mutual) == (&b.plain, &b.mutual));
+        let keeps_live = same(|a, b| a.ways() == b.ways());
         let members = previous.map(|previous| previous.members().carried(keeps_live.is_some()));
         let heard = same(|a, b| a.source == b.source).map(|previous| previous.members().heard());
         let fed = same(|a, b| a.source == b.source).map(|previous| Arc::clone(&previous.fed));
@@ -317,16 +330,25 @@ impl Cluster {
     /// the same way, and its subsets have the same numbers.
     pub fn successor(&self) -> Option<Arc<Self>> {
         let successor = self.successor.get()?.upgrade()?;
-        let way = |of: &Settings| (of.speaks_http, of.plain.clone(), of.plain_grpc.clone(), of.mutual.clone());
+        let (theirs, ours) = (&successor.settings, &self.settings);
         let is_alike =
-            way(&successor.settings) == way(&self.settings) && successor.settings.subsets == self.settings.subsets;
+            (theirs.speaks_http, theirs.ways(), &theirs.subsets) == (ours.speaks_http, ours.ways(), &ours.subsets);
         is_alike.then_some(successor)
     }
 
-    /// How this endpoint is reached. gRPC needs HTTP/2, also where a plaintext cluster left it open.
-    pub fn transport(&self, endpoint: &Endpoint, is_grpc: bool) -> &Transport {
-        let plain = if is_grpc { &self.settings.plain_grpc } else { &self.settings.plain };
-        self.settings.mutual.as_ref().filter(|_| endpoint.is_mutual).unwrap_or(plain)
+    /// How this endpoint is reached. gRPC needs HTTP/2, also where a plaintext cluster left it open. What cannot be
+    /// verified is not reached at all, and never in plaintext.
+    pub fn transport(&self, endpoint: &Endpoint, is_grpc: bool) -> Cow<'_, Transport> {
+        let settings = &self.settings;
+        let plain = if is_grpc { &settings.plain_grpc } else { &settings.plain };
+        let known = match endpoint.tls {
+            TlsMode::Plaintext => return Cow::Borrowed(plain),
+            TlsMode::Mutual => settings.mutual.as_ref().map(Cow::Borrowed),
+            TlsMode::Simple => {
+                settings.simple.as_ref().map(|way| Cow::Owned(way.towards(endpoint.server_name.clone())))
+            }
+        };
+        known.unwrap_or_else(|| Cow::Owned(plain.without_proof(endpoint.tls)))
     }
 
     /// Whether an endpoint is one of those that a rule's labels mean.
@@ -420,7 +442,7 @@ fn endpoint_status(endpoint: &Endpoint, now: Instant) -> Value {
         "address": &*endpoint.name,
         "weight": endpoint.weight,
         "priority": endpoint.written.priority,
-        "tls": if endpoint.is_mutual { "mutual" } else { "plaintext" },
+        "tls": endpoint.tls.as_str(),
         "locality": format!("{:?}", endpoint.proximity).to_lowercase(),
         "in_flight": live.load.in_flight(),
         "breaker": live.breaker.state(now).as_str(),

@@ -8,13 +8,15 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use rustls::pki_types::ServerName;
+
 use crate::cluster::health::{Health, HealthState};
 use crate::cluster::load_weight::{LoadWeight, ReportRule};
 use crate::cluster::locality::{Locality, Proximity};
 use crate::cluster::outlier::OutlierState;
 use crate::cluster::picker::Candidate;
 use crate::cluster::slow_start::Warmth;
-use crate::config::cluster::Endpoint as Written;
+use crate::config::cluster::{Endpoint as Written, TlsMode};
 use crate::endpoint::address::Address;
 use crate::endpoint::load::Load;
 use crate::endpoint::pool::Pool;
@@ -35,8 +37,10 @@ pub struct Endpoint {
     pub proximity: Proximity,
     /// Where it is, for weights of localities.
     pub locality: Locality,
-    /// Whether it speaks mutual TLS.
-    pub is_mutual: bool,
+    /// How it is reached.
+    pub tls: TlsMode,
+    /// What it has to prove to be, as a server of the web; `None` there: it has no name, and is not reached.
+    pub server_name: Option<Arc<ServerName<'static>>>,
     /// How it is, as its operator declares.
     pub declared: Health,
     /// Whether its cluster has a health check.

@@ -10,6 +10,8 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
+use rustls::pki_types::ServerName;
+
 use crate::cluster::group::Settings;
 use crate::cluster::health::HealthState;
 use crate::cluster::locality::{self, Proximity};
@@ -75,7 +77,9 @@ pub(super) struct Ground<'a> {
 #[derive(Clone, PartialEq, Eq, Hash)]
 struct Key {
     address: Address,
-    is_mutual: bool,
+    tls: TlsMode,
+    /// Of a server of the web: what has proven one name has not proven another.
+    server_name: Option<Arc<ServerName<'static>>>,
 }
 
 /// What is kept of an address.
@@ -222,7 +226,7 @@ impl Members {
     /// Counts down what is named once less, and lets go of what nobody names.
     fn leave(&mut self, leaving: Vec<Arc<Endpoint>>, ground: Ground<'_>) {
         for endpoint in leaving {
-            let key = Key { address: endpoint.address.clone(), is_mutual: endpoint.is_mutual };
+            let key = Key::of(&endpoint);
             let Some(known) = self.known.get_mut(&key) else { continue };
             known.uses = known.uses.saturating_sub(1);
             if known.uses == 0 {
@@ -267,6 +271,16 @@ impl Endpoint {
 }
 
 impl Key {
+    fn new(written: &Written, address: Address, settings: &Settings) -> Self {
+        let tls = written.tls.unwrap_or(settings.tls);
+        let server_name = (tls == TlsMode::Simple).then(|| server_name(written, settings)).flatten();
+        Self { address, tls, server_name }
+    }
+
+    fn of(endpoint: &Endpoint) -> Self {
+        Self { address: endpoint.address.clone(), tls: endpoint.tls, server_name: endpoint.server_name.clone() }
+    }
+
     /// Outlier detection knows endpoints by number.
     fn number(&self) -> u64 {
         let mut hasher = std::hash::DefaultHasher::new();
@@ -281,10 +295,9 @@ fn member(
     is_late: bool,
     ground: Ground<'_>,
 ) -> Arc<Endpoint> {
-    let is_mutual = written.tls.map_or(ground.settings.is_mutual, |mode| mode == TlsMode::Mutual);
-    let key = Key { address: address.clone(), is_mutual };
+    let key = Key::new(written, address, ground.settings);
     let number = key.number();
-    let kept = known.entry(key).or_insert_with(|| Known {
+    let kept = known.entry(key.clone()).or_insert_with(|| Known {
         live: Arc::new(fresh(number, is_late, ground)),
         endpoint: None,
         uses: 0,
@@ -296,7 +309,7 @@ fn member(
     if let Some(same) = kept.endpoint.as_ref().filter(|same| same.is(written)) {
         return Arc::clone(same);
     }
-    let made = Arc::new(endpoint(written, address, (ground.settings, is_mutual, Arc::clone(&kept.live))));
+    let made = Arc::new(endpoint(written, key, (ground.settings, Arc::clone(&kept.live))));
     kept.endpoint = Some(Arc::clone(&made));
     made
 }
@@ -329,8 +342,8 @@ fn fresh(number: u64, is_late: bool, ground: Ground<'_>) -> Live {
     }
 }
 
-fn endpoint(written: &Arc<Written>, address: Address, of: (&Settings, bool, Arc<Live>)) -> Endpoint {
-    let (settings, is_mutual, live) = of;
+fn endpoint(written: &Arc<Written>, key: Key, (settings, live): (&Settings, Arc<Live>)) -> Endpoint {
+    let Key { address, tls, server_name } = key;
     let name = written.address.as_str();
     let name = if written.address.is_host_name() { address.to_string().into() } else { name.into() };
     Endpoint {
@@ -344,13 +357,21 @@ fn endpoint(written: &Arc<Written>, address: Address, of: (&Settings, bool, Arc<
             .as_ref()
             .map(|place| locality::Locality { region: place.region.clone(), zone: place.zone.clone() })
             .unwrap_or_default(),
-        is_mutual,
+        tls,
+        server_name,
         declared: written.health.into(),
         is_checked: settings.health_check.is_some(),
         workload: workload(written, settings),
         written: Arc::clone(written),
         live,
     }
+}
+
+/// What the certificate has to name; `None`: nothing that a certificate could.
+fn server_name(written: &Written, settings: &Settings) -> Option<Arc<ServerName<'static>>> {
+    let own = || ServerName::try_from(written.address.host().to_owned()).ok().map(Arc::new);
+    let has_host = written.address.unix_path().is_none();
+    settings.server_name.clone().or_else(|| has_host.then(own).flatten())
 }
 
 fn hash_key(written: &Written, settings: &Settings) -> Option<Arc<str>> {

@@ -4,14 +4,15 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::effects::Effects;
+use super::transport::{self, Transports, transports};
 use super::{Context, affinity, balancing, health, standing};
 use crate::cluster::group::{Cluster, Settings, Source};
-use crate::config::cluster::{self as written, TlsMode};
+use crate::config::check::tls_mode;
+use crate::config::cluster as written;
 use crate::config::document::Document;
 use crate::config::policy::RetryBudget;
-use crate::endpoint::connect::{KeepAlive, Protocol, Transport};
+use crate::endpoint::connect::KeepAlive;
 use crate::endpoint::pool::PoolLimits;
-use crate::identity::spiffe_id::SpiffeId;
 use crate::policy::budget::BudgetConfig;
 use crate::telemetry::{DestinationService, Peer};
 
@@ -98,7 +99,7 @@ fn settings(
         .as_ref()
         .map_or_else(|| defaults.retry_budget.clone(), |set| set.over(&defaults.retry_budget));
     let name: Arc<str> = cluster.name.as_str().into();
-    let (mutual, plain) = transports(cluster, document, context)?;
+    let Transports { plain, plain_grpc, mutual, simple } = transports(cluster, document, context)?;
     let source = source(cluster, context)?;
     let service = Arc::new(service(cluster, document));
     let workload = Peer {
@@ -110,12 +111,11 @@ fn settings(
         service,
         speaks_http: cluster.protocol != written::Protocol::Tcp,
         workload: Arc::new(workload),
-        is_mutual: is_mutual(cluster, document),
+        tls: tls_mode(cluster, document),
         mutual,
-        plain_grpc: Transport {
-            protocol: if plain.protocol == Protocol::Auto { Protocol::Http2 } else { plain.protocol },
-            ..plain.clone()
-        },
+        simple,
+        server_name: transport::server_name(cluster)?,
+        plain_grpc,
         plain,
         pool: pool_limits(cluster),
         balancing: balancing::balancing(cluster, document)?,
@@ -173,42 +173,6 @@ fn source(cluster: &written::Cluster, context: &Context<'_>) -> Result<Source, S
 pub(super) fn budget_config(written: &RetryBudget) -> Result<BudgetConfig, String> {
     BudgetConfig::new(written.percent.fraction(), written.min_per_second, written.window.0)
         .map_err(|error| error.to_string())
-}
-
-fn is_mutual(cluster: &written::Cluster, document: &Document) -> bool {
-    cluster.tls.mode.unwrap_or(if document.identity.is_some() { TlsMode::Mutual } else { TlsMode::Plaintext })
-        == TlsMode::Mutual
-}
-
-/// How endpoints are reached with and without mutual TLS; a single endpoint may differ from its cluster.
-fn transports(
-    cluster: &written::Cluster,
-    document: &Document,
-    context: &Context<'_>,
-) -> Result<(Option<Transport>, Transport), String> {
-    let connect_timeout = cluster.connect_timeout.unwrap_or(document.defaults.connect_timeout).0;
-    let protocol = match cluster.protocol {
-        // Nobody speaks HTTP there.
-        written::Protocol::Auto | written::Protocol::Tcp => Protocol::Auto,
-        written::Protocol::Http1 => Protocol::Http1,
-        written::Protocol::Http2 => Protocol::Http2,
-    };
-    let plain =
-        Transport { protocol, tls: None, key: format!("{:?} plaintext", cluster.protocol).into(), connect_timeout };
-    let Some(identity) = context.identity else { return Ok((None, plain)) };
-    let ids = cluster.tls.server_ids.iter().map(|id| SpiffeId::parse(id.as_str()).map_err(|error| error.to_string()));
-    let ids = ids.collect::<Result<Vec<_>, _>>()?;
-    let alpn: &[&[u8]] = match protocol {
-        _ if cluster.protocol == written::Protocol::Tcp => &[],
-        Protocol::Auto => &[b"h2", b"http/1.1"],
-        Protocol::Http1 => &[b"http/1.1"],
-        Protocol::Http2 => &[b"h2"],
-    };
-    let key = format!("{:?} mutual {ids:?}", cluster.protocol).into();
-    let alpn = alpn.iter().map(|name| name.to_vec()).collect();
-    let tls = crate::identity::tls::client_config(identity, ids, alpn, Arc::clone(context.clock))
-        .map_err(|error| error.to_string())?;
-    Ok((Some(Transport { protocol, tls: Some(tls), key, connect_timeout }), plain))
 }
 
 fn service(cluster: &written::Cluster, document: &Document) -> DestinationService {

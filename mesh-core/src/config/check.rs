@@ -62,6 +62,12 @@ pub fn tls_mode(cluster: &Cluster, document: &Document) -> TlsMode {
     cluster.tls.mode.unwrap_or(default)
 }
 
+/// Whether some of the cluster's endpoints that the document names are reached so, or would be.
+pub fn speaks(cluster: &Cluster, document: &Document, mode: TlsMode) -> bool {
+    let own = cluster.endpoints.iter().flatten();
+    tls_mode(cluster, document) == mode || own.into_iter().any(|endpoint| endpoint.tls == Some(mode))
+}
+
 /// The findings so far.
 struct Report<'a> {
     positions: &'a Positions,

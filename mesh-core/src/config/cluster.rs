@@ -16,7 +16,7 @@ use super::duration::TimeSpan;
 use super::hashing::{ConsistentHashing, HashPolicy, Maglev, RingHash, Session};
 use super::health::HealthCheck;
 use super::policy::{CircuitBreakerOverride, ConcurrencyLimitOverride, OutlierOverride, RetryBudgetOverride};
-use super::value::{AddressText, Name, SpiffeIdText, Weight};
+use super::value::{AddressText, Name, ServerNameText, SpiffeIdText, Weight};
 
 /// A named group of endpoints.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -101,6 +101,15 @@ pub struct Cluster {
     /// HTTP/2 connections: requests at once, and how a dead peer is found out.
     #[serde(default)]
     pub http2: Http2,
+}
+
+impl Cluster {
+    /// What the endpoints' certificates have to name unless the endpoints' own addresses say it: `sni`, else the name
+    /// that is resolved to them. Behind a service (SRV) are hosts of any name.
+    pub fn server_name(&self) -> Option<&str> {
+        let resolved = self.dns.as_ref().filter(|dns| !dns.is_srv()).map(|dns| dns.name.as_str());
+        self.tls.sni.as_ref().map(ServerNameText::as_str).or(resolved)
+    }
 }
 
 /// How the destination is named in telemetry (Istio's destination labels).
@@ -232,6 +241,15 @@ pub struct ClusterTls {
     /// The exact SPIFFE IDs an endpoint may present. Required for mutual TLS.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub server_ids: Vec<SpiffeIdText>,
+    /// For `simple`: a PEM file of the roots that may vouch for an endpoint, relative to this file, and read whenever
+    /// this file is. Default: the operating system's (Istio's OS CA certificates).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1))]
+    pub ca_file: Option<PathBuf>,
+    /// For `simple`: the name that every endpoint is asked for, and that its certificate has to carry. Default: the
+    /// host of the endpoint's address as written, or the name that DNS is asked for (Envoy: none, and nothing verified).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sni: Option<ServerNameText>,
 }
 
 /// How a connection is protected.
@@ -242,6 +260,20 @@ pub enum TlsMode {
     Plaintext,
     /// TLS in which both ends prove their SPIFFE ID.
     Mutual,
+    /// TLS in which the server alone proves its host name, by a certificate as the web has them (Istio's SIMPLE): for
+    /// servers outside of the mesh.
+    Simple,
+}
+
+impl TlsMode {
+    /// How it is written.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Plaintext => "plaintext",
+            Self::Mutual => "mutual",
+            Self::Simple => "simple",
+        }
+    }
 }
 
 /// What is spoken to endpoints: the HTTP version, or no HTTP at all.

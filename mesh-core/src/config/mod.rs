@@ -70,5 +70,5 @@ pub use schema::json_schema;
 pub use telemetry::{AccessLog, Admin, Explain, LogTarget, Metrics, Telemetry, Tracing};
 pub use value::{
     AddressText, HeaderName, HostPattern, HostPatternKind, HostText, Method, Name, PathText, Percent, RegexText,
-    SpiffeIdText, TextPattern, TextPatternKind, TextValue, TrustDomainText, ValueError, Weight,
+    ServerNameText, SpiffeIdText, TextPattern, TextPatternKind, TextValue, TrustDomainText, ValueError, Weight,
 };

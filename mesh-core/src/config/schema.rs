@@ -20,8 +20,8 @@ use super::policy::CacheAttribute;
 use super::telemetry::LogTarget;
 use super::tree::{Entry, Node, Value};
 use super::value::{
-    AddressText, HeaderName, HostPattern, HostText, Method, Name, PathText, RegexText, SpiffeIdText, TextPattern,
-    TextValue, TrustDomainText, ValueError,
+    AddressText, HeaderName, HostPattern, HostText, Method, Name, PathText, RegexText, ServerNameText, SpiffeIdText,
+    TextPattern, TextValue, TrustDomainText, ValueError,
 };
 
 /// The JSON Schema (draft 2020-12) of a configuration file, for editors.
@@ -299,12 +299,13 @@ fn takes(schema: &Json, value: &Value) -> bool {
     })
 }
 
-const FORMATS: [Format; 18] = [
+const FORMATS: [Format; 19] = [
     format::<TimeSpan>(),
     format::<HedgeDelay>(),
     format::<Name>(),
     format::<AddressText>(),
     format::<HostText>(),
+    format::<ServerNameText>(),
     format::<HostPattern>(),
     format::<TextPattern>(),
     format::<SpiffeIdText>(),

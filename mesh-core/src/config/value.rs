@@ -154,6 +154,10 @@ text_value!(
     HostText, "host", "a host name like reviews.example.com", syntax::parse_host
 );
 text_value!(
+    /// Whom a server's certificate names: a host, or an IP address without brackets. Lower-cased, no final dot.
+    ServerNameText, "server-name", "a host name like login.example.com, or an IP address", syntax::parse_server_name
+);
+text_value!(
     /// Which hosts a route serves: exact, `*.suffix`, `prefix.*` or `*`. Lower-cased; never with a port.
     HostPattern, "host-pattern", "a host like api.example.com, *.example.com, api.* or *", syntax::parse_host_pattern
 );
@@ -363,6 +367,10 @@ mod tests {
                 "", "a", ":80", "a:", "a:99999", "a:+1", "::1:80", "[::1]", "[x]:1", "1.2.3:80", "a b:1", "a..b:1",
                 "a/b:1",
             ],
+        );
+        all_parse::<ServerNameText>(
+            &["login.example.com", "Login.Example.com.", "localhost", "10.0.0.1", "::1", "a_b.example"],
+            &["", "*.example.com", "a b", "a..b", "login:443", "[::1]", "-a", "1.2.3"],
         );
         all_parse::<HostPattern>(
             &["a", "*.example.com", "api.*", "*", "[::1]", "A.B"],

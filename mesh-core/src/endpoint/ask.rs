@@ -10,13 +10,12 @@ use std::sync::Arc;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, header};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio_rustls::TlsConnector;
 
 use super::address::Address;
 use super::connect::{Channel, Dialer, Io, KeepAlive, Opened, Transport, Wiring};
+use super::tls::secure;
 use crate::body::Body;
 use crate::error::{Error, ErrorKind};
-use crate::identity::tls::server_name;
 
 /// A request that belongs to nobody's call.
 pub struct Ask<'a> {
@@ -56,7 +55,7 @@ pub async fn ask(
     };
     let response = match channel {
         Channel::Http1(mut sender) => sender.send_request(origin_form(ask)?).await.map_err(failed)?,
-        Channel::Http2(mut sender) => sender.send_request(absolute_form(ask)?).await.map_err(failed)?,
+        Channel::Http2(mut sender) => sender.send_request(absolute_form(ask, transport)?).await.map_err(failed)?,
     };
     read(response.map(Body::from)).await
 }
@@ -75,11 +74,12 @@ fn origin_form(ask: Ask<'_>) -> Result<Request<Body>, Error> {
     Ok(request)
 }
 
-fn absolute_form(ask: Ask<'_>) -> Result<Request<Body>, Error> {
+fn absolute_form(ask: Ask<'_>, transport: &Transport) -> Result<Request<Body>, Error> {
     let bad = |error: http::Error| Error::new(ErrorKind::BadRequest, "the question has no target").with_source(error);
     let target = ask.path.path_and_query().map_or("/", |target| target.as_str());
     let authority = ask.host.as_bytes();
-    let uri = Uri::builder().scheme("http").authority(authority).path_and_query(target).build().map_err(bad)?;
+    let scheme = if transport.is_of_the_web() { "https" } else { "http" };
+    let uri = Uri::builder().scheme(scheme).authority(authority).path_and_query(target).build().map_err(bad)?;
     Ok(request(uri, ask))
 }
 
@@ -117,7 +117,8 @@ pub async fn converse(
 async fn stream(dialer: &Dialer, address: &Address, transport: &Transport) -> io::Result<Box<dyn Io>> {
     let stream = dialer.bytes(address).await.map_err(io::Error::other)?;
     let Some(tls) = &transport.tls else { return Ok(stream) };
-    Ok(Box::new(TlsConnector::from(Arc::clone(tls)).connect(server_name(), stream).await?))
+    let secured = secure(address, tls, stream).await.map_err(io::Error::other)?;
+    Ok(Box::new(secured.stream))
 }
 
 fn contains(seen: &[u8], wanted: &[u8]) -> bool {

@@ -1,8 +1,8 @@
 //! How a connection to an endpoint comes to be.
 //!
-//! Decides: which TLS identity is demanded and which HTTP version is spoken. Never: picks an endpoint,
-//! retries, or resolves a name on the request path.
-//! Invariant: over TLS the peer's SPIFFE ID was verified before the connection is handed out.
+//! Decides: which HTTP version is spoken. Never: picks an endpoint, retries, or resolves a name on the
+//! request path.
+//! Invariant: over TLS the peer's SPIFFE ID, or its host name, was verified before the connection is handed out.
 
 use std::future::Future;
 use std::io;
@@ -10,24 +10,22 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use hyper::client::conn::{http1, http2};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio_rustls::TlsConnector;
-use tokio_rustls::client::TlsStream;
 
 use super::address::Address;
 use super::eyeballs::{Next, Race};
 use super::gate::Gate;
 use super::pulse::{Pulse, Watched};
+use super::tls::{Secured, Tls, secure};
 use crate::body::Body;
 use crate::error::{Error, ErrorKind};
 use crate::identity::source::IdentitySource;
-use crate::identity::tls::{PeerIdentity, peer_identity, server_name};
-use crate::identity::verifier::VerifyError;
+use crate::identity::tls::PeerIdentity;
 use crate::time::{Clock, Randomness};
 
 /// A byte stream to a peer.
@@ -79,15 +77,20 @@ pub enum Protocol {
 pub struct Transport {
     /// HTTP version.
     pub protocol: Protocol,
-    /// TLS configuration that verifies the cluster's expected SPIFFE IDs; `None` is plaintext.
-    pub tls: Option<Arc<rustls::ClientConfig>>,
-    /// What makes two transports the same: protocol, TLS mode and expected SPIFFE IDs as text.
+    /// Whom the endpoint has to prove to be; `None` is plaintext.
+    pub tls: Option<Tls>,
+    /// What makes two transports the same: protocol, TLS mode, expected SPIFFE IDs or name and roots as text.
     pub key: Arc<str>,
     /// Bounds TCP connect and TLS handshake together.
     pub connect_timeout: Duration,
 }
 
 impl Transport {
+    /// Whether it leads to a server of the web, for which the scheme of a target is `https`.
+    pub fn is_of_the_web(&self) -> bool {
+        matches!(self.tls, Some(Tls::Simple(..)))
+    }
+
     /// No connection in time: why, as far as addresses have failed until then.
     pub(super) fn timed_out(&self, address: &Address, race: &Race) -> Error {
         let timed_out = format!("no connection to {address} in {:?}", self.connect_timeout);
@@ -159,7 +162,7 @@ pub enum Channel {
 /// Facts of an open connection.
 #[derive(Debug, Clone)]
 pub struct ConnectionFacts {
-    /// Verified identity of the peer; `None` in plaintext.
+    /// Verified identity of the peer; `None` in plaintext, and of a server of the web, which has none.
     pub peer: Option<PeerIdentity>,
     /// No request starts after this: one of the two certificates it was made with has expired.
     pub retire_at: Option<Instant>,
@@ -204,13 +207,13 @@ impl Dialer {
         };
         // Read before the handshake: if we are renewed meanwhile, the connection counts as the old one's.
         let generation = self.moment().generation;
-        let (stream, peer) = secure(address, Arc::clone(tls), stream).await?;
+        let Secured { stream, peer, not_after } = secure(address, tls, stream).await?;
         let is_http2 = match transport.protocol {
             Protocol::Http1 => false,
             Protocol::Http2 => true,
             Protocol::Auto => stream.get_ref().1.alpn_protocol() == Some(b"h2"),
         };
-        let retire_at = self.certificate_expiry(peer.as_ref());
+        let retire_at = self.certificate_expiry(peer.is_some(), not_after);
         let facts = ConnectionFacts { peer, retire_at, generation };
         self.handshake(Box::new(stream), facts, (is_http2, wiring)).await
     }
@@ -302,9 +305,12 @@ impl Dialer {
         })
     }
 
-    fn certificate_expiry(&self, peer: Option<&PeerIdentity>) -> Option<Instant> {
-        let ours = self.identity.as_ref().and_then(IdentitySource::current).map(|identity| identity.svid.not_after());
-        let expiry = ours.into_iter().chain(peer.map(|peer| peer.not_after)).min()?;
+    /// When the first of the certificates expires that the connection was made with; ours is one of them if the peer
+    /// has an identity.
+    fn certificate_expiry(&self, is_mutual: bool, theirs: Option<SystemTime>) -> Option<Instant> {
+        let ours = self.identity.as_ref().filter(|_| is_mutual).and_then(IdentitySource::current);
+        let ours = ours.map(|identity| identity.svid.not_after());
+        let expiry = ours.into_iter().chain(theirs).min()?;
         let left = expiry.duration_since(self.clock.wall()).unwrap_or_default();
         Some(crate::time::after(self.clock.now(), left))
     }
@@ -317,30 +323,6 @@ pub(super) fn sockets(address: &Address) -> &[SocketAddr] {
         Address::AnyOf(addresses) => addresses,
         Address::Unix(_) => &[],
     }
-}
-
-/// TLS over `stream`: the server has proven one of the identities that `tls` demands.
-pub(super) async fn secure(
-    address: &Address,
-    tls: Arc<rustls::ClientConfig>,
-    stream: Box<dyn Io>,
-) -> Result<(TlsStream<Box<dyn Io>>, Option<PeerIdentity>), Error> {
-    let connecting = TlsConnector::from(tls).connect(server_name(), stream);
-    let stream = connecting.await.map_err(|error| tls_error(address, error))?;
-    let peer = stream.get_ref().1.peer_certificates().and_then(peer_identity);
-    Ok((stream, peer))
-}
-
-/// A TLS failure, told apart by whether the peer's identity was the reason.
-fn tls_error(address: &Address, error: io::Error) -> Error {
-    match VerifyError::find_in(&error) {
-        Some(reason) => Error::new(ErrorKind::PeerIdentity, format!("{address}: {reason}")),
-        None if error.kind() == io::ErrorKind::UnexpectedEof || error.kind() == io::ErrorKind::ConnectionReset => {
-            Error::new(ErrorKind::Tls, format!("{address} ended the TLS handshake; it may have refused our identity"))
-        }
-        None => Error::new(ErrorKind::Tls, format!("TLS handshake with {address} failed: {error}")),
-    }
-    .with_source(error)
 }
 
 /// Receive windows of an HTTP/2 connection: large enough for a fast local link (hyper's default is

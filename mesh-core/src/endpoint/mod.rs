@@ -12,3 +12,4 @@ pub mod pool;
 mod pulse;
 pub mod raw;
 mod stock;
+pub mod tls;

@@ -11,6 +11,7 @@ use super::connect::{Dialer, Io, Transport, sockets};
 use super::eyeballs::Race;
 use super::gate::Gate;
 use super::pool::{Pool, PoolLimits};
+use super::tls::{Secured, secure};
 use crate::error::Error;
 use crate::identity::tls::PeerIdentity;
 
@@ -52,9 +53,7 @@ impl Dialer {
         let stream = self.reach(address, race).await?;
         let Some(tls) = &transport.tls else { return Ok((stream, None)) };
         // ALPN names HTTP; what is spoken here has no name that both ends would know.
-        let mut tls = rustls::ClientConfig::clone(tls);
-        tls.alpn_protocols.clear();
-        let (stream, peer) = super::connect::secure(address, Arc::new(tls), stream).await?;
+        let Secured { stream, peer, .. } = secure(address, &tls.offering(Vec::new()), stream).await?;
         Ok((Box::new(stream), peer))
     }
 }

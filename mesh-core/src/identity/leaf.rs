@@ -74,7 +74,7 @@ pub(super) fn may_sign_certificates(der: &[u8]) -> bool {
     }
 }
 
-fn parse(der: &[u8]) -> Result<X509Certificate<'_>, SvidError> {
+pub(super) fn parse(der: &[u8]) -> Result<X509Certificate<'_>, SvidError> {
     let (rest, certificate) = X509Certificate::from_der(der).map_err(malformed)?;
     if rest.is_empty() { Ok(certificate) } else { Err(SvidError::Malformed("trailing bytes".into())) }
 }
@@ -124,7 +124,7 @@ fn malformed(error: impl std::fmt::Display) -> SvidError {
 }
 
 /// Before 1970 counts as 1970: no certificate of a mesh is that old.
-fn system_time(time: ASN1Time) -> SystemTime {
+pub(super) fn system_time(time: ASN1Time) -> SystemTime {
     let seconds = u64::try_from(time.timestamp()).unwrap_or(0);
     UNIX_EPOCH.checked_add(Duration::from_secs(seconds)).unwrap_or(UNIX_EPOCH)
 }

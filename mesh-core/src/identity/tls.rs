@@ -145,4 +145,4 @@ impl fmt::Debug for Resolver {
 }
 
 /// TLS 1.2 for peers that have nothing newer (older Envoy and Go builds).
-const VERSIONS: &[&SupportedProtocolVersion] = &[&TLS13, &TLS12];
+pub(super) const VERSIONS: &[&SupportedProtocolVersion] = &[&TLS13, &TLS12];

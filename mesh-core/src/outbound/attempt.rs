@@ -9,6 +9,7 @@ use std::error::Error as StdError;
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
+use http::uri::Scheme;
 use http::{Request, Response, StatusCode, Uri, Version, header};
 use hyper::body::Incoming;
 use hyper::client::conn::{http1, http2};
@@ -50,7 +51,7 @@ impl<'a> Way<'a> {
         endpoint: &'a Arc<Endpoint>,
         is_grpc: bool,
     ) -> Self {
-        let transport = Cow::Borrowed(cluster.transport(endpoint, is_grpc));
+        let transport = cluster.transport(endpoint, is_grpc);
         Self { dialer, endpoint, transport, limits: cluster.settings.pool }
     }
 
@@ -235,7 +236,7 @@ async fn over_http2(
 ) -> Result<Response<Incoming>, Failed> {
     let (mut sender, occupied) = lease;
     let endpoint = way.endpoint;
-    let request = absolute_form(outgoing).map_err(Failed::before)?;
+    let request = absolute_form(outgoing, &way.transport).map_err(Failed::before)?;
     if let Err(error) = sender.ready().await {
         occupied.leave();
         return Err(Failed { error: failure(error, true, endpoint), is_silent: true });
@@ -280,8 +281,15 @@ fn origin_form(outgoing: &Outgoing<'_>) -> Result<Request<Body>, Error> {
     Ok(request)
 }
 
-fn absolute_form(outgoing: &Outgoing<'_>) -> Result<Request<Body>, Error> {
-    let mut request = request(outgoing, outgoing.uri.clone(), Version::HTTP_2);
+fn absolute_form(outgoing: &Outgoing<'_>, transport: &Transport) -> Result<Request<Body>, Error> {
+    let mut uri = outgoing.uri.clone();
+    if transport.is_of_the_web() {
+        // A logical name has no scheme of its own, and strict servers want the one of the connection (RFC 9110 7.4).
+        let mut parts = uri.into_parts();
+        parts.scheme = Some(Scheme::HTTPS);
+        uri = Uri::from_parts(parts).map_err(bad_parts)?;
+    }
+    let mut request = request(outgoing, uri, Version::HTTP_2);
     request.headers_mut().remove(header::HOST);
     request.headers_mut().remove(header::UPGRADE);
     Ok(request)
@@ -295,6 +303,10 @@ fn request(outgoing: &Outgoing<'_>, uri: Uri, version: Version) -> Request<Body>
     *request.headers_mut() = outgoing.headers.clone();
     *request.extensions_mut() = outgoing.extensions.clone();
     request
+}
+
+fn bad_parts(error: http::uri::InvalidUriParts) -> Error {
+    Error::new(ErrorKind::BadRequest, "the request's target is malformed").with_source(error)
 }
 
 fn bad_target(error: http::uri::InvalidUri) -> Error {

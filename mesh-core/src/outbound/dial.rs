@@ -247,7 +247,7 @@ impl<'a> Dial<'a> {
         let limit = timeout::attempt_limit(terms.attempt, timeout::time_left(self.deadline, clock.now()));
         let until = limit.map(|limit| crate::time::after(clock.now(), limit));
         let dialer = Arc::clone(self.core.dialer()?);
-        let (address, transport) = (endpoint.address.clone(), terms.cluster.transport(endpoint, false).clone());
+        let (address, transport) = (endpoint.address.clone(), terms.cluster.transport(endpoint, false).into_owned());
         let runtime = dialer.runtime.clone();
         let mut dialing = Dialing(runtime.spawn(async move { dialer.raw(&address, &transport).await }));
         let patience = async {

@@ -33,10 +33,6 @@ pub(super) fn transport<'a>(transport: &'a Transport, headers: &HeaderMap) -> Co
     if wanted(headers).is_none() || transport.protocol != Protocol::Auto {
         return Cow::Borrowed(transport);
     }
-    let tls = transport.tls.as_ref().map(|tls| {
-        let mut tls = rustls::ClientConfig::clone(tls);
-        tls.alpn_protocols = vec![b"http/1.1".to_vec()];
-        Arc::new(tls)
-    });
+    let tls = transport.tls.as_ref().map(|tls| tls.offering(vec![b"http/1.1".to_vec()]));
     Cow::Owned(Transport { protocol: Protocol::Http1, tls, ..transport.clone() })
 }

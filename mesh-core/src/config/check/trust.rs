@@ -3,14 +3,14 @@
 use std::collections::HashMap;
 
 use super::access::has_allow_policy;
-use super::{Report, tls_mode};
+use super::{Report, speaks, tls_mode};
 use crate::config::access::Action;
 use crate::config::cluster::{Cluster, Protocol, TlsMode};
 use crate::config::diagnostic::Path;
 use crate::config::document::Document;
 use crate::config::identity::Identity;
 use crate::config::listener::ListenerTls;
-use crate::config::value::SpiffeIdText;
+use crate::config::value::{ServerNameText, SpiffeIdText, TextValue};
 
 pub(super) fn check(document: &Document, report: &mut Report<'_>) {
     if let Some(identity) = &document.identity {
@@ -55,8 +55,6 @@ fn check_identity(identity: &Identity, report: &mut Report<'_>) {
 fn check_cluster(cluster: &Cluster, document: &Document, path: &Path<'_>, report: &mut Report<'_>) {
     let tls = path.field("tls");
     let endpoints = path.field("endpoints");
-    let mode = tls_mode(cluster, document);
-    let is_mutual = |tls: Option<TlsMode>| tls.unwrap_or(mode) == TlsMode::Mutual;
     let own = cluster.endpoints.as_deref().unwrap_or_default();
     for (index, _) in
         own.iter().enumerate().filter(|(_, e)| e.tls == Some(TlsMode::Mutual) && document.identity.is_none())
@@ -66,18 +64,54 @@ fn check_cluster(cluster: &Cluster, document: &Document, path: &Path<'_>, report
     if cluster.tls.mode == Some(TlsMode::Mutual) && document.identity.is_none() {
         report.error(&tls.field("mode"), NO_IDENTITY);
     }
-    let any_mutual = mode == TlsMode::Mutual || own.iter().any(|endpoint| is_mutual(endpoint.tls));
+    let any_mutual = speaks(cluster, document, TlsMode::Mutual);
     if any_mutual && cluster.tls.server_ids.is_empty() && document.identity.is_some() {
         let hint = "name the SPIFFE IDs of the servers, or write `mode: plaintext`";
         report.error_with(&tls, "mutual TLS without `server_ids`: any workload could pose as this cluster", hint);
     }
+    let any_simple = speaks(cluster, document, TlsMode::Simple);
     if !any_mutual && !cluster.tls.server_ids.is_empty() {
-        report.error(
-            &tls.field("server_ids"),
-            "`server_ids` are not verified in plaintext: mutual TLS needs an identity and the mode",
-        );
+        let message = match any_simple {
+            true => {
+                "`server_ids` are not verified in `simple` TLS: such a server proves its host name, and no SPIFFE ID"
+            }
+            false => "`server_ids` are not verified in plaintext: mutual TLS needs an identity and the mode",
+        };
+        report.error(&tls.field("server_ids"), message);
+    }
+    if any_simple {
+        check_server_names(cluster, document, path, report);
+    } else {
+        let of_simple = [("ca_file", cluster.tls.ca_file.is_some()), ("sni", cluster.tls.sni.is_some())];
+        for (field, _) in of_simple.iter().filter(|(_, is_written)| *is_written) {
+            report.error_with(
+                &tls.field(field),
+                format!("`{field}` is about servers of the web"),
+                "write `mode: simple`",
+            );
+        }
     }
     check_server_ids(&cluster.tls.server_ids, document.identity.as_ref(), &tls.field("server_ids"), report);
+}
+
+/// A server of the web is verified by a name, which has to come from somewhere.
+fn check_server_names(cluster: &Cluster, document: &Document, path: &Path<'_>, report: &mut Report<'_>) {
+    if cluster.server_name().is_some() {
+        return;
+    }
+    if cluster.dns.is_some() {
+        let message = "which host its certificate names, no SRV record can be trusted to say";
+        report.error_with(&path.field("tls"), message, "write `sni`");
+    }
+    let (mode, endpoints) = (tls_mode(cluster, document), path.field("endpoints"));
+    for (index, endpoint) in cluster.endpoints.iter().flatten().enumerate() {
+        let host = endpoint.address.host();
+        let is_named = endpoint.address.unix_path().is_none() && ServerNameText::parse(host).is_ok();
+        if endpoint.tls.unwrap_or(mode) == TlsMode::Simple && !is_named {
+            let message = format!("`{}` is no name that a certificate can carry", endpoint.address);
+            report.error_with(&endpoints.index(index).field("address"), message, "write `tls.sni` in the cluster");
+        }
+    }
 }
 
 /// A server in a trust domain without roots can never be verified.

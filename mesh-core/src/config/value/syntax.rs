@@ -67,6 +67,13 @@ pub(super) fn parse_host(text: &str) -> Result<String, ValueError> {
     }
 }
 
+pub(super) fn parse_server_name(text: &str) -> Result<String, ValueError> {
+    match rustls_pki_types::ServerName::try_from(text) {
+        Ok(name) => Ok(name.to_str().to_ascii_lowercase()),
+        Err(_) => Err(ValueError::new(format!("no certificate can name `{text}`"))),
+    }
+}
+
 /// A host name (letters, digits, `-`, `_`, `.`) or an IPv4 address that is one.
 fn check_host(host: &str) -> Result<(), ValueError> {
     if host.is_empty() {
