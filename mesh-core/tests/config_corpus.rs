@@ -103,6 +103,11 @@ fn a_warning_does_not_refuse() {
             "listeners: [{ name: a }]\npolicy: { access: { rules: [{ name: a, action: allow, principals: ['*'] }] } }",
             "policy.access.rules[0].principals",
         ),
+        (
+            "clusters: [{ name: a, endpoints: [{ address: a:80 }] }, { name: b, endpoints: [{ address: b:80 }] }]\n\
+             routes: [{ hosts: [a], rules: [{ session: { header: x-at }, backends: [{ cluster: a }, { cluster: b }] }] }]",
+            "routes[0].rules[0].backends",
+        ),
     ] {
         let parsed = config::parse(text, "mesh.yaml").unwrap_or_else(|found| panic!("{text}: {}", shown(&found)));
         let paths: Vec<&str> = parsed.warnings.iter().map(|warning| warning.path.as_str()).collect();
