@@ -66,6 +66,11 @@ impl ConnectionAddress {
     }
 }
 
+/// The server name a TLS client asked for that proved no identity; a request extension, set by the server that ended its
+/// TLS. Who did prove one has it in its [`PeerIdentity`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ServerName(pub Arc<str>);
+
 /// Who is at the other end, as the server that ended the connection says it: a [`PeerIdentity`] among the
 /// request's extensions, or one that its requests share.
 pub(crate) fn peer_of(extensions: &Extensions) -> Option<Arc<PeerIdentity>> {

@@ -49,8 +49,8 @@ impl<T> Split<T> {
         &self.entries[place].1
     }
 
-    /// The value for a hash: the same one as long as no weight changes, and when one does, only those hashes move that
-    /// the new shares ask for. In proportion to the weights, too (weighted rendezvous hashing). `seed` tells the values
+    /// The value for a hash, in proportion to the weights, too: the same one as long as no weight changes; when one does,
+    /// a hash moves only to a value that has grown against the one it had (weighted rendezvous hashing). `seed` tells the values
     /// apart, alike in every process.
     pub fn pick_for(&self, hash: u64, seed: impl Fn(&T) -> u64) -> &T {
         let score = |weight: u32, value: &T| {
@@ -145,19 +145,19 @@ mod tests {
     }
 
     #[test]
-    fn a_hash_keeps_its_value_and_moves_only_to_whose_share_grows() {
+    fn a_hash_keeps_its_value_and_moves_only_to_one_that_has_grown_against_it() {
         const HASHES: u64 = 20_000;
         let before = Split::new(vec![(90, 1), (10, 2), (0, 3)]).unwrap();
         let after = Split::new(vec![(3, 2), (6, 1), (1, 3)]).unwrap();
-        let (mut counts, mut moved) = ([[0_u64; 4]; 2], 0);
+        let mut counts = [[0_u64; 4]; 2];
         for hash in 0..HASHES {
             let hash = xxh64(&hash.to_le_bytes(), 7);
             let [old, new] = [&before, &after].map(|split| *split.pick_for(hash, |value| *value));
             assert_eq!(old, *before.pick_for(hash, |value| *value));
-            assert!(old == new || new != 1, "from {old} to {new}: the share of 1 has not grown");
+            // 2 has grown against 1, and 3 against both.
+            assert!(old <= new, "from {old} to {new}");
             counts[0][old as usize] += 1;
             counts[1][new as usize] += 1;
-            moved += u64::from(old != new);
         }
         for (counts, shares) in counts.iter().zip([[0.9, 0.1, 0.0], [0.6, 0.3, 0.1]]) {
             for (count, share) in counts[1..].iter().zip(shares) {
@@ -166,6 +166,5 @@ mod tests {
                 assert!((*count as f64 - HASHES as f64 * share).abs() <= slack, "{counts:?}");
             }
         }
-        assert_eq!(moved, counts[0][1] - counts[1][1], "none left whose share has grown");
     }
 }
