@@ -40,6 +40,7 @@ use self::references::ReferenceSets;
 pub use self::references::References;
 pub use self::stats::CacheStats;
 pub(super) use self::stats::Counters;
+pub(crate) use self::stats::Fate;
 use self::table::Table;
 use super::attributes::Attributes;
 use super::fact::Fact;
