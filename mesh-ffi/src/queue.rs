@@ -41,6 +41,10 @@ impl Queue {
     /// An empty queue of a mesh, which is started for it.
     pub fn new(engine: Arc<Engine>) -> Result<Arc<Self>, Failure> {
         let runtime = engine.runtime()?;
+        Self::on(runtime, engine)
+    }
+
+    fn on(runtime: Handle, engine: Arc<Engine>) -> Result<Arc<Self>, Failure> {
         let queue = Arc::new(Self {
             runtime,
             signal: Signal::new()?,
@@ -50,7 +54,7 @@ impl Queue {
             stopped: AtomicBool::new(false),
             engine,
         });
-        queue.engine.adopt(Arc::downgrade(&queue));
+        queue.engine.adopt(&queue);
         Ok(queue)
     }
 
@@ -202,5 +206,23 @@ impl Drop for Pending {
             let event = (self.failed)(self.tag, Failure::closed());
             self.finish(event);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use mesh_core::Mesh;
+
+    use super::*;
+
+    #[test]
+    fn a_queue_in_the_making_while_the_mesh_closes_is_stopped() {
+        let mesh = Mesh::from_yaml("version: 1\nnode: { service: test }\n", "test").unwrap();
+        let engine = Arc::new(Engine::new(mesh, false));
+        let runtime = engine.runtime().unwrap();
+        engine.close(Duration::ZERO).unwrap();
+        assert!(Queue::on(runtime, engine).unwrap().is_stopped());
     }
 }
