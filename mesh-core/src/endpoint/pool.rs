@@ -101,24 +101,8 @@ impl Pool {
             tokio::pin!(freed);
             // Registered before the look, so that nothing freed meanwhile is missed.
             freed.as_mut().enable();
-            let step = self.0.stock().step(&want(ask, after, search.standing()), gate);
-            match step {
-                Step::Take(lease) => {
-                    // There may be room for the next as well.
-                    if search.queued.take().is_some() {
-                        gate.free();
-                    }
-                    return Ok(lease);
-                }
-                _ if search.is_in_vain() => return Err(closed_at_once(ask)),
-                Step::Join(end) => search.dial = Some(end),
-                Step::Dial { is_shared } => {
-                    search.claim = (!is_shared).then(Arc::default);
-                    search.dial = Some(self.dial(ask, search.claim.as_ref()));
-                }
-                Step::Full => return Err(full(ask)),
-                Step::Wait if search.dial.is_none() && search.queued.is_none() => search.queued = Some(gate.wait()),
-                Step::Wait => {}
+            if let Some(lease) = self.go_on(ask, after, &mut search)? {
+                return Ok(lease);
             }
             tokio::select! {
                 end = ended(&mut search.dial) => {
@@ -132,10 +116,37 @@ impl Pool {
         }
     }
 
-    /// Without a claim the connection is for all who join.
-    fn dial(&self, ask: Ask<'_>, claim: Option<&Arc<Claim>>) -> Dialed {
+    /// One look at the stock, and what follows from it: who looks next finds a dial that it can join.
+    fn go_on<'a>(&'a self, ask: Ask<'_>, after: Option<u64>, search: &mut Search<'a>) -> Result<Option<Lease>, Error> {
+        let gate = &self.0.gate;
         let mut stock = self.0.stock();
-        let serial = stock.next_serial();
+        match stock.step(&want(ask, after, search.standing()), gate) {
+            Step::Take(lease) => {
+                // There may be room for the next as well.
+                if search.queued.take().is_some() {
+                    gate.free();
+                }
+                return Ok(Some(lease));
+            }
+            Step::InVain => return Err(closed_at_once(ask)),
+            Step::Join(end) => search.dial = Some(end),
+            Step::Dial { id, is_shared } => {
+                search.claim = (!is_shared).then(Arc::default);
+                let end = self.dial(ask, id, search.claim.as_ref());
+                if is_shared {
+                    stock.joinable(id, ask.transport.protocol, end.clone());
+                }
+                search.dial = Some(end);
+            }
+            Step::Full => return Err(full(ask)),
+            Step::Queue(place) => search.queued = Some(place),
+            Step::Wait => {}
+        }
+        Ok(None)
+    }
+
+    /// Without a claim the connection is for all who join.
+    fn dial(&self, ask: Ask<'_>, serial: u64, claim: Option<&Arc<Claim>>) -> Dialed {
         let claimed = claim.map(Arc::downgrade);
         let dialing = Dialing { inner: Arc::clone(&self.0), serial, protocol: ask.transport.protocol, claimed };
         let (dialer, limits) = (Arc::clone(ask.dialer), *ask.limits);
@@ -151,9 +162,7 @@ impl Pool {
             Ok(())
         });
         let end = running.map(|end| end.unwrap_or_else(|error| Err(Arc::new(lost(error)))));
-        let end: Dialed = (Box::pin(end) as Pin<Box<dyn Future<Output = _> + Send>>).shared();
-        stock.dialing(serial, claim.is_none().then(|| (ask.transport.protocol, end.clone())));
-        end
+        (Box::pin(end) as Pin<Box<dyn Future<Output = _> + Send>>).shared()
     }
 
     /// Takes back an HTTP/1.1 connection whose response has been read to its end.
@@ -213,8 +222,9 @@ struct Search<'a> {
 impl Search<'_> {
     fn standing(&self) -> Standing<'_> {
         Standing {
-            is_called: self.queued.is_some() || self.claim.is_some(),
+            is_queued: self.queued.is_some(),
             is_dialing: self.dial.is_some(),
+            is_in_vain: self.is_in_vain(),
             claim: self.claim.as_ref(),
         }
     }
@@ -253,9 +263,10 @@ impl Dialing {
     fn done(&self, opened: Opened, dialer: &Dialer, limits: &PoolLimits) {
         let now = dialer.clock.now();
         let old_at = old_at(now, limits.max_age, &mut dialer.randomness.generator());
-        let connection = Connection::new(&opened, &self.inner.gate, (self.serial, now, old_at));
+        // From one count into the other under one lock: in both it would take two places.
         let mut stock = self.inner.stock();
         stock.dialed(self.serial);
+        let connection = Connection::new(&opened, &self.inner.gate, (self.serial, now, old_at));
         stock.add(opened.channel, connection, (now, limits, self.protocol));
         if let Some(claim) = &self.claimed {
             stock.claim_last(claim.clone());
