@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use futures_util::FutureExt;
 use futures_util::future::Shared;
 use hyper::client::conn::http1;
+use tokio::sync::oneshot;
 
 use super::address::Address;
 use super::connect::{Channel, Dialer, KeepAlive, Moment, Opened, Protocol, Transport, Wiring};
@@ -22,7 +23,9 @@ use crate::body::Body;
 use crate::error::{Error, ErrorKind};
 
 /// The end of a dial, for all who wait for it. The connection is in the stock by then.
-pub(super) type Dialed = Shared<Pin<Box<dyn Future<Output = Result<(), Arc<Error>>> + Send>>>;
+pub(super) type Dialed = Shared<Pin<Box<dyn Future<Output = Ended> + Send>>>;
+
+type Ended = Result<(), Arc<Error>>;
 
 /// The connections of one endpoint.
 #[derive(Default)]
@@ -132,10 +135,15 @@ impl Pool {
             Step::Join(end) => search.dial = Some(end),
             Step::Dial { id, is_shared } => {
                 search.claim = (!is_shared).then(Arc::default);
-                let end = self.dial(ask, id, search.claim.as_ref());
+                let (tell, told) = oneshot::channel();
+                let end = told.map(|end| end.unwrap_or_else(|_| Err(Arc::new(lost()))));
+                let end = (Box::pin(end) as Pin<Box<dyn Future<Output = _> + Send>>).shared();
                 if is_shared {
                     stock.joinable(id, ask.transport.protocol, end.clone());
                 }
+                // A runtime that has ended drops what it is given at once, and what is dropped looks into the stock.
+                drop(stock);
+                self.dial(ask, id, search.claim.as_ref(), tell);
                 search.dial = Some(end);
             }
             Step::Full => return Err(full(ask)),
@@ -146,23 +154,28 @@ impl Pool {
     }
 
     /// Without a claim the connection is for all who join.
-    fn dial(&self, ask: Ask<'_>, serial: u64, claim: Option<&Arc<Claim>>) -> Dialed {
+    fn dial(&self, ask: Ask<'_>, serial: u64, claim: Option<&Arc<Claim>>, tell: oneshot::Sender<Ended>) {
         let claimed = claim.map(Arc::downgrade);
         let dialing = Dialing { inner: Arc::clone(&self.0), serial, protocol: ask.transport.protocol, claimed };
         let (dialer, limits) = (Arc::clone(ask.dialer), *ask.limits);
         let (address, transport) = (ask.address.clone(), ask.transport.clone());
-        let running = ask.dialer.runtime.spawn(async move {
+        ask.dialer.runtime.spawn(async move {
             let wiring = Wiring { keepalive: limits.keepalive, gate: Arc::clone(&dialing.inner.gate) };
-            let opened = dialer.dial(&address, &transport, wiring).await.map_err(Arc::new)?;
-            if opened.pulse.is_leaving() {
-                let message = format!("{address} takes no request: it is leaving");
-                return Err(Arc::new(Error::new(ErrorKind::Connect, message)));
-            }
-            dialing.done(opened, &dialer, &limits);
-            Ok(())
+            let ended = match dialer.dial(&address, &transport, wiring).await {
+                Ok(opened) if opened.pulse.is_leaving() => {
+                    let message = format!("{address} takes no request: it is leaving");
+                    Err(Arc::new(Error::new(ErrorKind::Connect, message)))
+                }
+                Ok(opened) => {
+                    dialing.done(opened, &dialer, &limits);
+                    Ok(())
+                }
+                Err(error) => Err(Arc::new(error)),
+            };
+            // Whoever is told finds the place given back.
+            drop(dialing);
+            let _ = tell.send(ended);
         });
-        let end = running.map(|end| end.unwrap_or_else(|error| Err(Arc::new(lost(error)))));
-        (Box::pin(end) as Pin<Box<dyn Future<Output = _> + Send>>).shared()
     }
 
     /// Takes back an HTTP/1.1 connection whose response has been read to its end.
@@ -298,8 +311,8 @@ fn copy_of(error: &Arc<Error>) -> Error {
     Error::new(error.kind(), error.message()).with_source(Arc::clone(error))
 }
 
-fn lost(error: tokio::task::JoinError) -> Error {
-    Error::new(ErrorKind::Internal, "the dial task failed").with_source(error)
+fn lost() -> Error {
+    Error::new(ErrorKind::Closed, "the dial was given up: the mesh has ended, or the task failed")
 }
 
 fn full(ask: Ask<'_>) -> Error {
@@ -348,10 +361,18 @@ mod tests {
     }
 
     async fn acquire(addresses: &[&str], connect_timeout: Duration) -> (Result<Lease, Error>, Duration) {
+        acquire_on(tokio::runtime::Handle::current(), addresses, connect_timeout).await
+    }
+
+    async fn acquire_on(
+        runtime: tokio::runtime::Handle,
+        addresses: &[&str],
+        connect_timeout: Duration,
+    ) -> (Result<Lease, Error>, Duration) {
         let dialer = Arc::new(Dialer {
             connector: Arc::<Network>::default(),
             clock: Arc::new(SystemClock),
-            runtime: tokio::runtime::Handle::current(),
+            runtime,
             identity: None,
             randomness: Randomness::seeded(1),
         });
@@ -414,6 +435,20 @@ mod tests {
                 Ok(lease) => assert!(!lease.is_reused),
             }
         }
+    }
+
+    #[test]
+    fn a_dial_on_a_runtime_that_has_ended_fails_and_stops_nobody() {
+        let (told, outcome) = std::sync::mpsc::channel();
+        std::thread::spawn(move || {
+            let ended = tokio::runtime::Builder::new_multi_thread().worker_threads(1).build().unwrap();
+            let handle = ended.handle().clone();
+            drop(ended);
+            let ours = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+            let (lease, _) = ours.block_on(acquire_on(handle, &["127.0.0.1:3"], LONG));
+            told.send(lease.map(drop).unwrap_err().kind())
+        });
+        assert_eq!(outcome.recv_timeout(LONG).expect("it fails at once"), ErrorKind::Closed);
     }
 
     /// Longer than anything here takes.
