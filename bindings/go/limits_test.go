@@ -57,7 +57,7 @@ func TestTwoThousandCallsInFlightNeedFewThreads(t *testing.T) {
 	port := l.Addr().(*net.TCPAddr).Port
 	// Two clusters: one opens 1024 connections to an endpoint at most.
 	hosts := []string{"even", "odd"}
-	m := open(t, config(map[string]int{"even": port, "odd": port}, "defaults: { concurrency_limit: { max_requests: 4000 }, connect_timeout: 60s, timeout: 120s }\n"))
+	m := open(t, config(map[string]int{"even": port, "odd": port}, "defaults: { concurrency_limit: { max_requests: 4000 }, timeout: 120s }\n"))
 	client := m.Client()
 	var failed atomic.Int32
 	var group sync.WaitGroup
@@ -89,7 +89,7 @@ func TestTwoThousandCallsInFlightNeedFewThreads(t *testing.T) {
 
 func TestNothingIsLeftOfAClosedMesh(t *testing.T) {
 	before, handles := runtime.NumGoroutine(), native.LiveHandles()
-	w := newWorld(t, slowly, "defaults: { circuit_breaker: { consecutive_failures: 1000, min_requests: 1000 } }\n")
+	w, over := newSlowWorld(t, "defaults: { circuit_breaker: { consecutive_failures: 1000, min_requests: 1000 } }\n")
 	for i := range 50 {
 		resp, err := w.client.Post("http://echo/", "", strings.NewReader(strings.Repeat("x", i*4000)))
 		if err != nil {
@@ -107,8 +107,9 @@ func TestNothingIsLeftOfAClosedMesh(t *testing.T) {
 		}
 		cancel()
 	}
+	over()
 	closeMesh(t, w.Mesh)
-	for range 300 {
+	for range 3000 {
 		if runtime.NumGoroutine() <= before && native.LiveHandles() <= handles {
 			return
 		}

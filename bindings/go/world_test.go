@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/http"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -34,6 +35,28 @@ func freePort(t *testing.T) int {
 	return l.Addr().(*net.TCPAddr).Port
 }
 
+// deadPort is bound until the test is over and nobody listens at it: who connects is refused, and nobody else gets it.
+func deadPort(t *testing.T) int {
+	t.Helper()
+	fd, err := syscall.Socket(syscall.AF_INET, syscall.SOCK_STREAM, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = syscall.Close(fd) })
+	syscall.CloseOnExec(fd)
+	if err := syscall.Bind(fd, &syscall.SockaddrInet4{Addr: [4]byte{127, 0, 0, 1}}); err != nil {
+		t.Fatal(err)
+	}
+	name, err := syscall.Getsockname(fd)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return name.(*syscall.SockaddrInet4).Port
+}
+
+// patient is a setting of clusters: no test is about how fast this machine connects.
+const patient = "connect_timeout: 60s"
+
 // config routes each of hosts to its own cluster of one endpoint; extra is more of the document.
 func config(endpoints map[string]int, extra string) string {
 	text := "version: 1\nnode: { service: test }\nclusters:\n"
@@ -42,7 +65,8 @@ func config(endpoints map[string]int, extra string) string {
 		if strings.HasSuffix(name, "-h2") {
 			protocol = "http2"
 		}
-		text += fmt.Sprintf("  - { name: %s, protocol: %s, endpoints: [ { address: \"127.0.0.1:%d\" } ] }\n", name, protocol, port)
+		text += fmt.Sprintf("  - { name: %s, protocol: %s, %s, endpoints: [ { address: \"127.0.0.1:%d\" } ] }\n",
+			name, protocol, patient, port)
 	}
 	text += "routes:\n"
 	for name := range endpoints {
@@ -67,7 +91,7 @@ func open(t *testing.T, text string) *mesh.Mesh {
 
 func closeMesh(t *testing.T, m *mesh.Mesh) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
 	defer cancel()
 	if err := m.Close(ctx); err != nil {
 		t.Errorf("close: %v", err)
@@ -77,7 +101,7 @@ func closeMesh(t *testing.T, m *mesh.Mesh) {
 func newWorld(t *testing.T, handler http.HandlerFunc, extra ...string) *world {
 	t.Helper()
 	port := freePort(t)
-	endpoints := map[string]int{"echo": port, "echo-h2": port, "dead": freePort(t)}
+	endpoints := map[string]int{"echo": port, "echo-h2": port, "dead": deadPort(t)}
 	w := &world{Mesh: open(t, config(endpoints, listener(port)+strings.Join(extra, ""))), t: t}
 	server, err := w.Listen("inbound", handler)
 	if err != nil {

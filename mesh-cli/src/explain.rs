@@ -145,7 +145,7 @@ impl Explanation<'_> {
             let _ = writeln!(out, "{:<8}  {line}", self.paint.strong(&format!("{title:<8}")));
         }
         let split = match &matched.rule.action.to {
-            To::Backends(split) => split,
+            To::Backends { split, .. } => split,
             To::Answer(answer) => {
                 let _ = writeln!(out, "{:<8}  {}", self.paint.strong("answer  "), self.answered(answer, matched));
                 return out;

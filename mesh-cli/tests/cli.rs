@@ -249,8 +249,11 @@ fn status_reads_a_running_process() {
 #[test]
 fn explain_live_shows_why_a_finished_call_went_as_it_did() {
     let directory = workplace();
-    let free = || std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-    let (admin, nobody) = (free(), free());
+    let admin = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    // Bound and not listening: who connects is refused, and nobody else gets the port.
+    let dead = tokio::net::TcpSocket::new_v4().unwrap();
+    dead.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let nobody = dead.local_addr().unwrap().port();
     let config = format!(
         "version: 1\nclusters: [{{ name: a, endpoints: [{{ address: \"127.0.0.1:{nobody}\" }}] }}]\n\
          routes: [{{ hosts: [a], rules: [{{ name: all, backends: [{{ cluster: a }}] }}] }}]\n\

@@ -1,5 +1,5 @@
-//! What the documents say is true: the README's quick starts, taken out of it, run against a real server;
-//! the files that ARCHITECTURE.md names exist.
+//! What the documents say is true: the README's quick starts, taken out of it, run against a real server; the
+//! configurations of the guides are taken; the files that ARCHITECTURE.md names exist.
 //!
 //! The Rust quick start runs with every `cargo test`. The others need libmesh, the Python module or Go:
 //! `cargo test --release -p mesh-cli --test docs -- --include-ignored`, after `make build python-module`.
@@ -112,6 +112,41 @@ fn the_go_quick_start_runs() {
     go.env("CGO_CFLAGS", format!("-I{}", root().join("bindings/c/include").display()));
     go.env("CGO_LDFLAGS", format!("-L{} -lmesh", profile_directory().display()));
     assert_eq!(run(&mut go, directory.path()), "200 OK");
+}
+
+/// Each stands for itself, so that who copies one has something that works.
+#[test]
+fn every_configuration_of_the_guides_is_taken_without_a_word() {
+    let readme = include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/../README.md"));
+    let files = fs::read_dir(root().join("docs")).unwrap().map(|entry| entry.unwrap().path());
+    let mut count = 0;
+    for guide in files.filter(|file| file.extension().is_some_and(|extension| extension == "md")) {
+        let name = guide.file_name().unwrap().to_str().unwrap().to_owned();
+        assert!(readme.contains(&format!("(docs/{name})")), "README does not lead to {name}");
+        let text = fs::read_to_string(&guide).unwrap();
+        for block in text.split("```yaml\n").skip(1) {
+            let configuration = block.split_once("```").unwrap().0;
+            let said = check(configuration);
+            let is_taken = said.starts_with("mesh.yaml: ok (");
+            assert!(is_taken || lacks_rego(&said), "{name}: {said}\n{configuration}");
+            count += 1;
+        }
+    }
+    assert!(count >= 7, "{count} configurations");
+}
+
+/// What `mesh check` says of a configuration.
+fn check(configuration: &str) -> String {
+    let directory = tempfile::tempdir().unwrap();
+    fs::write(directory.path().join("mesh.yaml"), configuration).unwrap();
+    let mut mesh = Command::new(env!("CARGO_BIN_EXE_mesh"));
+    let output = mesh.args(["check", "mesh.yaml"]).current_dir(directory.path()).output().unwrap();
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+/// Whether nothing is wrong but that this build has no Rego.
+fn lacks_rego(said: &str) -> bool {
+    said.contains("build it with the feature `rego`") && said.ends_with("mesh.yaml: refused, 1 error\n")
 }
 
 #[test]

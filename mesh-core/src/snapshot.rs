@@ -91,6 +91,8 @@ pub struct Target {
     pub cluster: Arc<Cluster>,
     /// To these endpoints of it, by the number of the subset; `None`: to all.
     pub subset: Option<usize>,
+    /// What it is to a hash, in every process and every version.
+    pub seed: u64,
 }
 
 /// Who gets copies of a rule's requests.
@@ -104,7 +106,12 @@ pub struct Mirror {
 /// Where a rule leads.
 pub enum To {
     /// To one of these.
-    Backends(Split<Target>),
+    Backends {
+        /// Each with its share.
+        split: Split<Target>,
+        /// Whether requests with the same hash go to the same one.
+        is_sticky: bool,
+    },
     /// Nowhere: it answers itself.
     Answer(Answer),
 }

@@ -204,3 +204,51 @@ routes:
     client.reload(&document(1, true), "client.yaml").unwrap();
     assert_eq!(client.client().call(elsewhere()).await.unwrap_err().kind(), ErrorKind::NoEndpoint);
 }
+
+#[tokio::test]
+async fn a_client_stays_with_its_version_and_moves_only_with_the_shares() {
+    let servers = servers(2).await;
+    let [(old, _), (new, _)] = &servers[..] else { unreachable!() };
+    let split = |shares: (u32, u32)| {
+        format!(
+            "version: 1
+clusters:
+  - {{ name: old, endpoints: [{{ address: \"127.0.0.1:{old}\" }}] }}
+  - {{ name: new, endpoints: [{{ address: \"127.0.0.1:{new}\" }}] }}
+routes:
+  - hosts: [a]
+    rules:
+      - backends: [{{ cluster: old, weight: {} }}, {{ cluster: new, weight: {} }}]
+        sticky: true
+        hash_policy: [{{ cookie: {{ name: shop, ttl: 1h, path: / }} }}]
+",
+            shares.0, shares.1
+        )
+    };
+    let client = Mesh::from_yaml(&split((50, 50)), "client.yaml").unwrap();
+    let mut clients = Vec::new();
+    for _ in 0..40 {
+        let (home, cookies, _) = get(&client, &[]).await;
+        let [cookie] = &cookies[..] else { panic!("{cookies:?}") };
+        clients.push((cookie.split(';').next().unwrap().to_owned(), home.ends_with(&new.to_string())));
+    }
+    // By chance all are of one version in one of 2^39 runs.
+    let on_new = clients.iter().filter(|(_, is_new)| *is_new).count();
+    assert!((1..40).contains(&on_new), "{on_new} of 40");
+    for shares in [(50, 50), (20, 80), (0, 1), (1, 0)] {
+        client.reload(&split(shares), "client.yaml").unwrap();
+        for (cookie, was_new) in &clients {
+            for _ in 0..2 {
+                let (home, cookies, _) = get(&client, &[("cookie", cookie)]).await;
+                let is_new = home.ends_with(&new.to_string());
+                assert!(cookies.is_empty(), "it has one: {cookies:?}");
+                match shares {
+                    (50, 50) => assert_eq!(is_new, *was_new),
+                    (20, 80) => assert!(is_new || !was_new, "the share of the new one has grown"),
+                    (0, _) => assert!(is_new),
+                    _ => assert!(!is_new),
+                }
+            }
+        }
+    }
+}

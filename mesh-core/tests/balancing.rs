@@ -10,9 +10,19 @@ use http::{Request, Response};
 use mesh_core::error::BoxError;
 use mesh_core::load_report::{self, LoadReport};
 use mesh_core::{Body, CallReport, ErrorKind, Mesh, Sent};
+use tokio::net::TcpSocket;
 
 fn free_port() -> u16 {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+}
+
+/// A port that is taken as long as the tests run, by a socket that does not listen: nobody else gets it.
+fn closed_port() -> u16 {
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.bind(([127, 0, 0, 1], 0).into()).unwrap();
+    let port = socket.local_addr().unwrap().port();
+    std::mem::forget(socket);
+    port
 }
 
 /// A server that says how busy it is.
@@ -67,7 +77,7 @@ routes:
   - hosts: [a]
     rules: [{{backends: [{{cluster: alive, weight: 1}}, {{cluster: dead, weight: 2}}], retry: {{attempts: 0}}}}]",
         ports[0],
-        free_port()
+        closed_port()
     );
     let mesh = Mesh::from_yaml(&text, "client.yaml").unwrap();
     let (mut answered, mut failed) = (0, 0);

@@ -4,11 +4,14 @@
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use mesh_core::config::tree::Node;
 use mesh_core::config::{self, Diagnostic, Document};
 use proptest::prelude::*;
+use serde_json::Value as Json;
 
 struct Expected {
     line: u32,
@@ -84,6 +87,56 @@ fn every_good_configuration_is_taken_without_a_warning_and_reads_back_as_itself(
     assert!(files.len() >= 5, "only {} good configurations", files.len());
 }
 
+/// The fields that documents have, each with the type that the schema says it belongs to.
+struct Fields<'s> {
+    schema: &'s Json,
+    met: BTreeSet<(String, String)>,
+}
+
+impl Fields<'_> {
+    fn walk(&mut self, schema: &Json, of: &str, value: &Json) {
+        if let Some(name) = schema["$ref"].as_str().and_then(|target| target.strip_prefix("#/$defs/")) {
+            let root = self.schema;
+            self.walk(&root["$defs"][name], name, value);
+        }
+        for alternatives in ["anyOf", "oneOf", "allOf"].map(|key| schema[key].as_array()) {
+            alternatives.into_iter().flatten().for_each(|one| self.walk(one, of, value));
+        }
+        match value {
+            Json::Object(fields) => {
+                for (key, inner) in fields {
+                    let Some(field) = schema["properties"].get(key) else { continue };
+                    self.met.insert((of.to_owned(), key.clone()));
+                    self.walk(field, of, inner);
+                }
+            }
+            Json::Array(items) => items.iter().for_each(|item| self.walk(&schema["items"], of, item)),
+            _ => {}
+        }
+    }
+}
+
+#[test]
+fn the_document_of_everything_has_every_field_of_the_schema() {
+    let schema = config::json_schema();
+    let root = (&"Document".to_owned(), &schema);
+    let mut wanted = BTreeSet::new();
+    // An override has the fields of what it overrides.
+    let types = schema["$defs"].as_object().unwrap().iter().filter(|(name, _)| !name.ends_with("Override"));
+    for (name, of) in types.chain([root]) {
+        let fields = of["properties"].as_object().into_iter().flatten();
+        wanted.extend(fields.map(|(field, _)| (name.clone(), field.clone())));
+    }
+    assert!(wanted.len() > 500, "{}", wanted.len());
+    let mut fields = Fields { schema: &schema, met: BTreeSet::new() };
+    for name in ["everything.yaml", "server.yaml"] {
+        let text = read(&Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/good").join(name));
+        fields.walk(&schema, "Document", &Node::read(&text, name).unwrap().to_json());
+    }
+    let missing: Vec<_> = wanted.difference(&fields.met).collect();
+    assert!(missing.is_empty(), "{missing:?}");
+}
+
 #[test]
 fn an_empty_configuration_is_the_default_document() {
     for text in
@@ -102,6 +155,11 @@ fn a_warning_does_not_refuse() {
         (
             "listeners: [{ name: a }]\npolicy: { access: { rules: [{ name: a, action: allow, principals: ['*'] }] } }",
             "policy.access.rules[0].principals",
+        ),
+        (
+            "clusters: [{ name: a, endpoints: [{ address: a:80 }] }, { name: b, endpoints: [{ address: b:80 }] }]\n\
+             routes: [{ hosts: [a], rules: [{ session: { header: x-at }, backends: [{ cluster: a }, { cluster: b }] }] }]",
+            "routes[0].rules[0].backends",
         ),
     ] {
         let parsed = config::parse(text, "mesh.yaml").unwrap_or_else(|found| panic!("{text}: {}", shown(&found)));

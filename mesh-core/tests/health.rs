@@ -12,9 +12,19 @@ use http::{Request, Response};
 use mesh_core::error::BoxError;
 use mesh_core::inbound::ConnectionAddress;
 use mesh_core::{Body, CallReport, Error, ErrorKind, Mesh};
+use tokio::net::TcpSocket;
 
 fn free_port() -> u16 {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+}
+
+/// A port that is taken as long as the tests run, by a socket that does not listen: nobody else gets it.
+fn closed_port() -> u16 {
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.bind(([127, 0, 0, 1], 0).into()).unwrap();
+    let port = socket.local_addr().unwrap().port();
+    std::mem::forget(socket);
+    port
 }
 
 /// A server in this process, and what its application saw.
@@ -65,7 +75,7 @@ impl Server {
 fn config(ports: &[u16], cluster: &str, extra: &str) -> String {
     let endpoints: Vec<_> = ports.iter().map(|port| format!("{{address: \"127.0.0.1:{port}\"}}")).collect();
     format!(
-        "version: 1\nclusters: [{{name: a, {cluster}endpoints: [{}]}}]\nroutes: [{{hosts: [a], rules: [{{backends: [{{cluster: a}}]}}]}}]\ndefaults: {{retry: {{attempts: 0}}{extra}}}",
+        "version: 1\nclusters: [{{name: a, {cluster}endpoints: [{}]}}]\nroutes: [{{hosts: [a], rules: [{{backends: [{{cluster: a}}]}}]}}]\ndefaults: {{retry: {{attempts: 0}}, connect_timeout: 20s{extra}}}",
         endpoints.join(", ")
     )
 }
@@ -92,6 +102,9 @@ fn health(mesh: &Mesh, index: usize) -> String {
     mesh.status()["clusters"]["a"]["endpoints"][index]["health"].as_str().unwrap().to_owned()
 }
 
+/// Turn by turn: the default avoids an endpoint for a while that was slow once, which is not what a story is about.
+const IN_TURN: &str = "balancer: round_robin, ";
+
 /// Waits for an event; half a minute is for a machine that is busy with something else.
 async fn until(what: &str, mut is_so: impl FnMut() -> bool) {
     let end = Instant::now() + Duration::from_secs(30);
@@ -107,7 +120,7 @@ const CHECK: &str =
 #[tokio::test]
 async fn an_http_check_takes_an_endpoint_out_and_brings_it_back() {
     let (a, b) = (Server::start("").await, Server::start("").await);
-    let check = format!("health_check: {{http: {{path: /healthz}}, {CHECK}}}, ");
+    let check = format!("{IN_TURN}health_check: {{http: {{path: /healthz}}, {CHECK}}}, ");
     let mesh = client(&[a.port, b.port], &check, "");
     mesh.start().unwrap();
     a.answer(503);
@@ -192,7 +205,7 @@ async fn a_tcp_check_speaks_and_listens() {
         }
     });
     let check = format!("health_check: {{tcp: {{send: PING, receive: PONG}}, {CHECK}}}, ");
-    let mesh = client(&[port, free_port()], &check, "");
+    let mesh = client(&[port, closed_port()], &check, "");
     mesh.start().unwrap();
     until("the closed port to be unhealthy", || health(&mesh, 1) == "unhealthy").await;
     assert_eq!(health(&mesh, 0), "healthy");
@@ -227,7 +240,7 @@ async fn a_server_that_wants_no_more_gets_no_more_once_its_notice_was_seen_and_c
     for protocol in ["http1", "http2"] {
         let servers = [Server::start("").await, Server::start("").await, Server::start("").await];
         let ports = servers.each_ref().map(|server| server.port);
-        let mesh = client(&ports, &format!("protocol: {protocol}, "), "");
+        let mesh = client(&ports, &format!("{IN_TURN}protocol: {protocol}, "), "");
         calls(&mesh, 30).await;
         // Two of three: fewer than half are left, the panic rule speaks, and still they get nothing.
         servers[0].mesh.set_serving(false);
@@ -258,8 +271,7 @@ async fn when_everybody_is_leaving_everybody_is_still_asked() {
     calls(&mesh, 50).await;
     assert_eq!(a.hits() + b.hits(), 50);
     // A draining endpoint that answers is better than one that is broken.
-    let closed = free_port();
-    let mesh = client(&[a.port, closed], "", ", circuit_breaker: {consecutive_failures: 1, open: 100s}");
+    let mesh = client(&[a.port, closed_port()], "", ", circuit_breaker: {consecutive_failures: 1, open: 100s}");
     let results = [call(&mesh).await, call(&mesh).await, call(&mesh).await, call(&mesh).await];
     assert!(results.iter().filter(|result| result.is_err()).count() <= 1, "{results:?}");
     calls(&mesh, 20).await;
@@ -296,7 +308,7 @@ async fn one_of_three_drains_under_load_nothing_fails_and_after_its_notice_it_ge
     for protocol in ["http1", "http2"] {
         let servers = [Server::start("").await, Server::start("").await, Server::start("").await];
         let ports = servers.each_ref().map(|server| server.port);
-        let mesh = client(&ports, &format!("protocol: {protocol}, "), "");
+        let mesh = client(&ports, &format!("{IN_TURN}protocol: {protocol}, "), "");
         let load = |count: usize| {
             let mesh = mesh.clone();
             async move { calls(&mesh, count).await }
@@ -322,7 +334,8 @@ async fn o36_a_server_that_restarts_on_its_address_loses_no_request_and_is_back_
     let mut servers = vec![Server::start("").await, Server::start("").await, Server::start("").await];
     let ports: Vec<_> = servers.iter().map(|server| server.port).collect();
     let retry = "retry: {attempts: 2, base: 1ms}";
-    let mesh = Mesh::from_yaml(&config(&ports, "", "").replace("retry: {attempts: 0}", retry), "client.yaml").unwrap();
+    let mesh =
+        Mesh::from_yaml(&config(&ports, IN_TURN, "").replace("retry: {attempts: 0}", retry), "client.yaml").unwrap();
     calls(&mesh, 30).await;
     let restarting = servers.remove(0);
     let leaving = restarting.mesh.clone();
@@ -334,13 +347,11 @@ async fn o36_a_server_that_restarts_on_its_address_loses_no_request_and_is_back_
     calls(&mesh, 30).await;
     let back = Server::at(restarting.port, "", "").await;
     until("it to be healthy", || health(&mesh, 0) == "healthy").await;
-    for _ in 0..1_000 {
-        if back.hits() > 0 {
-            break;
-        }
+    let end = Instant::now() + Duration::from_secs(30);
+    while back.hits() == 0 {
+        assert!(Instant::now() < end, "back in rotation");
         calls(&mesh, 1).await;
     }
-    assert!(back.hits() > 0, "back in rotation");
 }
 
 #[tokio::test]
@@ -359,7 +370,7 @@ async fn an_endpoint_declared_draining_gets_nothing_while_there_is_another() {
     };
     write("draining");
     let text = format!(
-        "version: 1\nclusters: [{{name: a, endpoints_file: \"{}\"}}]\nroutes: [{{hosts: [a], rules: [{{backends: [{{cluster: a}}]}}]}}]",
+        "version: 1\nclusters: [{{name: a, {IN_TURN}endpoints_file: \"{}\"}}]\nroutes: [{{hosts: [a], rules: [{{backends: [{{cluster: a}}]}}]}}]",
         file.display()
     );
     let mesh = Mesh::from_yaml(&text, "client.yaml").unwrap();
@@ -410,7 +421,7 @@ async fn o35_however_all_are_down_the_refusal_is_the_same_and_comes_at_once() {
         assert!(place.retry_after.is_some_and(|wait| wait > Duration::from_secs(30)), "{error}");
         (error.kind(), error.sent(), place.attempts)
     };
-    let by_connect = client(&[free_port(), free_port()], "", breaker);
+    let by_connect = client(&[closed_port(), closed_port()], "", breaker);
     let (a, b) = (Server::start("").await, Server::start("").await);
     a.answer(503);
     b.answer(503);

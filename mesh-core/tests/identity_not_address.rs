@@ -54,7 +54,7 @@ async fn serve(ca: &Path, name: &'static str, port: u16) -> Mesh {
 
 fn client_text(ca: &Path, name: &str, port: u16) -> String {
     format!(
-        "{}clusters: [{{name: orders, tls: {{server_ids: [\"spiffe://test/ns/shop/sa/orders\"]}}, endpoints: [{{address: \"127.0.0.1:{port}\"}}]}}]\nroutes: [{{hosts: [orders], rules: [{{backends: [{{cluster: orders}}]}}]}}]\ndefaults: {{retry: {{attempts: 0}}}}\n",
+        "{}clusters: [{{name: orders, tls: {{server_ids: [\"spiffe://test/ns/shop/sa/orders\"]}}, endpoints: [{{address: \"127.0.0.1:{port}\"}}]}}]\nroutes: [{{hosts: [orders], rules: [{{backends: [{{cluster: orders}}]}}]}}]\ndefaults: {{retry: {{attempts: 0}}, connect_timeout: 20s}}\n",
         identity(ca, name)
     )
 }
@@ -110,7 +110,7 @@ async fn with_an_identity_a_listener_is_strict_unless_it_says_otherwise() {
     let port = free_port();
     let _server = serve(ca.path(), "orders", port).await;
     let text = format!(
-        "clusters: [{{name: orders, endpoints: [{{address: \"127.0.0.1:{port}\"}}]}}]\nroutes: [{{hosts: [orders], rules: [{{backends: [{{cluster: orders}}]}}]}}]\ndefaults: {{retry: {{attempts: 0}}}}\n"
+        "clusters: [{{name: orders, endpoints: [{{address: \"127.0.0.1:{port}\"}}]}}]\nroutes: [{{hosts: [orders], rules: [{{backends: [{{cluster: orders}}]}}]}}]\ndefaults: {{retry: {{attempts: 0}}, connect_timeout: 20s}}\n"
     );
     let plain = Mesh::from_yaml(&text, "client.yaml").unwrap();
     ask(&plain).await.expect_err("a caller without a certificate gets no answer");

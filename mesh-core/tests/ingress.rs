@@ -18,7 +18,7 @@ fn identity(ca: &Path, id: &str) -> String {
 fn caller(port: u16, identity: Option<String>) -> Mesh {
     let tls = if identity.is_some() { "server_ids: [\"spiffe://test/ns/edge/sa/edge\"]" } else { "mode: plaintext" };
     let text = format!(
-        "{}clusters: [{{name: edge, tls: {{{tls}}}, endpoints: [{{address: \"127.0.0.1:{port}\"}}]}}]\n\
+        "{}defaults: {{connect_timeout: 20s}}\nclusters: [{{name: edge, tls: {{{tls}}}, endpoints: [{{address: \"127.0.0.1:{port}\"}}]}}]\n\
          routes: [{{hosts: [shop.test], rules: [{{backends: [{{cluster: edge}}]}}]}}]\n",
         identity.unwrap_or_default()
     );
@@ -81,7 +81,7 @@ async fn an_application_asks_as_itself_also_while_it_serves_somebody() {
     });
     let port = server.listen("edge", answer).await.unwrap().local_addr().port();
     let text = format!(
-        "{}clusters: [{{name: s, tls: {{server_ids: [\"spiffe://test/ns/shop/sa/orders\"]}}, endpoints: [{{address: \"127.0.0.1:{port}\"}}]}}]\n\
+        "{}defaults: {{connect_timeout: 20s}}\nclusters: [{{name: s, tls: {{server_ids: [\"spiffe://test/ns/shop/sa/orders\"]}}, endpoints: [{{address: \"127.0.0.1:{port}\"}}]}}]\n\
          routes: [{{hosts: [shop.test], rules: [{{backends: [{{cluster: s}}]}}]}}]\n",
         identity(ca.path(), "ns/web/sa/page")
     );
@@ -101,6 +101,7 @@ async fn o55_an_ingress_forwards_an_escaped_slash_byte_for_byte() {
     let port = origin.listen("in", answer).await.unwrap().local_addr().port();
     let text = format!(
         "listeners: [{{name: edge, address: \"127.0.0.1:0\", forward: true, path_with_escaped_slashes_action: reject_request, keep_escaped_slashes: [/projects]}}]
+defaults: {{connect_timeout: 20s}}
 clusters: [{{name: a, endpoints: [{{address: \"127.0.0.1:{port}\"}}]}}]
 routes: [{{hosts: [\"*\"], rules: [{{match: {{path: {{template: \"/projects/{{*}}/files\"}}}}, backends: [{{cluster: a}}]}}, {{direct_response: {{status: 404}}}}]}}]
 "

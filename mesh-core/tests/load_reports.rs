@@ -27,7 +27,7 @@ async fn world(listener: &str, protocol: &str) -> (Mesh, Mesh) {
         "version: 1
 clusters: [{{ name: a, protocol: {protocol}, endpoints: [{{ address: \"127.0.0.1:{port}\" }}] }}]
 routes: [{{ hosts: [a], rules: [{{ backends: [{{ cluster: a }}] }}] }}]
-defaults: {{ retry: {{ attempts: 0 }} }}"
+defaults: {{ retry: {{ attempts: 0 }}, connect_timeout: 20s }}"
     );
     (server, Mesh::from_yaml(&client, "client.yaml").unwrap())
 }
@@ -158,7 +158,8 @@ async fn where_callers_can_prove_who_they_are_a_stranger_is_not_told() {
         ] {
             let text = format!(
                 "{identity}clusters: [{{ name: a{tls}, endpoints: [{{ address: \"127.0.0.1:{port}\" }}] }}]
-routes: [{{ hosts: [a], rules: [{{ backends: [{{ cluster: a }}] }}] }}]"
+routes: [{{ hosts: [a], rules: [{{ backends: [{{ cluster: a }}] }}] }}]
+defaults: {{ connect_timeout: 20s }}"
             );
             let client = Mesh::from_yaml(&text, "client.yaml").unwrap();
             let (head, _) = call(&client, "/", &[(FORMAT, "TEXT")]).await;
@@ -176,7 +177,8 @@ async fn an_ingress_does_not_report_for_others_unless_told_to() {
         "version: 1
 listeners: [{{ name: front, address: \"127.0.0.1:{port}\", forward: true }}]
 clusters: [{{ name: a, endpoints: [{{ address: \"{address}\" }}] }}]
-routes: [{{ hosts: [\"*\"], rules: [{{ backends: [{{ cluster: a }}] }}] }}]"
+routes: [{{ hosts: [\"*\"], rules: [{{ backends: [{{ cluster: a }}] }}] }}]
+defaults: {{ connect_timeout: 20s }}"
     );
     let ingress = Mesh::from_yaml(&ingress, "ingress.yaml").unwrap();
     ingress.load().set_utilization(0.01).unwrap();
@@ -184,7 +186,8 @@ routes: [{{ hosts: [\"*\"], rules: [{{ backends: [{{ cluster: a }}] }}] }}]"
     let client = format!(
         "version: 1
 clusters: [{{ name: a, endpoints: [{{ address: \"127.0.0.1:{port}\" }}] }}]
-routes: [{{ hosts: [a], rules: [{{ backends: [{{ cluster: a }}] }}] }}]"
+routes: [{{ hosts: [a], rules: [{{ backends: [{{ cluster: a }}] }}] }}]
+defaults: {{ connect_timeout: 20s }}"
     );
     let client = Mesh::from_yaml(&client, "client.yaml").unwrap();
     let (head, _) = call(&client, "/", &[(FORMAT, "TEXT")]).await;

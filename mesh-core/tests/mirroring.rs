@@ -2,7 +2,6 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
-use std::net::TcpListener;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,6 +10,7 @@ use http::{HeaderMap, Request, Response};
 use http_body::Frame;
 use mesh_core::error::BoxError;
 use mesh_core::{Body, CallReport, Mesh};
+use tokio::net::TcpSocket;
 use tokio::sync::{Notify, mpsc};
 
 /// A request as the mirror saw it.
@@ -54,14 +54,20 @@ impl Service {
 
 fn client(origin: u16, mirror: u16, rule: &str) -> Mesh {
     let text = format!(
-        "clusters: [{{name: a, endpoints: [{{address: \"127.0.0.1:{origin}\"}}]}}, {{name: m, endpoints: [{{address: \"127.0.0.1:{mirror}\"}}]}}]\n\
+        "defaults: {{connect_timeout: 20s}}\n\
+         clusters: [{{name: a, endpoints: [{{address: \"127.0.0.1:{origin}\"}}]}}, {{name: m, endpoints: [{{address: \"127.0.0.1:{mirror}\"}}]}}]\n\
          routes: [{{hosts: [a], rules: [{{backends: [{{cluster: a}}], mirror: [{{cluster: m}}]{rule}}}]}}]\n"
     );
     Mesh::from_yaml(&text, "client.yaml").unwrap()
 }
 
-fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+/// A port that is taken as long as the tests run, by a socket that does not listen: nobody else gets it.
+fn closed_port() -> u16 {
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.bind(([127, 0, 0, 1], 0).into()).unwrap();
+    let port = socket.local_addr().unwrap().port();
+    std::mem::forget(socket);
+    port
 }
 
 async fn call(mesh: &Mesh, request: Request<Body>) -> (u16, u32) {
@@ -134,7 +140,7 @@ async fn a_copy_arrives_as_it_was_sent_and_says_that_it_is_one() {
 #[tokio::test]
 async fn a_mirror_that_is_gone_changes_nothing_for_the_caller() {
     let origin = service(200, None).await;
-    let mesh = client(origin.port, free_port(), "");
+    let mesh = client(origin.port, closed_port(), "");
     for _ in 0..5 {
         assert_eq!(call(&mesh, post(Body::from("hello"))).await, (200, 1));
     }
@@ -184,7 +190,8 @@ async fn a_body_that_is_not_held_is_not_copied() {
 async fn a_forwarded_request_is_copied_likewise() {
     let (origin, mut mirror) = (service(200, None).await, service(200, None).await);
     let text = format!(
-        "listeners: [{{name: edge, address: \"127.0.0.1:0\", forward: true}}]\n\
+        "defaults: {{connect_timeout: 20s}}\n\
+         listeners: [{{name: edge, address: \"127.0.0.1:0\", forward: true}}]\n\
          clusters: [{{name: a, endpoints: [{{address: \"127.0.0.1:{}\"}}]}}, {{name: m, endpoints: [{{address: \"127.0.0.1:{}\"}}]}}]\n\
          routes: [{{hosts: [\"*\"], rules: [{{backends: [{{cluster: a}}], mirror: [{{cluster: m}}]}}]}}]\n",
         origin.port, mirror.port
@@ -192,7 +199,7 @@ async fn a_forwarded_request_is_copied_likewise() {
     let edge = Mesh::from_yaml(&text, "edge.yaml").unwrap();
     let port = edge.forward("edge").await.unwrap().local_addr().port();
     let caller = Mesh::from_yaml(
-        &format!("clusters: [{{name: edge, endpoints: [{{address: \"127.0.0.1:{port}\"}}]}}]\nroutes: [{{hosts: [a], rules: [{{backends: [{{cluster: edge}}]}}]}}]\n"),
+        &format!("defaults: {{connect_timeout: 20s}}\nclusters: [{{name: edge, endpoints: [{{address: \"127.0.0.1:{port}\"}}]}}]\nroutes: [{{hosts: [a], rules: [{{backends: [{{cluster: edge}}]}}]}}]\n"),
         "caller.yaml",
     )
     .unwrap();

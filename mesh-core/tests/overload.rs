@@ -6,7 +6,7 @@ use std::net::TcpListener;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use http::{Request, Response};
 use mesh_core::error::BoxError;
@@ -59,7 +59,7 @@ fn server(port: u16, listener: &str, identity: &str) -> Mesh {
 fn client(ports: &[u16], cluster: &str, identity: &str) -> Mesh {
     let endpoints: Vec<_> = ports.iter().map(|port| format!("{{ address: \"127.0.0.1:{port}\" }}")).collect();
     let text = format!(
-        "version: 1\n{identity}clusters: [{{ name: a, {cluster} endpoints: [{}] }}]\nroutes: [{{ hosts: [a], rules: [{{ backends: [{{ cluster: a }}] }}] }}]\n",
+        "version: 1\ndefaults: {{ connect_timeout: 20s }}\n{identity}clusters: [{{ name: a, {cluster} endpoints: [{}] }}]\nroutes: [{{ hosts: [a], rules: [{{ backends: [{{ cluster: a }}] }}] }}]\n",
         endpoints.join(", ")
     );
     Mesh::from_yaml(&text, "client.yaml").unwrap()
@@ -172,8 +172,11 @@ async fn a_request_waits_for_a_place_but_not_beyond_its_deadline() {
     assert_eq!(app.asked(), 2);
 }
 
+/// Waits until so many wait; in vain, the test fails.
 async fn until_waiting(server: &Mesh, count: usize) {
+    let end = Instant::now() + Duration::from_secs(30);
     while !server.metrics_text().contains(&format!("libmesh_requests_waiting{{listener=\"in\"}} {count}")) {
+        assert!(Instant::now() < end, "waited 30 s for {count} to wait");
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
 }
@@ -224,7 +227,7 @@ async fn a_class_is_inherited_by_onward_calls_and_strangers_cannot_raise_theirs(
     let last = server(back, "max_criticality: critical_plus", "");
     app.serve(&last).await;
     let text = format!(
-        "version: 1\nlisteners: [{{ name: in, address: \"127.0.0.1:{front}\" }}]\nclusters: [{{ name: a, endpoints: [{{ address: \"127.0.0.1:{back}\" }}] }}]\nroutes: [{{ hosts: [a], rules: [{{ backends: [{{ cluster: a }}] }}] }}]\n"
+        "version: 1\ndefaults: {{ connect_timeout: 20s }}\nlisteners: [{{ name: in, address: \"127.0.0.1:{front}\" }}]\nclusters: [{{ name: a, endpoints: [{{ address: \"127.0.0.1:{back}\" }}] }}]\nroutes: [{{ hosts: [a], rules: [{{ backends: [{{ cluster: a }}] }}] }}]\n"
     );
     let middle = Mesh::from_yaml(&text, "middle.yaml").unwrap();
     relay(&middle).await;

@@ -12,8 +12,8 @@ use std::time::{Duration, SystemTime};
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Request, Response};
 use mesh_core::identity::{DevCa, SpiffeId, TrustDomain};
-use mesh_core::inbound::ConnectionAddress;
 use mesh_core::inbound::own_server::{Answer, Begun, Given, InboundCheck, Ticket};
+use mesh_core::inbound::{ConnectionAddress, ServerName};
 use mesh_core::time::{Clock, ManualClock};
 use mesh_core::{CallContext, Mesh};
 
@@ -193,6 +193,27 @@ fn a_closed_mesh_admits_nobody() {
     let refused = pin!(check.begin(get("/"))).poll(&mut Context::from_waker(Waker::noop()));
     assert!(matches!(refused, Poll::Ready(Err(error)) if error.kind() == mesh_core::ErrorKind::Closed));
     drop(ticket);
+}
+
+#[test]
+fn a_server_name_counts_also_where_the_client_shows_no_certificate() {
+    let text = "version: 1
+listeners: [{ name: in, tls: plaintext }]
+policy:
+  authorization:
+    policies:
+      - { metadata: { name: intern }, spec: { action: DENY, rules: [{ when: [{ key: connection.sni, values: [intern.test] }] }] } }
+";
+    let mesh = Mesh::from_yaml(text, "mesh.yaml").unwrap();
+    mesh.start().unwrap();
+    let check = mesh.inbound_check("in").unwrap();
+    for (name, is_admitted) in [(Some("intern.test"), false), (Some("shop.test"), true), (None, true)] {
+        let mut request = get("/");
+        if let Some(name) = name {
+            request.extensions_mut().insert(ServerName(name.into()));
+        }
+        assert_eq!(matches!(begin(&check, request), Begun::Admitted(_)), is_admitted, "{name:?}");
+    }
 }
 
 const SERVER: &str = "spiffe://test/ns/shop/sa/server";

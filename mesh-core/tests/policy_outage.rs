@@ -192,7 +192,10 @@ fn down_for_good_a_check_refuses_or_lets_through_as_it_was_told_and_says_why() {
         let stale = format!("libmesh_check_cache_stale_total{{check=\"{check}\"}} 1");
         let failed =
             format!("libmesh_check_failures_total{{check=\"{check}\",outcome=\"{outcome}\",reason=\"rpc\"}} 1");
-        assert!(metrics.contains(&stale) && metrics.contains(&failed), "{metrics}");
+        let covered = format!("libmesh_check_failures_total{{check=\"{check}\",outcome=\"stale\",reason=\"rpc\"}} 1");
+        for line in [stale, failed, covered] {
+            assert!(metrics.contains(&line), "{line}: {metrics}");
+        }
     }
     let log = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
     for check in ["strict", "lenient"] {

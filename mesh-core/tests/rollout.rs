@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use std::net::TcpListener;
+use std::time::{Duration, Instant};
 
 use http::{Request, Response};
 use mesh_core::error::BoxError;
@@ -107,7 +108,13 @@ async fn the_access_log_names_the_rule_of_every_verdict() {
     }
     // The last of a log writes what is queued.
     drop(mesh);
-    let lines = std::fs::read_to_string(&log).unwrap();
+    let end = Instant::now() + Duration::from_secs(30);
+    let mut lines = String::new();
+    while lines.matches('\n').count() < 5 {
+        assert!(Instant::now() < end, "waited 30 s for five lines: {lines}");
+        lines = std::fs::read_to_string(&log).unwrap();
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
     let named: Vec<_> = lines
         .lines()
         .map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap())

@@ -6,10 +6,12 @@ use std::convert::Infallible;
 use std::net::TcpListener;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
 
 use http::{Request, Response, StatusCode};
 use mesh_core::error::BoxError;
 use mesh_core::{Body, CallContext, CallReport, ErrorKind, Mesh, PeerIdentity};
+use tokio::sync::Notify;
 
 /// A port that was free a moment ago.
 fn free_port() -> u16 {
@@ -22,6 +24,15 @@ fn get(uri: &str) -> Request<Body> {
 
 async fn text(response: Response<Body>) -> String {
     String::from_utf8(response.into_body().collect_up_to(1 << 20).await.unwrap().to_vec()).unwrap()
+}
+
+/// Looks until it is so; a test that waits in vain fails.
+async fn until(what: &str, is_so: impl Fn() -> bool) {
+    let end = Instant::now() + Duration::from_secs(30);
+    while !is_so() {
+        assert!(Instant::now() < end, "waited 30 s for {what}");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
 }
 
 /// A service that answers with who called and in which trace.
@@ -46,7 +57,7 @@ fn server(port: u16, extra: &str) -> Mesh {
 fn client(ports: &[u16], extra: &str) -> Mesh {
     let endpoints: Vec<_> = ports.iter().map(|port| format!("{{address: \"127.0.0.1:{port}\"}}")).collect();
     let text = format!(
-        "version: 1\nclusters: [{{name: a, endpoints: [{}]}}]\nroutes: [{{hosts: [\"a\"], rules: [{{backends: [{{cluster: a}}]}}]}}]\n{extra}",
+        "version: 1\nclusters: [{{name: a, connect_timeout: 20s, endpoints: [{}]}}]\nroutes: [{{hosts: [\"a\"], rules: [{{backends: [{{cluster: a}}]}}]}}]\n{extra}",
         endpoints.join(", ")
     );
     Mesh::from_yaml(&text, "client.yaml").unwrap()
@@ -93,7 +104,7 @@ async fn mutual_tls_tells_each_side_who_the_other_is() {
     server.listen("in", echo()).await.unwrap();
     let text_of = |id: &str| {
         format!(
-            "version: 1\n{}clusters: [{{name: a, tls: {{server_ids: [\"spiffe://test/ns/default/sa/{id}\"]}}, endpoints: [{{address: \"127.0.0.1:{port}\"}}]}}]\nroutes: [{{hosts: [a], rules: [{{backends: [{{cluster: a}}]}}]}}]\n",
+            "version: 1\ndefaults: {{connect_timeout: 20s}}\n{}clusters: [{{name: a, tls: {{server_ids: [\"spiffe://test/ns/default/sa/{id}\"]}}, endpoints: [{{address: \"127.0.0.1:{port}\"}}]}}]\nroutes: [{{hosts: [a], rules: [{{backends: [{{cluster: a}}]}}]}}]\n",
             identity("client")
         )
     };
@@ -149,7 +160,7 @@ async fn a_reload_moves_traffic_and_a_bad_one_changes_nothing() {
     let path = dir.path().join("mesh.yaml");
     let document = |port: u16| {
         format!(
-            "version: 1\nclusters: [{{name: c, endpoints: [{{address: \"127.0.0.1:{port}\"}}]}}]\nroutes: [{{hosts: [c], rules: [{{backends: [{{cluster: c}}]}}]}}]\n"
+            "version: 1\ndefaults: {{connect_timeout: 20s}}\nclusters: [{{name: c, endpoints: [{{address: \"127.0.0.1:{port}\"}}]}}]\nroutes: [{{hosts: [c], rules: [{{backends: [{{cluster: c}}]}}]}}]\n"
         )
     };
     std::fs::write(&path, document(a)).unwrap();
@@ -163,19 +174,19 @@ async fn a_reload_moves_traffic_and_a_bad_one_changes_nothing() {
     replace(&document(b));
     let moved = async {
         while text(mesh.client().call(get("http://c/")).await.unwrap()).await != "b" {
-            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+            tokio::time::sleep(Duration::from_millis(5)).await;
         }
     };
-    tokio::time::timeout(std::time::Duration::from_secs(5), moved).await.expect("the change is live");
+    tokio::time::timeout(Duration::from_secs(20), moved).await.expect("the change is live");
     assert_eq!(mesh.status()["revision"], 2);
 
     replace("version: 1\nclusters: [{name: c, endpoint: []}]\n");
     let refused = async {
         while mesh.status()["config"]["refused"] != 1 {
-            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+            tokio::time::sleep(Duration::from_millis(5)).await;
         }
     };
-    tokio::time::timeout(std::time::Duration::from_secs(5), refused).await.expect("the bad change is counted");
+    tokio::time::timeout(Duration::from_secs(20), refused).await.expect("the bad change is counted");
     assert_eq!(mesh.status()["revision"], 2);
     assert_eq!(text(mesh.client().call(get("http://c/")).await.unwrap()).await, "b");
 }
@@ -185,7 +196,7 @@ async fn an_inbound_trace_continues_in_the_calls_it_causes_without_application_c
     let (front, back) = (free_port(), free_port());
     server(back, "").listen("in", echo()).await.unwrap();
     let text_of = format!(
-        "version: 1\nlisteners: [{{name: in, address: \"127.0.0.1:{front}\"}}]\nclusters: [{{name: b, endpoints: [{{address: \"127.0.0.1:{back}\"}}]}}]\nroutes: [{{hosts: [b], rules: [{{backends: [{{cluster: b}}]}}]}}]\n"
+        "version: 1\ndefaults: {{connect_timeout: 20s}}\nlisteners: [{{name: in, address: \"127.0.0.1:{front}\"}}]\nclusters: [{{name: b, endpoints: [{{address: \"127.0.0.1:{back}\"}}]}}]\nroutes: [{{hosts: [b], rules: [{{backends: [{{cluster: b}}]}}]}}]\n"
     );
     let middle = Mesh::from_yaml(&text_of, "middle.yaml").unwrap();
     let inner = middle.client();
@@ -221,9 +232,14 @@ async fn access_rules_refuse_and_the_reason_stays_inside() {
 async fn a_drain_says_goodbye_and_finishes_what_is_in_flight() {
     let port = free_port();
     let server = server(port, "");
-    let slow = tower::service_fn(|_: Request<Body>| async {
-        tokio::time::sleep(std::time::Duration::from_millis(300)).await;
-        Ok::<_, BoxError>(Response::new(Body::from("done")))
+    let release = Arc::new(Notify::new());
+    let held = Arc::clone(&release);
+    let slow = tower::service_fn(move |_: Request<Body>| {
+        let held = Arc::clone(&held);
+        async move {
+            held.notified().await;
+            Ok::<_, BoxError>(Response::new(Body::from("done")))
+        }
     });
     let listening = server.listen("in", slow).await.unwrap();
     let client = client(&[port], "");
@@ -231,13 +247,13 @@ async fn a_drain_says_goodbye_and_finishes_what_is_in_flight() {
         let client = client.client();
         async move { client.call(get("http://a/")).await }
     });
-    while server.status()["requests_in_flight"] != 1 {
-        tokio::task::yield_now().await;
-    }
+    until("the request to arrive", || server.status()["requests_in_flight"] == 1).await;
     let draining = tokio::spawn({
         let server = server.clone();
-        async move { server.drain(std::time::Duration::from_secs(1)).await }
+        async move { server.drain(Duration::from_secs(5)).await }
     });
+    until("the drain to begin", || server.status()["phase"] == "draining").await;
+    release.notify_one();
     let response = call.await.unwrap().unwrap();
     assert_eq!(response.headers()["connection"], "close");
     assert_eq!(text(response).await, "done");

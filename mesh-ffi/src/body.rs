@@ -28,7 +28,7 @@ use crate::wait::block_on;
 pub struct mesh_body {
     engine: Arc<Engine>,
     lane: Arc<Mutex<Lane>>,
-    ended: AtomicBool,
+    ended: Arc<AtomicBool>,
 }
 
 impl Handle for mesh_body {
@@ -47,7 +47,7 @@ impl mesh_body {
     pub fn pair(engine: Arc<Engine>, length: i64) -> (Self, Body) {
         let (sender, body) = Body::channel(CHUNKS, u64::try_from(length).ok());
         let lane = Arc::new(Mutex::new(Lane(Some(sender))));
-        (Self { engine, lane, ended: AtomicBool::new(false) }, body)
+        (Self { engine, lane, ended: Arc::default() }, body)
     }
 
     /// The right to write now, or why not.
@@ -56,18 +56,19 @@ impl mesh_body {
         Arc::clone(&self.lane).try_lock_owned().map_err(|_| Failure::busy("a write to this body is in flight"))
     }
 
-    /// Ends the body after the write in flight, if any.
+    /// Ends the body after the write in flight, if any. Given up before it is done, the body has not ended.
     pub fn end(
         &self,
         trailers: HeaderMap,
     ) -> Result<impl Future<Output = Result<(), Failure>> + Send + use<>, Failure> {
         self.check_open()?;
         self.ended.store(true, Ordering::Release);
-        let lane = Arc::clone(&self.lane);
+        let (lane, ending) = (Arc::clone(&self.lane), Ending(Some(Arc::clone(&self.ended))));
         Ok(async move {
             let mut lane = lane.lock_owned().await;
             let outcome = if trailers.is_empty() { Ok(()) } else { lane.send(Frame::trailers(trailers)).await };
             lane.0 = None;
+            ending.done();
             outcome
         })
     }
@@ -98,6 +99,23 @@ impl Lane {
     pub async fn send(&self, frame: Frame<Bytes>) -> Result<(), Failure> {
         let Some(sender) = &self.0 else { return Err(unwanted()) };
         sender.send(Ok(frame)).await.map_err(|_| unwanted())
+    }
+}
+
+/// An end under way. A signal may interrupt the wait for it: then it can be asked for again, or the body be broken off.
+struct Ending(Option<Arc<AtomicBool>>);
+
+impl Ending {
+    fn done(mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for Ending {
+    fn drop(&mut self) {
+        if let Some(ended) = &self.0 {
+            ended.store(false, Ordering::Release);
+        }
     }
 }
 
@@ -172,3 +190,33 @@ fn broken_off() -> Error {
 
 /// Chunks that wait between writer and reader: enough to overlap both, little enough to bound memory.
 const CHUNKS: usize = 4;
+
+#[cfg(test)]
+mod tests {
+    use futures_util::FutureExt;
+    use http_body_util::BodyExt;
+
+    use mesh_core::Mesh;
+
+    use super::*;
+
+    #[test]
+    fn a_body_whose_end_was_given_up_and_that_is_freed_is_broken_off() {
+        let mesh = Mesh::from_yaml("version: 1\nnode: { service: test }\n", "test").unwrap();
+        let engine = Arc::new(Engine::new(mesh, false));
+        let runtime = engine.runtime().unwrap();
+        let (writer, mut body) = mesh_body::pair(Arc::clone(&engine), -1);
+        for _ in 0..CHUNKS {
+            let frame = Frame::data(Bytes::from_static(b"x"));
+            assert!(writer.turn().unwrap().try_send(frame).unwrap().is_none());
+        }
+        let trailers = HeaderMap::from_iter([(http::header::ETAG, http::HeaderValue::from_static("1"))]);
+        // There is no room for the trailers, and the wait for it is interrupted.
+        assert!(writer.end(trailers).unwrap().now_or_never().is_none());
+        drop(writer);
+        for _ in 0..CHUNKS {
+            assert!(runtime.block_on(body.frame()).unwrap().is_ok());
+        }
+        assert!(runtime.block_on(body.frame()).unwrap().is_err());
+    }
+}

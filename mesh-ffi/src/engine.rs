@@ -4,7 +4,7 @@
 //! fork check comes before any lock, because a lock may have been held by a thread the child lacks.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError, Weak};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
 use tokio::runtime::Handle;
@@ -89,11 +89,15 @@ impl Engine {
         (self.born.load(Ordering::Acquire) != NOT_STARTED).then(|| self.runtime().ok()).flatten()
     }
 
-    /// Remembers a queue, to be stopped by `close`.
-    pub fn adopt(&self, queue: Weak<Queue>) {
+    /// Remembers a queue, to be stopped by `close`. One that was in the making when `close` looked is stopped here.
+    pub fn adopt(&self, queue: &Arc<Queue>) {
         let mut queues = self.queues.lock().unwrap_or_else(PoisonError::into_inner);
+        // Under the lock: a `close` that is not seen here comes to it later, and meets the queue.
+        if self.closed.load(Ordering::Acquire) {
+            return queue.stop();
+        }
         queues.retain(|queue| queue.strong_count() > 0);
-        queues.push(queue);
+        queues.push(Arc::downgrade(queue));
     }
 
     /// Ends everything. Work in flight completes with `closed`.

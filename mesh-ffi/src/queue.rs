@@ -23,26 +23,38 @@ pub struct Queue {
     engine: Arc<Engine>,
     runtime: Handle,
     signal: Signal,
-    events: Mutex<VecDeque<Event>>,
+    waiting: Mutex<Waiting>,
     tags: Mutex<HashMap<u64, CancellationToken>>,
     wake: AtomicBool,
     stopped: AtomicBool,
+}
+
+/// What nobody took yet.
+#[derive(Default)]
+struct Waiting {
+    events: VecDeque<Event>,
+    /// Nobody will take anything any more.
+    is_abandoned: bool,
 }
 
 impl Queue {
     /// An empty queue of a mesh, which is started for it.
     pub fn new(engine: Arc<Engine>) -> Result<Arc<Self>, Failure> {
         let runtime = engine.runtime()?;
+        Self::on(runtime, engine)
+    }
+
+    fn on(runtime: Handle, engine: Arc<Engine>) -> Result<Arc<Self>, Failure> {
         let queue = Arc::new(Self {
             runtime,
             signal: Signal::new()?,
-            events: Mutex::default(),
+            waiting: Mutex::default(),
             tags: Mutex::default(),
             wake: AtomicBool::new(false),
             stopped: AtomicBool::new(false),
             engine,
         });
-        queue.engine.adopt(Arc::downgrade(&queue));
+        queue.engine.adopt(&queue);
         Ok(queue)
     }
 
@@ -61,21 +73,28 @@ impl Queue {
         self.signal.fd()
     }
 
-    /// Adds an event; the descriptor is touched only when there was none.
+    /// Adds an event; the descriptor is touched only when there was none. One that nobody can take is freed:
+    /// a request that waits for its answer fails, instead of waiting for as long as its own queue lives.
     pub fn push(&self, event: Event) {
-        let mut events = self.waiting();
-        if events.is_empty() {
+        let mut waiting = self.waiting();
+        if waiting.is_abandoned {
+            // What the event holds may push as it ends.
+            drop(waiting);
+            drop(event);
+            return;
+        }
+        if waiting.events.is_empty() {
             self.signal.raise();
         }
-        events.push_back(event);
+        waiting.events.push_back(event);
     }
 
     /// Takes up to `most` events. Lowers the descriptor if none is left.
     pub fn take(&self, most: usize) -> Vec<Event> {
         let mut waiting = self.waiting();
-        let count = most.min(waiting.len());
-        let mut taken: Vec<Event> = waiting.drain(..count).collect();
-        if waiting.is_empty() {
+        let count = most.min(waiting.events.len());
+        let mut taken: Vec<Event> = waiting.events.drain(..count).collect();
+        if waiting.events.is_empty() {
             // Under the lock: an event pushed after this raises it again.
             self.signal.lower();
         }
@@ -131,17 +150,17 @@ impl Queue {
         }
     }
 
-    /// Cancels everything and forgets what was not taken: the handle is gone.
+    /// Cancels everything and forgets what was not taken, now and later: the handle is gone.
     pub fn abandon(&self) {
         self.stop();
         let tokens: Vec<_> = self.tags.lock().unwrap_or_else(PoisonError::into_inner).values().cloned().collect();
         tokens.iter().for_each(CancellationToken::cancel);
-        let forgotten = std::mem::take(&mut *self.waiting());
+        let forgotten = std::mem::replace(&mut *self.waiting(), Waiting { is_abandoned: true, ..Waiting::default() });
         drop(forgotten);
     }
 
-    fn waiting(&self) -> MutexGuard<'_, VecDeque<Event>> {
-        self.events.lock().unwrap_or_else(PoisonError::into_inner)
+    fn waiting(&self) -> MutexGuard<'_, Waiting> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -187,5 +206,23 @@ impl Drop for Pending {
             let event = (self.failed)(self.tag, Failure::closed());
             self.finish(event);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use mesh_core::Mesh;
+
+    use super::*;
+
+    #[test]
+    fn a_queue_in_the_making_while_the_mesh_closes_is_stopped() {
+        let mesh = Mesh::from_yaml("version: 1\nnode: { service: test }\n", "test").unwrap();
+        let engine = Arc::new(Engine::new(mesh, false));
+        let runtime = engine.runtime().unwrap();
+        engine.close(Duration::ZERO).unwrap();
+        assert!(Queue::on(runtime, engine).unwrap().is_stopped());
     }
 }

@@ -52,21 +52,14 @@ impl Reader {
         }
     }
 
-    /// Reads up to about `limit` bytes before anyone asks. The whole body, if that was all of it.
-    pub async fn read_ahead(&self, limit: usize) -> Option<Bytes> {
-        let mut state = self.state.lock().await;
-        let mut size = 0;
-        while size < limit {
-            match state.source.frame(&self.trailers).await {
-                Ok(Some(chunk)) => {
-                    size += chunk.len();
-                    state.ahead.push_back(chunk);
-                }
-                Ok(None) => return Some(joined(&state.ahead)),
-                Err(_) => return None,
-            }
+    /// Reads up to about `limit` bytes before anyone asks. The whole body, if that was all of it. A body that
+    /// fails meanwhile says so to who reads it; only a cancelled one fails here.
+    pub async fn read_ahead(&self, limit: usize) -> Result<Option<Bytes>, Failure> {
+        tokio::select! {
+            biased;
+            () = self.cancel.cancelled() => Err(Failure::cancelled("the body was cancelled")),
+            whole = self.fill(limit) => Ok(whole),
         }
-        None
     }
 
     /// Ends reads in flight and to come.
@@ -82,6 +75,22 @@ impl Reader {
     /// Trailers, once the end was read.
     pub fn trailers(&self) -> Option<&Packed> {
         self.trailers.get()
+    }
+
+    async fn fill(&self, limit: usize) -> Option<Bytes> {
+        let mut state = self.state.lock().await;
+        let mut size = 0;
+        while size < limit {
+            match state.source.frame(&self.trailers).await {
+                Ok(Some(chunk)) => {
+                    size += chunk.len();
+                    state.ahead.push_back(chunk);
+                }
+                Ok(None) => return Some(joined(&state.ahead)),
+                Err(_) => return None,
+            }
+        }
+        None
     }
 
     async fn pull(&self) -> Result<Option<Bytes>, Failure> {

@@ -8,8 +8,8 @@ use std::borrow::Cow;
 use bytes::Bytes;
 use http::{Method, Request, Uri, Version, header};
 
-use mesh_core::inbound::ConnectionAddress;
 use mesh_core::inbound::own_server::{Given, InboundCheck};
+use mesh_core::inbound::{ConnectionAddress, ServerName};
 
 use crate::failure::Failure;
 use crate::headers;
@@ -148,6 +148,8 @@ impl mesh_received {
         let name = Some(name).filter(|name| !name.is_empty());
         if let Some(peer) = check.peer(&chain, name) {
             request.extensions_mut().insert(peer);
+        } else if let Some(name) = name {
+            request.extensions_mut().insert(ServerName(name.into()));
         }
         Ok(())
     }

@@ -130,3 +130,33 @@ fn refused(kind: ErrorKind) -> Result<Response<Body>, BoxError> {
 fn failed(message: &str) -> BoxError {
     Error::new(ErrorKind::Internal, message).with_side(Side::Inbound).into()
 }
+
+#[cfg(test)]
+mod tests {
+    use tokio::sync::oneshot::error::TryRecvError;
+
+    use mesh_core::telemetry::trace::TraceContext;
+    use mesh_core::{CallContext, Mesh};
+
+    use super::*;
+    use crate::engine::Engine;
+
+    #[test]
+    fn a_request_that_comes_to_a_queue_that_was_freed_fails_at_once() {
+        let mesh = Mesh::from_yaml("version: 1\nnode: { service: test }\n", "test").unwrap();
+        let queue = Queue::new(Arc::new(Engine::new(mesh, false))).unwrap();
+        let inlet = Arc::new(Inlet { tag: 0, handler: None, max_pending: 1, pending: AtomicUsize::new(0) });
+        let mut request = Request::new(Body::empty());
+        request.headers_mut().insert("traceparent", TRACEPARENT.parse().unwrap());
+        let trace = TraceContext::from_headers(request.headers()).unwrap();
+        request.extensions_mut().insert(Arc::new(CallContext::new(trace)));
+        let (inbound, mut receipt) = mesh_inbound::new(Arc::clone(queue.engine()), request).unwrap();
+        let (inbound, place) = (Box::new(inbound), Place::take(&inlet).unwrap());
+        queue.abandon();
+        queue.push(Event::Inbound { tag: 0, inbound, handler: None, place });
+        assert_eq!(receipt.answer.try_recv().unwrap_err(), TryRecvError::Closed);
+        assert_eq!(inlet.pending.load(Ordering::Acquire), 0);
+    }
+
+    const TRACEPARENT: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+}

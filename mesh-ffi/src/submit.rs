@@ -79,7 +79,7 @@ fn call(queue: &Arc<Queue>, op: &mesh_op, request: &mesh_request) {
     queue.runtime().spawn(async move {
         let work = async move {
             let response = launch.perform().await?;
-            let whole = if ahead == 0 { None } else { response.reader().read_ahead(ahead).await };
+            let whole = if ahead == 0 { None } else { response.reader().read_ahead(ahead).await? };
             Ok((Box::new(response), whole))
         };
         let (tag, outcome) = (pending.tag(), caught(work).await);
@@ -161,4 +161,86 @@ fn respond(inbound: &mesh_inbound, op: &mesh_op) {
     }
     // The handle is gone with this op, as with `mesh_inbound_free`.
     scope::leave(inbound.context());
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+    use std::net::SocketAddr;
+    use std::pin::Pin;
+    use std::ptr::null_mut;
+    use std::sync::{Mutex, PoisonError};
+
+    use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
+
+    use mesh_core::Mesh;
+    use mesh_core::endpoint::connect::{Connector, Io};
+
+    use super::*;
+    use crate::code::{MESH_E_CANCELLED, MESH_OK};
+    use crate::engine::Engine;
+    use crate::mesh::mesh;
+    use crate::request::mesh_request_new;
+    use crate::text::{Text, mesh_bytes};
+
+    /// The one connection there is: its other end is the test's.
+    struct Wire(Mutex<Option<DuplexStream>>);
+
+    impl Connector for Wire {
+        fn connect(&self, _: SocketAddr) -> Pin<Box<dyn Future<Output = io::Result<Box<dyn Io>>> + Send>> {
+            let stream = self.0.lock().unwrap_or_else(PoisonError::into_inner).take();
+            Box::pin(async move { Ok(Box::new(stream.ok_or(io::ErrorKind::ConnectionRefused)?) as Box<dyn Io>) })
+        }
+    }
+
+    fn op(kind: i32, handle: *mut mesh_request, arg: i64) -> mesh_op {
+        let none = mesh_bytes::empty();
+        mesh_op { kind, flags: 0, tag: 7, handle: handle.cast(), data: none, headers: none, arg }
+    }
+
+    fn get(engine: &Arc<Engine>) -> *mut mesh_request {
+        let handle = handles::give(mesh { engine: Arc::clone(engine) });
+        let (method, target, mut request) = (Text::new("GET"), Text::new("http://echo/"), null_mut());
+        // SAFETY: a live handle, text that outlives the call, a writable result; the handle is taken back once.
+        unsafe {
+            let code = mesh_request_new(handle, method.lend(), target.lend(), &raw mut request, null_mut());
+            assert_eq!(code, MESH_OK);
+            drop(handles::take(handle));
+        }
+        request
+    }
+
+    #[test]
+    fn a_call_whose_body_is_read_ahead_ends_when_it_is_cancelled() {
+        let (near, mut far) = tokio::io::duplex(1024);
+        let wire = Arc::new(Wire(Mutex::new(Some(near))));
+        let mesh = Mesh::builder().connector(wire).from_yaml(CONFIG, "test").unwrap();
+        let engine = Arc::new(Engine::new(mesh, false));
+        let queue = Queue::new(Arc::clone(&engine)).unwrap();
+        // SAFETY: the request is live and taken over by the op.
+        unsafe { submit(&queue, &op(MESH_OP_SUBMIT, get(&engine), i64::MAX)) };
+        queue.runtime().block_on(async {
+            let mut asked = [0; 1024];
+            assert!(far.read(&mut asked).await.unwrap() > 0);
+            far.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 1000000000\r\n\r\n").await.unwrap();
+            // More than a connection keeps for a body that nobody reads: past it, the reading ahead has begun.
+            far.write_all(&vec![0; 8 << 20]).await.unwrap();
+        });
+        // SAFETY: a cancel has no handle.
+        unsafe { submit(&queue, &op(MESH_OP_CANCEL, null_mut(), 0)) };
+        // Nothing else ends it before the timeout of the route.
+        queue.wait(None);
+        let mut events = queue.take(2);
+        assert_eq!(events.len(), 1);
+        let Some(Event::Done { tag: 7, outcome: Err(failure) }) = events.pop() else { panic!("the call is done") };
+        assert_eq!(failure.code, MESH_E_CANCELLED);
+        drop(far);
+    }
+
+    const CONFIG: &str = "
+version: 1
+node: { service: test }
+clusters: [ { name: echo, endpoints: [ { address: '127.0.0.1:1' } ] } ]
+routes: [ { hosts: [echo], rules: [ { timeout: 120s, backends: [ { cluster: echo } ] } ] } ]
+";
 }

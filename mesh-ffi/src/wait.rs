@@ -1,7 +1,8 @@
 //! Blocking: submit the work to the mesh's threads and wait here.
 //!
 //! Decides: nothing. Never: does socket I/O on the caller's thread. A signal that arrives while waiting
-//! is either waited through or, with `MESH_WAIT_INTR`, cancels the work and is told to the caller.
+//! is either waited through or, with `MESH_WAIT_INTR`, cancels the work and is told to the caller, unless
+//! the work was done by then.
 //! Invariant: each wait ends with exactly one result, also when the mesh closes or the work panics.
 
 use std::cell::RefCell;
@@ -13,6 +14,7 @@ use futures_util::FutureExt;
 
 use mesh_core::runtime::fork_generation;
 
+use crate::code::MESH_E_CLOSED;
 use crate::engine::Engine;
 use crate::failure::Failure;
 use crate::panic::what_it_said;
@@ -29,19 +31,15 @@ where
     let slot = Arc::new(Slot { result: Mutex::new(None), signal: Arc::clone(&signal) });
     let promise = Promise(Some(Arc::clone(&slot)));
     let task = runtime.spawn(async move { promise.keep(caught(work).await) });
-    loop {
-        if let Some(result) = slot.result.lock().unwrap_or_else(PoisonError::into_inner).take() {
-            return result;
+    let is_interrupted = || match signal.wait(None) {
+        Woken::Raised => {
+            signal.lower();
+            false
         }
-        match signal.wait(None) {
-            Woken::Raised => signal.lower(),
-            Woken::Interrupted if engine.wait_interruptible() => {
-                task.abort();
-                return Err(Failure::interrupted());
-            }
-            Woken::Interrupted | Woken::TimedOut => {}
-        }
-    }
+        Woken::Interrupted => engine.wait_interruptible(),
+        Woken::TimedOut => false,
+    };
+    slot.settle(is_interrupted, || task.abort())
 }
 
 /// A panic of `work` as a failure.
@@ -57,6 +55,27 @@ struct Slot<T> {
 }
 
 impl<T> Slot<T> {
+    /// The result, once it is there. Work that is interrupted is aborted, and waited for all the same: what it
+    /// did in that very moment (took a chunk of a body, say) would be lost to who asks again.
+    fn settle(&self, mut is_interrupted: impl FnMut() -> bool, abort: impl Fn()) -> Result<T, Failure> {
+        let mut is_aborted = false;
+        loop {
+            match self.take() {
+                Some(Err(failure)) if is_aborted && failure.code == MESH_E_CLOSED => return Err(Failure::interrupted()),
+                Some(result) => return result,
+                None if is_interrupted() => {
+                    abort();
+                    is_aborted = true;
+                }
+                None => {}
+            }
+        }
+    }
+
+    fn take(&self) -> Option<Result<T, Failure>> {
+        self.result.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+
     fn fill(&self, result: Result<T, Failure>) {
         *self.result.lock().unwrap_or_else(PoisonError::into_inner) = Some(result);
         self.signal.raise();
@@ -97,4 +116,33 @@ fn thread_signal() -> Result<Arc<Signal>, Failure> {
         *kept = Some((generation, Arc::clone(&signal)));
         Ok(signal)
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::code::MESH_E_INTERRUPTED;
+
+    fn slot() -> Arc<Slot<u8>> {
+        Arc::new(Slot { result: Mutex::new(None), signal: Arc::new(Signal::new().unwrap()) })
+    }
+
+    #[test]
+    fn a_result_that_comes_as_the_wait_is_interrupted_is_told() {
+        let slot = slot();
+        let mut promise = Some(Promise(Some(Arc::clone(&slot))));
+        let interrupted = || {
+            promise.take().unwrap().keep(Ok(7));
+            true
+        };
+        assert_eq!(slot.settle(interrupted, || ()).unwrap(), 7);
+    }
+
+    #[test]
+    fn work_that_is_aborted_before_its_end_is_told_as_interrupted() {
+        let slot = slot();
+        let promise = Mutex::new(Some(Promise(Some(Arc::clone(&slot)))));
+        let failure = slot.settle(|| true, || drop(promise.lock().unwrap().take())).unwrap_err();
+        assert_eq!(failure.code, MESH_E_INTERRUPTED);
+    }
 }

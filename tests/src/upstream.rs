@@ -21,7 +21,7 @@ use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::io::AsyncWriteExt;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
@@ -39,6 +39,8 @@ struct Server {
     address: SocketAddr,
     shared: Arc<Shared>,
     accepting: Option<JoinHandle<()>>,
+    /// Bound and not listening: who connects is refused, and nobody else gets the port.
+    _dead: Option<TcpSocket>,
 }
 
 /// One request as it arrived.
@@ -103,12 +105,17 @@ impl Upstreams {
 
 impl Server {
     async fn start(written: &Written) -> std::io::Result<Self> {
-        let socket = TcpListener::bind("127.0.0.1:0").await?;
-        let address = socket.local_addr()?;
         let shared = Arc::new(Shared { script: written.script.clone(), log: Mutex::default() });
-        // A bound port of a closed socket is refused, and nobody else gets it soon.
-        let accepting = (!written.dead).then(|| tokio::spawn(accept(socket, Arc::clone(&shared), written.http2)));
-        Ok(Self { address, shared, accepting })
+        let anywhere = SocketAddr::from(([127, 0, 0, 1], 0));
+        if written.dead {
+            let socket = TcpSocket::new_v4()?;
+            socket.bind(anywhere)?;
+            return Ok(Self { address: socket.local_addr()?, shared, accepting: None, _dead: Some(socket) });
+        }
+        let socket = TcpListener::bind(anywhere).await?;
+        let address = socket.local_addr()?;
+        let accepting = tokio::spawn(accept(socket, Arc::clone(&shared), written.http2));
+        Ok(Self { address, shared, accepting: Some(accepting), _dead: None })
     }
 }
 

@@ -26,7 +26,7 @@ async fn upstreams(written: &str) -> Upstreams {
 fn mesh(upstreams: &Upstreams, endpoints: &[&str], rule: &str, more: &str) -> Mesh {
     let endpoints: Vec<_> = endpoints.iter().map(|name| format!("{{ address: ${name} }}")).collect();
     let text = format!(
-        "version: 1\nclusters: [{{ name: a, balancer: round_robin, endpoints: [{}] }}]\n\
+        "version: 1\nclusters: [{{ name: a, connect_timeout: 20s, balancer: round_robin, endpoints: [{}] }}]\n\
          routes: [{{ hosts: [a], rules: [{{ name: r, backends: [{{ cluster: a }}], {rule} }}] }}]\n{more}",
         endpoints.join(", ")
     );
@@ -176,20 +176,21 @@ async fn o15_a_truncated_response_is_an_error_or_is_tried_again() {
 
 #[tokio::test]
 async fn o17_the_deadline_that_is_told_shrinks_from_attempt_to_attempt() {
-    let upstreams = upstreams("a: { script: [{ act: hang }] }").await;
-    let rule = "timeout: 1s, attempt_timeout: 400ms, retry: { attempts: 5, conditions: [attempt-timeout], base: 1ms, max: 1ms }";
-    let mesh = mesh(&upstreams, &["a"], rule, "defaults: { circuit_breaker: { consecutive_failures: 0 } }");
-    outcome(&mesh.client(), get()).await.unwrap_err();
-    let arrived = upstreams.arrived("a");
-    let told: Vec<u64> = arrived
-        .iter()
-        .map(|arrived| header(arrived, "x-envoy-expected-rq-timeout-ms").unwrap().parse().unwrap())
-        .collect();
-    assert!(told.len() >= 2, "{told:?}");
-    assert!(told.is_sorted_by(|earlier, later| earlier >= later), "{told:?}");
-    for (nth, told) in told.iter().enumerate() {
-        // Each earlier attempt has used 400 ms of the 1000.
-        assert!(*told <= 400.min(1000 - 400 * nth as u64), "attempt {nth} was told {told}");
+    for (rule, most) in [("timeout: 20s", 20_000_u64), ("timeout: 20s, attempt_timeout: 10s", 10_000)] {
+        let upstreams = upstreams("a: { script: [{ status: 503, after_ms: 400, times: 2 }, {}] }").await;
+        let mesh = mesh(&upstreams, &["a"], rule, "");
+        assert_eq!(outcome(&mesh.client(), get()).await, Ok(200));
+        let arrived = upstreams.arrived("a");
+        let told: Vec<u64> = arrived
+            .iter()
+            .map(|arrived| header(arrived, "x-envoy-expected-rq-timeout-ms").unwrap().parse().unwrap())
+            .collect();
+        assert_eq!(told.len(), 3, "{rule}: {told:?}");
+        assert!(told.is_sorted_by(|earlier, later| earlier >= later), "{rule}: {told:?}");
+        for (nth, told) in told.iter().enumerate() {
+            // Each earlier attempt has used 400 ms of the 20 s.
+            assert!(*told <= most.min(20_000 - 400 * nth as u64), "{rule}: attempt {nth} was told {told}");
+        }
     }
 }
 
@@ -457,7 +458,7 @@ async fn middle(client: &Mesh) -> (Mesh, u16) {
 
 fn to_port(port: u16, rule: &str) -> Mesh {
     let text = format!(
-        "version: 1\nclusters: [{{ name: a, endpoints: [{{ address: \"127.0.0.1:{port}\" }}] }}]\n\
+        "version: 1\nclusters: [{{ name: a, connect_timeout: 20s, endpoints: [{{ address: \"127.0.0.1:{port}\" }}] }}]\n\
          routes: [{{ hosts: [a], rules: [{{ backends: [{{ cluster: a }}], {rule} }}] }}]\n"
     );
     Mesh::from_yaml(&text, "front.yaml").unwrap()

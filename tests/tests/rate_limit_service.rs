@@ -73,7 +73,8 @@ fn service_command((port, redis): (u16, u16), directory: &Path) -> Command {
 /// A service behind the shared limits. Nobody's patience ends in a test that is about numbers.
 fn service(port: u16, extra: &str) -> Mesh {
     let text = format!(
-        "clusters: [{{ name: limits, protocol: http2, endpoints: [{{ address: \"127.0.0.1:{port}\" }}] }}]
+        "defaults: {{ connect_timeout: 20s }}
+clusters: [{{ name: limits, protocol: http2, endpoints: [{{ address: \"127.0.0.1:{port}\" }}] }}]
 listeners: [{{ name: in }}]
 policy:
   global_rate_limits:

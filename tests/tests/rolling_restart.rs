@@ -19,10 +19,11 @@ fn write_config(directory: &Path, port: u16) -> PathBuf {
     path
 }
 
-fn start(config: &Path, port: u16) -> Process {
+fn start(config: &Path, port: u16, arguments: &[&str]) -> Process {
     let driver = server("rust").unwrap();
     let mut command = Command::new(&driver.command[0]);
-    let process = Process::start(command.arg(config).envs(driver.environment.iter().cloned())).unwrap();
+    command.arg(config).args(arguments).envs(driver.environment.iter().cloned());
+    let process = Process::start(&mut command).unwrap();
     wait_for_port(port).unwrap();
     process
 }
@@ -49,7 +50,7 @@ async fn o75_three_servers_restart_one_by_one_under_load_and_no_request_fails() 
     let directory = tempfile::tempdir().unwrap();
     let ports: Vec<_> = (0..3).map(|_| free_port().unwrap()).collect();
     let configs: Vec<_> = ports.iter().map(|port| write_config(directory.path(), *port)).collect();
-    let mut servers: Vec<_> = ports.iter().zip(&configs).map(|(port, config)| start(config, *port)).collect();
+    let mut servers: Vec<_> = ports.iter().zip(&configs).map(|(port, config)| start(config, *port, &[])).collect();
     let meshes = [client(&ports, "http1"), client(&ports, "http2")];
     let loads: Vec<_> = meshes.iter().map(|mesh| Load::start(mesh.client(), 250, |_| get("/"))).collect();
     tokio::time::sleep(Duration::from_millis(500)).await;
@@ -57,7 +58,7 @@ async fn o75_three_servers_restart_one_by_one_under_load_and_no_request_fails() 
         servers[nth].terminate();
         let server = &mut servers[nth];
         tokio::task::block_in_place(|| wait_until("the server to end", || !server.is_running())).unwrap();
-        servers[nth] = tokio::task::block_in_place(|| start(&configs[nth], *port));
+        servers[nth] = tokio::task::block_in_place(|| start(&configs[nth], *port, &[]));
         // All new servers get traffic before the next one goes: connections to it work again.
         tokio::time::sleep(Duration::from_millis(500)).await;
     }
@@ -77,7 +78,8 @@ async fn an_answer_of_five_seconds_survives_the_sigterm_of_its_server() {
     for protocol in ["http1", "http2"] {
         let port = free_port().unwrap();
         let config = write_config(directory.path(), port);
-        let mut server = start(&config, port);
+        // Twice the time of the answer: the drain begins a little after it.
+        let mut server = start(&config, port, &["10"]);
         let mesh = client(&[port], protocol);
         let response = mesh.client().call(get("/slow")).await.unwrap();
         assert_eq!(response.extensions().get::<CallReport>().unwrap().attempts, 1);

@@ -1,6 +1,6 @@
 //! One of ten endpoints is ten times slower: what each balancer makes of it, over real sockets.
 //!
-//! The simulated half is `mesh-core/tests/simulation/balancers.rs`. Here timers dominate (50 ms and 500 ms),
+//! The simulated half is `mesh-core/tests/simulation/balancers.rs`. Here timers dominate (200 ms and 2 s),
 //! and the three clients run side by side against the same servers, so that what else the machine does
 //! falls on all of them.
 
@@ -12,18 +12,19 @@ use std::time::{Duration, Instant};
 use http::{Request, Response};
 use mesh_core::error::BoxError;
 use mesh_core::{Body, CallReport, Mesh};
+use mesh_tests::load::PATIENT;
 use mesh_tests::process::free_port;
 use tokio::task::JoinSet;
 
-const QUICK: Duration = Duration::from_millis(50);
-const SLOW: Duration = Duration::from_millis(500);
+const QUICK: Duration = Duration::from_millis(200);
+const SLOW: Duration = Duration::from_secs(2);
 /// Requests a second of each client.
-const RATE: u32 = 30;
+const RATE: u32 = 15;
 /// Not counted: every balancer has to meet the slow endpoint once.
 const WARM_UP: usize = 60;
 const COUNTED: usize = 270;
-/// One of so many runs has to hold: a machine that stands still for a quarter of a second moves a p99 of 270.
-const RUNS: usize = 3;
+/// One of so many runs has to hold: a machine that stands still for most of a second moves a p99 of 270.
+const RUNS: usize = 5;
 
 async fn server(takes: Duration) -> (Mesh, u16) {
     let port = free_port().unwrap();
@@ -41,7 +42,7 @@ fn client(balancer: &str, ports: &[u16]) -> Mesh {
     let endpoints: Vec<_> = ports.iter().map(|port| format!("{{ address: \"127.0.0.1:{port}\" }}")).collect();
     let balancer = if balancer == "default" { String::new() } else { format!("balancer: {balancer},") };
     let text = format!(
-        "version: 1\nclusters: [{{ name: a, {balancer} endpoints: [{}] }}]\nroutes: [{{ hosts: [a], rules: [{{ backends: [{{ cluster: a }}] }}] }}]\n",
+        "version: 1\n{PATIENT}\nclusters: [{{ name: a, {balancer} endpoints: [{}] }}]\nroutes: [{{ hosts: [a], rules: [{{ backends: [{{ cluster: a }}] }}] }}]\n",
         endpoints.join(", ")
     );
     Mesh::from_yaml(&text, "client.yaml").unwrap()

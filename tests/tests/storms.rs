@@ -12,8 +12,8 @@ use std::time::{Duration, Instant};
 
 use http::{Request, Response};
 use mesh_core::error::BoxError;
-use mesh_core::{Body, Mesh, ServiceClient};
-use mesh_tests::load::Load;
+use mesh_core::{Body, Mesh};
+use mesh_tests::load::{Load, affordable};
 use mesh_tests::process::{free_port, open_file_limit};
 
 /// One storm at a time: two at once offer each other's machine away.
@@ -90,24 +90,6 @@ fn client(ports: &[u16], defaults: &str) -> Mesh {
     Mesh::from_yaml(&text, "client.yaml").unwrap()
 }
 
-/// A quarter of what this machine serves of these requests, both ends being here, but not more than `most`. Who was
-/// asked has earned retries by it, and is of no use for the storm.
-async fn affordable(client: ServiceClient, most: u32) -> u32 {
-    let end = Instant::now() + Duration::from_secs(1);
-    let mut callers = tokio::task::JoinSet::new();
-    for _ in 0..50 {
-        let client = client.clone();
-        callers.spawn(async move {
-            let mut served = 0;
-            while Instant::now() < end {
-                served += u32::from(client.call(get(0)).await.is_ok_and(|response| response.status() == 200));
-            }
-            served
-        });
-    }
-    (callers.join_all().await.iter().sum::<u32>() / 4).clamp(most / 4, most)
-}
-
 fn get(_: u64) -> Request<Body> {
     Request::get("http://a/").body(Body::empty()).unwrap()
 }
@@ -124,7 +106,7 @@ struct Outage {
 async fn outage(defaults: &str) -> Outage {
     let upstream = Upstream::start().await;
     let mesh = client(&upstream.ports, defaults);
-    let per_second = affordable(client(&upstream.ports, defaults).client(), PER_SECOND).await;
+    let per_second = affordable(client(&upstream.ports, defaults).client(), PER_SECOND, get).await;
     let offered = Arc::<AtomicU64>::default();
     let count = Arc::clone(&offered);
     let load = Load::start(mesh.client(), per_second, move |number| {
@@ -210,7 +192,7 @@ async fn a_chain_of_four_services_multiplies_nothing() {
     let _alone = ALONE.lock().await;
     let off = "circuit_breaker: { consecutive_failures: 0, min_success_percent: 0 }, outlier: { consecutive_5xx: 0 }";
     let upstream = Upstream::start().await;
-    let per_second = affordable(chain(&upstream, off).await[0].client(), PER_SECOND / 2).await;
+    let per_second = affordable(chain(&upstream, off).await[0].client(), PER_SECOND / 2, get).await;
     let meshes = chain(&upstream, off).await;
     let front = &meshes[0];
     upstream.set_down(true);

@@ -79,7 +79,7 @@ fn a_request_counts_once_on_each_side_with_the_same_labels_in_every_language() {
         wait_for_port(admin).unwrap();
         let config = directory.path().join("client.yaml");
         let text = format!(
-            "version: 1\n{}clusters: [{{ name: server, service: {{ namespace: shop }}, tls: {{ server_ids: [\"spiffe://shop.example/ns/shop/sa/server\"] }}, endpoints: [{{ address: \"127.0.0.1:{port}\" }}] }}]\nroutes: [{{ hosts: [server], rules: [{{ backends: [{{ cluster: server }}] }}] }}]\n",
+            "version: 1\n{}defaults: {{ connect_timeout: 20s }}\nclusters: [{{ name: server, service: {{ namespace: shop }}, tls: {{ server_ids: [\"spiffe://shop.example/ns/shop/sa/server\"] }}, endpoints: [{{ address: \"127.0.0.1:{port}\" }}] }}]\nroutes: [{{ hosts: [server], rules: [{{ backends: [{{ cluster: server }}] }}] }}]\n",
             identity(directory.path(), "client")
         );
         std::fs::write(&config, text).unwrap();

@@ -26,11 +26,12 @@ def free_port() -> int:
 
 
 def config(port: int, *, extra: str = "", cluster: str = "", listener: str = "") -> str:
-    """One service `app` on `port`, and the listener that serves it."""
+    """One service `app` on `port`, and the listener that serves it. No test is about how fast it connects."""
     return f"""
 version: 1
 node: {{ service: app }}
 defaults:
+  connect_timeout: 20s
   retry: {{ attempts: 1, conditions: [connect-failure], base: 1ms, max: 2ms }}
 clusters:
   - name: app

@@ -16,6 +16,7 @@ import apps
 import mesh
 import pytest
 from conftest import config
+from servers import counted, eventually
 
 Serve = Callable[..., mesh.Mesh]
 
@@ -232,15 +233,26 @@ def test_an_async_generator_that_fails_fails_the_call(serve_wsgi: Serve) -> None
 
 
 def test_cancelling_a_task_cancels_its_call(serve_wsgi: Serve) -> None:
-    client_mesh = serve_wsgi(apps.slow)
+    is_over = threading.Event()
+
+    def app(environ: apps.Environ, start_response: apps.Start) -> list[bytes]:
+        if environ["PATH_INFO"] == "/slow":
+            is_over.wait(60)
+        start_response("200 OK", [])
+        return [b"slow"]
+
+    client_mesh = serve_wsgi(app)
 
     async def run() -> None:
         with pytest.raises(asyncio.TimeoutError):
-            await asyncio.wait_for(client_mesh.aclient().get("http://app/2"), 0.1)
-        response = await client_mesh.aclient().get("http://app/0")
+            await asyncio.wait_for(client_mesh.aclient().get("http://app/slow"), 0.1)
+        response = await client_mesh.aclient().get("http://app/quick")
         assert await response.aread() == b"slow"
 
-    asyncio.run(run())
+    try:
+        asyncio.run(run())
+    finally:
+        is_over.set()
 
 
 def test_o18_a_cancelled_call_is_not_tried_again(serve_wsgi: Serve, port: int) -> None:
@@ -252,23 +264,31 @@ def test_o18_a_cancelled_call_is_not_tried_again(serve_wsgi: Serve, port: int) -
         return []
 
     serve_wsgi(broken)
-    patient = "attempts: 2, conditions: [gateway-error], base: 200ms, max: 200ms, jitter: none"
-    text = config(port).replace("attempts: 1, conditions: [connect-failure], base: 1ms, max: 2ms", patient)
+    no_breaker = "circuit_breaker: { consecutive_failures: 0, min_success_percent: 0 }"
+    patient = "attempts: 1, conditions: [gateway-error], base: 2s, max: 2s, jitter: none"
+    text = config(port, cluster=no_breaker)
+    text = text.replace("attempts: 1, conditions: [connect-failure], base: 1ms, max: 2ms", patient)
 
     async def run() -> None:
         client = mesh.Mesh.from_yaml(text)
         began = len(asyncio.all_tasks())
-        with pytest.raises(asyncio.TimeoutError):
-            await asyncio.wait_for(client.aclient().get("http://app/cancelled"), 0.05)
+        call = asyncio.create_task(client.aclient().get("http://app/cancelled"))
+        # The second attempt is decided, and waits for its turn.
+        await asyncio.to_thread(eventually, lambda: is_charged(client), client.metrics_text)
+        call.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await call
         assert len(asyncio.all_tasks()) == began
-        # As long as the cancelled one would have gone on.
+        # Longer than the cancelled one would have gone on.
         response = await client.aclient().get("http://app/control")
         assert response.status == 503
         await client.aclose()
 
+    def is_charged(client: mesh.Mesh) -> bool:
+        return 0 < counted(client.metrics_text(), "libmesh_retry_budget_balance") < 100
+
     asyncio.run(run())
-    assert seen.count("/control") > 1
-    assert seen.count("/cancelled") < seen.count("/control")
+    assert [seen.count("/cancelled"), seen.count("/control")] == [1, 2], seen
 
 
 def test_a_thread_without_a_loop_keeps_its_queue_across_clients(serve_wsgi: Serve) -> None:
@@ -279,10 +299,12 @@ def test_a_thread_without_a_loop_keeps_its_queue_across_clients(serve_wsgi: Serv
 
 
 def test_a_cancelled_read_closes_the_response(serve_wsgi: Serve) -> None:
+    is_over = threading.Event()
+
     def app(environ: apps.Environ, start_response: apps.Start) -> Iterator[bytes]:
         start_response("200 OK", [])
         yield b"first"
-        time.sleep(1)
+        is_over.wait(60)
         yield b"second"
 
     client_mesh = serve_wsgi(app)
@@ -297,7 +319,10 @@ def test_a_cancelled_read_closes_the_response(serve_wsgi: Serve) -> None:
         with pytest.raises(ValueError, match="closed"):
             await response.aread()
 
-    asyncio.run(run())
+    try:
+        asyncio.run(run())
+    finally:
+        is_over.set()
 
 
 def test_a_server_that_resets_in_the_middle_of_a_big_body_kills_nobody(port: int) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import queue
 import threading
 import time
 from collections.abc import Iterable, Iterator
@@ -20,14 +21,21 @@ HEADERS = {"traceparent": f"00-{TRACE}-00f067aa0ba902b7-01"}
 
 
 @pytest.fixture
-def backend() -> Iterator[mesh.Mesh]:
+def slow_ones() -> queue.SimpleQueue[float | None]:
+    """What each request to /slow of `backend` has left when it begins."""
+    return queue.SimpleQueue()
+
+
+@pytest.fixture
+def backend(slow_ones: queue.SimpleQueue[float | None]) -> Iterator[mesh.Mesh]:
     """A mesh that reaches a backend; /slow takes until the test is over, anything else says its trace."""
     is_over = threading.Event()
 
     def app(environ: apps.Environ, start_response: apps.Start) -> Iterable[bytes]:
-        if environ["PATH_INFO"] == "/slow":
-            is_over.wait(60)
         context = environ["mesh.context"]
+        if environ["PATH_INFO"] == "/slow":
+            slow_ones.put(context.remaining)
+            is_over.wait(60)
         start_response("200 OK", [])
         facts = {"trace": environ["mesh.trace_id"], "remaining": context.remaining}
         return [json.dumps(facts).encode()]
@@ -47,9 +55,9 @@ def test_a_wsgi_handler_passes_its_trace_and_deadline_on(serve_wsgi: Any, backen
         start_response("200 OK", [])
         return [json.dumps(answer).encode()]
 
-    facts = serve_wsgi(app).client().get("http://app/", headers=HEADERS, timeout=3.0).json()
+    facts = serve_wsgi(app).client().get("http://app/", headers=HEADERS, timeout=5.0).json()
     assert facts["trace"] == facts["own"] == TRACE
-    assert 0 < facts["remaining"] <= 3.0
+    assert 0 < facts["remaining"] <= 5.0
     assert mesh.current() is None
 
 
@@ -105,7 +113,9 @@ def test_requests_do_not_see_each_others_context(serve_wsgi: Any, backend: mesh.
     asyncio.run(run())
 
 
-def test_an_inherited_deadline_ends_the_onward_call(serve_wsgi: Any, backend: mesh.Mesh) -> None:
+def test_an_inherited_deadline_ends_the_onward_call(
+    serve_wsgi: Any, backend: mesh.Mesh, slow_ones: queue.SimpleQueue[float | None]
+) -> None:
     kinds: list[str] = []
 
     def app(environ: apps.Environ, start_response: apps.Start) -> Iterable[bytes]:
@@ -118,7 +128,10 @@ def test_an_inherited_deadline_ends_the_onward_call(serve_wsgi: Any, backend: me
 
     # Our time ends a little before the caller's, so that an answer may still reach him.
     with contextlib.suppress(TimeoutError):
-        serve_wsgi(app).client().get("http://app/", timeout=2.0)
+        serve_wsgi(app).client().get("http://app/", timeout=5.0)
+    inherited = slow_ones.get(timeout=20)
+    assert inherited is not None
+    assert 0 < inherited <= 5.0
     ends = time.monotonic() + 20
     while not kinds and time.monotonic() < ends:
         time.sleep(0.01)

@@ -32,10 +32,11 @@ def test_nobody_listens_is_a_connection_error(port: int) -> None:
 
 
 def test_too_slow_is_a_timeout_error(serve_wsgi: Serve) -> None:
-    is_over = threading.Event()
+    has_begun, is_over = threading.Event(), threading.Event()
 
     def app(environ: apps.Environ, start_response: apps.Start) -> Iterable[bytes]:
         if environ["PATH_INFO"] == "/slow":
+            has_begun.set()
             is_over.wait(60)
         start_response("200 OK", [])
         return [b""]
@@ -43,7 +44,8 @@ def test_too_slow_is_a_timeout_error(serve_wsgi: Serve) -> None:
     client = serve_wsgi(app).client()
     client.get("http://app/").read()
     with pytest.raises(TimeoutError) as caught:
-        client.get("http://app/slow", timeout=2.0)
+        client.get("http://app/slow", timeout=5.0)
+    assert has_begun.wait(20)
     is_over.set()
     assert isinstance(caught.value, mesh.DeadlineExceeded)
     assert caught.value.sent == "maybe"

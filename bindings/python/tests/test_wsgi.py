@@ -5,13 +5,14 @@ from __future__ import annotations
 import io
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import apps
 import mesh
 import pytest
+from conftest import config, served
+from servers import counted, eventually
 
 Serve = Callable[..., mesh.Mesh]
 
@@ -207,7 +208,8 @@ def test_a_caller_that_leaves_ends_the_output(serve_wsgi: Serve) -> None:
     assert is_over.wait(5)
 
 
-def test_a_request_that_waited_past_its_deadline_is_not_run(serve_wsgi: Serve) -> None:
+def test_a_request_that_waited_past_its_deadline_is_not_run(port: int) -> None:
+    """The one that is served is held until the server has given up the one that waits."""
     ran: list[str] = []
     has_begun, may_end = threading.Event(), threading.Event()
 
@@ -218,14 +220,18 @@ def test_a_request_that_waited_past_its_deadline_is_not_run(serve_wsgi: Serve) -
         start_response("200 OK", [])
         return [b""]
 
-    client = serve_wsgi(app, threads=1).client()
-    first = threading.Thread(target=lambda: client.get("http://app/first"))
-    first.start()
-    assert has_begun.wait(20)
-    with pytest.raises(TimeoutError):
-        client.get("http://app/second", timeout=1.0)
-    time.sleep(0.2)  # the server's clock for it began when it arrived
-    may_end.set()
-    first.join(20)
-    assert client.get("http://app/third").status == 200
+    with served(config(port), app, threads=1) as server, mesh.Mesh.from_yaml(config(port)) as client_mesh:
+        client = client_mesh.client()
+        first = threading.Thread(target=lambda: client.get("http://app/first"))
+        first.start()
+        assert has_begun.wait(20)
+        with pytest.raises(TimeoutError):
+            client.get("http://app/second", timeout=3.0)
+        eventually(
+            lambda: counted(server.metrics_text(), "istio_requests_total", 'reporter="destination"') == 1,
+            server.metrics_text,
+        )
+        may_end.set()
+        first.join(20)
+        assert client.get("http://app/third").status == 200
     assert ran == ["/first", "/third"]

@@ -84,8 +84,10 @@ class Run:
         """Reads what is left to read, asks everybody, prints the table. True: all as promised."""
         facts = self.facts
         facts.load = json.loads((self.places.work / "load.json").read_text())
-        self.journal.read_to_the_end()
+        with suppress(subprocess.TimeoutExpired):
+            self.stage["a-details"].wait(20)
         facts.old_one_exit = self.stage["a-details"].exit_code
+        self.journal.read_to_the_end()
         for name, program in self.programs.items():
             if name == "a-details":
                 continue

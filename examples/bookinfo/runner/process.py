@@ -118,7 +118,7 @@ def status_of(program: Program) -> dict[str, Any]:
 
 def request(address: tuple[str, int], method: str, path: str, headers: dict[str, str]) -> tuple[int, bytes]:
     """One plain HTTP request."""
-    connection = http.client.HTTPConnection(*address, timeout=5)
+    connection = http.client.HTTPConnection(*address, timeout=20)
     try:
         connection.request(method, path, headers=headers)
         response = connection.getresponse()

@@ -29,7 +29,7 @@ use std::time::{Duration, Instant};
 
 use foldhash::quality::RandomState;
 
-use self::entry::{Age, Entry, Verdicts};
+use self::entry::{Age, Entry, Refresh, Turn, Verdicts};
 pub use self::epoch::Epoch;
 use self::epoch::{Epochs, Heard};
 use self::eviction::Bounds;
@@ -40,6 +40,7 @@ use self::references::ReferenceSets;
 pub use self::references::References;
 pub use self::stats::CacheStats;
 pub(super) use self::stats::Counters;
+pub(crate) use self::stats::Fate;
 use self::table::Table;
 use super::attributes::Attributes;
 use super::fact::Fact;
@@ -331,7 +332,7 @@ impl<S: BuildHasher + Clone> CheckCache<S> {
         match best {
             Some(entry) if entry.take_use() => Found::Hit(Hit {
                 verdict: entry.verdict(&self.approval).clone(),
-                is_due_for_refresh: age == Age::Valid && entry.is_due_for_refresh(now),
+                turn: if age == Age::Valid { entry.turn_to_refresh(now) } else { None },
             }),
             _ => Found::Miss { expired },
         }
@@ -340,12 +341,16 @@ impl<S: BuildHasher + Clone> CheckCache<S> {
     fn hit(self: &Arc<Self>, hit: Hit, attributes: &Attributes<'_>, now: Instant) -> Lookup<S> {
         self.counters.hits.add(1);
         self.counters.negative_hits.add(u64::from(!hit.verdict.allow));
-        if hit.is_due_for_refresh {
+        if let Some(turn) = hit.turn {
             let asked = Asked { epoch: self.epoch(), at: now };
             let key = self.flight_key(attributes, asked.epoch);
-            if let Ok(leader) = FlightLeader::register(self, key, asked) {
-                self.counters.refreshes.add(1);
-                return Lookup::Refresh(hit.verdict, leader);
+            match FlightLeader::register(self, key, asked) {
+                Ok(leader) => {
+                    self.counters.refreshes.add(1);
+                    return Lookup::Refresh(hit.verdict, leader);
+                }
+                // What is in the air may be about a neighbour that shares the coarse key.
+                Err(_) => turn.give_back(),
             }
         }
         Lookup::Hit(hit.verdict)
@@ -453,11 +458,11 @@ impl<S: BuildHasher + Clone> CheckCache<S> {
         }
         let grace_ends = bounded(after(expires, hints.grace.unwrap_or(self.config.grace).min(self.config.max_ttl)));
         let life = expires.saturating_duration_since(asked.at);
-        let refresh_at = self.config.refresh_ahead.map(|share| after(asked.at, life.mul_f64(share.clamp(0.0, 1.0))));
+        let share = self.config.refresh_ahead.map(|share| share.clamp(0.0, 1.0));
         let mut entry = Entry::new(verdict.clone(), asked.epoch, expires);
         entry.uses = hints.uses.map(AtomicU64::new);
         entry.grace_ends = grace_ends;
-        entry.refresh_at = refresh_at;
+        entry.refresh = share.map(|share| Refresh::at(after(asked.at, life.mul_f64(share))));
         Ok(entry)
     }
 
@@ -482,7 +487,8 @@ enum Found {
 
 struct Hit {
     verdict: Arc<Verdict>,
-    is_due_for_refresh: bool,
+    /// To ask for a new one.
+    turn: Option<Turn>,
 }
 
 /// Larger denial bodies are not kept.

@@ -52,7 +52,9 @@ use self::rego::Said;
 pub use self::request::check_request;
 pub use self::response::{interpret, reuse_hints};
 use super::attributes::Attributes;
-use super::cache::{Answer, CacheStats, CheckCache, Flight, FlightLeader, Landing, Lookup, Refusal, Reuse, Share};
+use super::cache::{
+    Answer, CacheStats, CheckCache, Fate, Flight, FlightLeader, Landing, Lookup, Refusal, Reuse, Share,
+};
 use super::verdict::{Failure, FailureReason, Verdict, apply_to_request};
 use crate::error::BoxError;
 use crate::time::{Clock, after};
@@ -135,9 +137,9 @@ impl RemoteCheck {
         self.cache.stats()
     }
 
-    /// How many checks failed for a reason ([`FailureReason::NAMES`]), and were let through or not.
-    pub fn failures(&self, is_let_through: bool, reason: &str) -> u64 {
-        self.cache.counters.failures(is_let_through, reason)
+    /// How many checks failed for a reason ([`FailureReason::NAMES`]), by what was done.
+    pub(crate) fn failures(&self, fate: Fate, reason: &str) -> u64 {
+        self.cache.counters.failures(fate, reason)
     }
 
     /// Voids all kept answers: the policy, or who may ask, has changed.
@@ -228,9 +230,10 @@ impl RemoteCheck {
     fn refresh<S: PolicyService>(&self, call: Call, service: S) {
         // Without a runtime the leader is dropped and the answer simply expires.
         if let Ok(runtime) = tokio::runtime::Handle::try_current() {
-            let name = self.config.name.clone();
+            let (name, cache) = (self.config.name.clone(), Arc::clone(&self.cache));
             runtime.spawn(async move {
                 if let Err(failure) = call.run(service).await {
+                    cache.counters.failed(Fate::Refresh, failure.reason);
                     tracing::warn!(check = name, error.type = failure.reason.as_str(), "background refresh failed");
                 }
             });
@@ -267,6 +270,7 @@ impl RemoteCheck {
         let kept = || self.cache.stale(&about.attributes, clock.now());
         match (!about.has_body).then(kept).flatten() {
             Some(verdict) => {
+                self.cache.counters.failed(Fate::Stale, failure.reason);
                 tracing::warn!(check = self.config.name, error.type = failure.reason.as_str(), "stale answer used");
                 CheckOutcome::of(verdict)
             }
@@ -276,7 +280,8 @@ impl RemoteCheck {
 
     fn fail(&self, failure: &Failure) -> CheckOutcome {
         let is_open = self.config.failure == FailureMode::Open;
-        self.cache.counters.failed(is_open, failure.reason);
+        let fate = if is_open { Fate::FailOpen } else { Fate::FailClosed };
+        self.cache.counters.failed(fate, failure.reason);
         let code = match failure.reason {
             FailureReason::Rpc(code) => Some(code as i32),
             _ => None,

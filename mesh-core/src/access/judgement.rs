@@ -14,9 +14,11 @@ use crate::route::readings::Readings;
 
 /// A verdict, and what it would be if all rules were rolled out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Judgement<'a> {
+pub struct Judgement<'a, 'r> {
     /// What holds.
     pub verdict: Verdict<'a>,
+    /// The reading of its path that is refused, where the path as it stands is not.
+    pub read_as: Option<&'r str>,
     /// What would hold, where it differs in whether the request passes.
     pub planned: Option<Verdict<'a>>,
 }
@@ -75,36 +77,42 @@ impl<'a> Views<'a> {
     }
 }
 
-/// Judges one request. `draw` says which of the rules that are rolled out in part it meets.
+/// Judges one request, by its path and by every other way in which that may be read. `draw` says which of the rules that
+/// are rolled out in part it meets.
 pub fn judge<'a, 'r>(
     (rules, policies): (&'a Rules, &'a Policies),
     of: impl Into<Views<'r>>,
+    readings: &'r Readings,
     draw: Draw,
-) -> Judgement<'a> {
+) -> Judgement<'a, 'r> {
     let views = of.into();
-    let verdict = verdict((rules, policies), views, Stage::Now(draw));
+    let (verdict, read_as) = by_all_readings((rules, policies), views, readings, Stage::Now(draw));
     if !rules.is_partial() && !policies.is_partial() {
-        return Judgement { verdict, planned: None };
+        return Judgement { verdict, read_as, planned: None };
     }
-    let planned = self::verdict((rules, policies), views, Stage::Planned);
-    Judgement { verdict, planned: Some(planned).filter(|planned| planned.passes() != verdict.passes()) }
+    let (planned, _) = by_all_readings((rules, policies), views, readings, Stage::Planned);
+    Judgement { verdict, read_as, planned: Some(planned).filter(|planned| planned.passes() != verdict.passes()) }
 }
 
-/// Why a path that passes as it stands does not, and as what it is read then. Each reading with other segments has to
+/// The verdict, and the reading that it is about if that is not the path itself. Each reading with other segments has to
 /// pass; one that is only decoded must not be denied by name.
-pub fn refused_reading<'a, 'r>(
+pub fn by_all_readings<'a, 'r>(
     by: (&'a Rules, &'a Policies),
     of: Views<'r>,
     readings: &'r Readings,
-    draw: Draw,
-) -> Option<(Cause<'a>, &'r str)> {
-    let stage = Stage::Now(draw);
+    stage: Stage,
+) -> (Verdict<'a>, Option<&'r str>) {
+    let as_it_stands = verdict(by, of, stage);
+    if !as_it_stands.passes() {
+        return (as_it_stands, None);
+    }
     let refused = |path: &'r str| match verdict(by, of.read_as(path), stage) {
         Verdict::Deny(cause) => Some((cause, path)),
         Verdict::Allow(_) => None,
     };
     let denied = |path: &'r str| Some((denied_by_name(by, of.read_as(path), stage)?, path));
-    readings.structural().find_map(refused).or_else(|| readings.decoded().find_map(denied))
+    let found = readings.structural().find_map(refused).or_else(|| readings.decoded().find_map(denied));
+    found.map_or((as_it_stands, None), |(cause, path)| (Verdict::Deny(cause), Some(path)))
 }
 
 fn denied_by_name<'a>((rules, policies): (&'a Rules, &'a Policies), of: Views<'_>, stage: Stage) -> Option<Cause<'a>> {
@@ -117,8 +125,8 @@ fn denied_by_name<'a>((rules, policies): (&'a Rules, &'a Policies), of: Views<'_
     }
 }
 
-/// The verdict of those that are in force at `stage`.
-pub fn verdict<'a>((rules, policies): (&'a Rules, &'a Policies), of: Views<'_>, stage: Stage) -> Verdict<'a> {
+/// The verdict of those that are in force at `stage`, on the path as it stands.
+fn verdict<'a>((rules, policies): (&'a Rules, &'a Policies), of: Views<'_>, stage: Stage) -> Verdict<'a> {
     let (rule, is_closed) = match rules.decide_at(&of.rules, stage) {
         Decision::Deny { rule: Some(name), .. } => return Verdict::Deny(Cause::Rule(name)),
         Decision::Deny { reason: DenyReason::Default, .. } => (None, true),
@@ -263,9 +271,9 @@ mod tests {
         .enumerate()
         {
             let (rules, policies) = (rules(default, &written), policies(&documents));
-            let of = AttributesBuf::default();
-            let judgement = judge((&rules, &policies), &of.borrow(), Draw::STRICT);
-            assert_eq!(judgement, Judgement { verdict: expected, planned: None }, "row {index}");
+            let (of, readings) = (AttributesBuf::default(), Readings::default());
+            let judgement = judge((&rules, &policies), &of.borrow(), &readings, Draw::STRICT);
+            assert_eq!(judgement, Judgement { verdict: expected, read_as: None, planned: None }, "row {index}");
         }
     }
 
@@ -273,7 +281,14 @@ mod tests {
     fn a_bare_connection_that_nobody_lets_in_by_name_is_refused_by_default() {
         let of = AttributesBuf { is_tcp: true, ..AttributesBuf::default() };
         let none = rules(Effect::Deny, &[]);
-        let verdict = |documents: &[_]| match judge((&none, &policies(documents)), &of.borrow(), Draw::STRICT).verdict {
+        let verdict = |documents: &[_]| match judge(
+            (&none, &policies(documents)),
+            &of.borrow(),
+            &Readings::default(),
+            Draw::STRICT,
+        )
+        .verdict
+        {
             Verdict::Allow(_) => "allow",
             Verdict::Deny(Cause::Default) => "default",
             Verdict::Deny(_) => "other",
@@ -282,7 +297,11 @@ mod tests {
         assert_eq!(verdict(&[("p", "ALLOW", true)]), "allow");
         // Of a connection there is no method: the rule lets nobody in.
         let by_method = rules(Effect::Deny, &[("r", Effect::Allow, true)]);
-        assert!(!judge((&by_method, &Policies::default()), &of.borrow(), Draw::STRICT).verdict.passes());
+        assert!(
+            !judge((&by_method, &Policies::default()), &of.borrow(), &Readings::default(), Draw::STRICT)
+                .verdict
+                .passes()
+        );
     }
 
     #[test]
@@ -305,11 +324,31 @@ mod tests {
         .enumerate()
         {
             let (rules, policies) = (rules(Allow, &written), policies(&documents));
-            let of = AttributesBuf::default();
-            let judgement = judge((&rules, &policies), &of.borrow(), Draw::STRICT);
+            let (of, readings) = (AttributesBuf::default(), Readings::default());
+            let judgement = judge((&rules, &policies), &of.borrow(), &readings, Draw::STRICT);
             assert_eq!(judgement.verdict.passes(), passes, "row {index}");
             let named = judgement.planned.as_ref().map(Verdict::name);
             assert_eq!(named, planned, "row {index}");
+        }
+    }
+
+    #[test]
+    fn dry_run_says_what_would_be_refused_however_the_path_is_written() {
+        let admin = |rollout| {
+            let paths = vec![crate::access::rbac::Pattern::parse("/admin*")];
+            let rule = Rule { name: "admin".to_owned(), action: Effect::Deny, paths, rollout, ..Rule::default() };
+            Rules::new(Effect::Allow, vec![rule])
+        };
+        let none = Policies::default();
+        for path in ["/admin", "//admin", "/x/%2e%2e/admin", "/%61dmin", "/books", "//books"] {
+            let of = AttributesBuf { path: path.to_owned(), ..AttributesBuf::default() };
+            let (of, readings) = (of.borrow(), Readings::of(path));
+            let in_force = judge((&admin(Rollout::FULL), &none), &of, &readings, Draw::STRICT).verdict.passes();
+            let rules = admin(Rollout::DRY_RUN);
+            let tried = judge((&rules, &none), &of, &readings, Draw::STRICT);
+            assert!(tried.verdict.passes(), "{path}");
+            assert_eq!(tried.planned.as_ref().map(Verdict::name), (!in_force).then_some("admin"), "{path}");
+            assert_eq!(in_force, path.ends_with("books"), "{path}");
         }
     }
 }

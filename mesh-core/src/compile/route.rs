@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use xxhash_rust::xxh64::xxh64;
+
 use super::affinity;
 use super::problems::Problems;
 use super::retry::{self, Learned};
@@ -135,10 +137,19 @@ fn destination(rule: &written::Rule, clusters: &Clusters, at: (&Place, &mut Prob
             .ok_or_else(|| format!("unknown cluster {:?}", backend.cluster.as_str()))?;
         let subset = (!backend.subset.is_empty()).then(|| cluster.settings.subsets.number(&backend.subset));
         let subset = subset.map(|subset| subset.ok_or("the subset is not known to its cluster")).transpose()?;
-        Ok::<_, String>((backend.weight.0, Target { cluster: Arc::clone(cluster), subset }))
+        let seed = seed(backend);
+        Ok::<_, String>((backend.weight.0, Target { cluster: Arc::clone(cluster), subset, seed }))
     });
     let backends = problems.note(format!("{}.backends", place.path), backends.collect::<Result<Vec<_>, _>>())?;
-    problems.note(format!("{}.backends", place.path), Split::new(backends)).map(To::Backends)
+    let split = problems.note(format!("{}.backends", place.path), Split::new(backends))?;
+    Some(To::Backends { split, is_sticky: rule.sticky })
+}
+
+/// Of its name and its labels, which no one of them can hold together with what separates them.
+fn seed(backend: &written::Backend) -> u64 {
+    let labels = backend.subset.iter().flat_map(|(name, value)| [name.as_str(), value.as_str()]);
+    let parts = std::iter::once(backend.cluster.as_str()).chain(labels);
+    xxh64(parts.collect::<Vec<_>>().join("\0").as_bytes(), 0)
 }
 
 /// Alternatives of one rule; none: everything matches.

@@ -41,6 +41,9 @@ pub struct AuthorizationPolicy {
     /// What it demands.
     #[serde(default)]
     pub spec: Spec,
+    /// What `kubectl get` prints besides; nothing here reads it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub status: Option<serde_json::Map<String, serde_json::Value>>,
 }
 
 /// The part of the metadata that counts.

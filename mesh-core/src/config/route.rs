@@ -93,6 +93,11 @@ pub struct Rule {
     /// What requests hash to, for balancers by hash; combined in this order. Default: as the cluster says.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub hash_policy: Vec<HashPolicy>,
+    /// Requests that `hash_policy` gives the same hash go to the same backend; when weights change, they move only to a
+    /// backend that has grown against the one they had. Needs a `hash_policy` of the rule; a request without a hash is drawn for by itself.
+    /// Default: false (Envoy: `use_hash_policy` of weighted clusters).
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub sticky: bool,
     /// What keeps a client with its endpoint. Default: as the cluster says.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub session: Option<Session>,

@@ -6,7 +6,7 @@ use std::sync::{Arc, Weak};
 use std::time::Instant;
 
 use super::Core;
-use crate::access::cache::CacheStats;
+use crate::access::cache::{CacheStats, Fate};
 use crate::access::check::RemoteCheck;
 use crate::access::global_limit::{GlobalLimit, Purpose, REASONS};
 use crate::access::limit::LocalLimit;
@@ -189,13 +189,10 @@ impl Core {
             let value = of(*ask);
             registry.gauge_fn(metric, &[(label::CHECK, name)], move || value().map(|value| value as f64));
         }
-        let fates = [("fail_open", true), ("fail_closed", false)];
-        for ((outcome, is_let_through), reason) in
-            fates.into_iter().flat_map(|fate| FailureReason::NAMES.map(|reason| (fate, reason)))
-        {
-            let labels = [(label::CHECK, name), (label::OUTCOME, outcome), (label::REASON, reason)];
+        for (fate, reason) in Fate::ALL.into_iter().flat_map(|fate| FailureReason::NAMES.map(|reason| (fate, reason))) {
+            let labels = [(label::CHECK, name), (label::OUTCOME, fate.as_str()), (label::REASON, reason)];
             let check = Arc::downgrade(check);
-            let count = move || check.upgrade().map(|check| check.failures(is_let_through, reason));
+            let count = move || check.upgrade().map(|check| check.failures(fate, reason));
             registry.counter_fn(&metric::CHECK_FAILURES, &labels, count);
         }
     }

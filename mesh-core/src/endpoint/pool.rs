@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use futures_util::FutureExt;
 use futures_util::future::Shared;
 use hyper::client::conn::http1;
+use tokio::sync::oneshot;
 
 use super::address::Address;
 use super::connect::{Channel, Dialer, KeepAlive, Moment, Opened, Protocol, Transport, Wiring};
@@ -22,7 +23,9 @@ use crate::body::Body;
 use crate::error::{Error, ErrorKind};
 
 /// The end of a dial, for all who wait for it. The connection is in the stock by then.
-pub(super) type Dialed = Shared<Pin<Box<dyn Future<Output = Result<(), Arc<Error>>> + Send>>>;
+pub(super) type Dialed = Shared<Pin<Box<dyn Future<Output = Ended> + Send>>>;
+
+type Ended = Result<(), Arc<Error>>;
 
 /// The connections of one endpoint.
 #[derive(Default)]
@@ -101,24 +104,8 @@ impl Pool {
             tokio::pin!(freed);
             // Registered before the look, so that nothing freed meanwhile is missed.
             freed.as_mut().enable();
-            let step = self.0.stock().step(&want(ask, after, search.standing()), gate);
-            match step {
-                Step::Take(lease) => {
-                    // There may be room for the next as well.
-                    if search.queued.take().is_some() {
-                        gate.free();
-                    }
-                    return Ok(lease);
-                }
-                _ if search.is_in_vain() => return Err(closed_at_once(ask)),
-                Step::Join(end) => search.dial = Some(end),
-                Step::Dial { is_shared } => {
-                    search.claim = (!is_shared).then(Arc::default);
-                    search.dial = Some(self.dial(ask, search.claim.as_ref()));
-                }
-                Step::Full => return Err(full(ask)),
-                Step::Wait if search.dial.is_none() && search.queued.is_none() => search.queued = Some(gate.wait()),
-                Step::Wait => {}
+            if let Some(lease) = self.go_on(ask, after, &mut search)? {
+                return Ok(lease);
             }
             tokio::select! {
                 end = ended(&mut search.dial) => {
@@ -132,28 +119,63 @@ impl Pool {
         }
     }
 
-    /// Without a claim the connection is for all who join.
-    fn dial(&self, ask: Ask<'_>, claim: Option<&Arc<Claim>>) -> Dialed {
+    /// One look at the stock, and what follows from it: who looks next finds a dial that it can join.
+    fn go_on<'a>(&'a self, ask: Ask<'_>, after: Option<u64>, search: &mut Search<'a>) -> Result<Option<Lease>, Error> {
+        let gate = &self.0.gate;
         let mut stock = self.0.stock();
-        let serial = stock.next_serial();
+        match stock.step(&want(ask, after, search.standing()), gate) {
+            Step::Take(lease) => {
+                // There may be room for the next as well.
+                if search.queued.take().is_some() {
+                    gate.free();
+                }
+                return Ok(Some(lease));
+            }
+            Step::InVain => return Err(closed_at_once(ask)),
+            Step::Join(end) => search.dial = Some(end),
+            Step::Dial { id, is_shared } => {
+                search.claim = (!is_shared).then(Arc::default);
+                let (tell, told) = oneshot::channel();
+                let end = told.map(|end| end.unwrap_or_else(|_| Err(Arc::new(lost()))));
+                let end = (Box::pin(end) as Pin<Box<dyn Future<Output = _> + Send>>).shared();
+                if is_shared {
+                    stock.joinable(id, ask.transport.protocol, end.clone());
+                }
+                // A runtime that has ended drops what it is given at once, and what is dropped looks into the stock.
+                drop(stock);
+                self.dial(ask, id, search.claim.as_ref(), tell);
+                search.dial = Some(end);
+            }
+            Step::Full => return Err(full(ask)),
+            Step::Queue(place) => search.queued = Some(place),
+            Step::Wait => {}
+        }
+        Ok(None)
+    }
+
+    /// Without a claim the connection is for all who join.
+    fn dial(&self, ask: Ask<'_>, serial: u64, claim: Option<&Arc<Claim>>, tell: oneshot::Sender<Ended>) {
         let claimed = claim.map(Arc::downgrade);
         let dialing = Dialing { inner: Arc::clone(&self.0), serial, protocol: ask.transport.protocol, claimed };
         let (dialer, limits) = (Arc::clone(ask.dialer), *ask.limits);
         let (address, transport) = (ask.address.clone(), ask.transport.clone());
-        let running = ask.dialer.runtime.spawn(async move {
+        ask.dialer.runtime.spawn(async move {
             let wiring = Wiring { keepalive: limits.keepalive, gate: Arc::clone(&dialing.inner.gate) };
-            let opened = dialer.dial(&address, &transport, wiring).await.map_err(Arc::new)?;
-            if opened.pulse.is_leaving() {
-                let message = format!("{address} takes no request: it is leaving");
-                return Err(Arc::new(Error::new(ErrorKind::Connect, message)));
-            }
-            dialing.done(opened, &dialer, &limits);
-            Ok(())
+            let ended = match dialer.dial(&address, &transport, wiring).await {
+                Ok(opened) if opened.pulse.is_leaving() => {
+                    let message = format!("{address} takes no request: it is leaving");
+                    Err(Arc::new(Error::new(ErrorKind::Connect, message)))
+                }
+                Ok(opened) => {
+                    dialing.done(opened, &dialer, &limits);
+                    Ok(())
+                }
+                Err(error) => Err(Arc::new(error)),
+            };
+            // Whoever is told finds the place given back.
+            drop(dialing);
+            let _ = tell.send(ended);
         });
-        let end = running.map(|end| end.unwrap_or_else(|error| Err(Arc::new(lost(error)))));
-        let end: Dialed = (Box::pin(end) as Pin<Box<dyn Future<Output = _> + Send>>).shared();
-        stock.dialing(serial, claim.is_none().then(|| (ask.transport.protocol, end.clone())));
-        end
     }
 
     /// Takes back an HTTP/1.1 connection whose response has been read to its end.
@@ -213,8 +235,9 @@ struct Search<'a> {
 impl Search<'_> {
     fn standing(&self) -> Standing<'_> {
         Standing {
-            is_called: self.queued.is_some() || self.claim.is_some(),
+            is_queued: self.queued.is_some(),
             is_dialing: self.dial.is_some(),
+            is_in_vain: self.is_in_vain(),
             claim: self.claim.as_ref(),
         }
     }
@@ -253,9 +276,10 @@ impl Dialing {
     fn done(&self, opened: Opened, dialer: &Dialer, limits: &PoolLimits) {
         let now = dialer.clock.now();
         let old_at = old_at(now, limits.max_age, &mut dialer.randomness.generator());
-        let connection = Connection::new(&opened, &self.inner.gate, (self.serial, now, old_at));
+        // From one count into the other under one lock: in both it would take two places.
         let mut stock = self.inner.stock();
         stock.dialed(self.serial);
+        let connection = Connection::new(&opened, &self.inner.gate, (self.serial, now, old_at));
         stock.add(opened.channel, connection, (now, limits, self.protocol));
         if let Some(claim) = &self.claimed {
             stock.claim_last(claim.clone());
@@ -287,8 +311,8 @@ fn copy_of(error: &Arc<Error>) -> Error {
     Error::new(error.kind(), error.message()).with_source(Arc::clone(error))
 }
 
-fn lost(error: tokio::task::JoinError) -> Error {
-    Error::new(ErrorKind::Internal, "the dial task failed").with_source(error)
+fn lost() -> Error {
+    Error::new(ErrorKind::Closed, "the dial was given up: the mesh has ended, or the task failed")
 }
 
 fn full(ask: Ask<'_>) -> Error {
@@ -337,10 +361,18 @@ mod tests {
     }
 
     async fn acquire(addresses: &[&str], connect_timeout: Duration) -> (Result<Lease, Error>, Duration) {
+        acquire_on(tokio::runtime::Handle::current(), addresses, connect_timeout).await
+    }
+
+    async fn acquire_on(
+        runtime: tokio::runtime::Handle,
+        addresses: &[&str],
+        connect_timeout: Duration,
+    ) -> (Result<Lease, Error>, Duration) {
         let dialer = Arc::new(Dialer {
             connector: Arc::<Network>::default(),
             clock: Arc::new(SystemClock),
-            runtime: tokio::runtime::Handle::current(),
+            runtime,
             identity: None,
             randomness: Randomness::seeded(1),
         });
@@ -403,6 +435,20 @@ mod tests {
                 Ok(lease) => assert!(!lease.is_reused),
             }
         }
+    }
+
+    #[test]
+    fn a_dial_on_a_runtime_that_has_ended_fails_and_stops_nobody() {
+        let (told, outcome) = std::sync::mpsc::channel();
+        std::thread::spawn(move || {
+            let ended = tokio::runtime::Builder::new_multi_thread().worker_threads(1).build().unwrap();
+            let handle = ended.handle().clone();
+            drop(ended);
+            let ours = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+            let (lease, _) = ours.block_on(acquire_on(handle, &["127.0.0.1:3"], LONG));
+            told.send(lease.map(drop).unwrap_err().kind())
+        });
+        assert_eq!(outcome.recv_timeout(LONG).expect("it fails at once"), ErrorKind::Closed);
     }
 
     /// Longer than anything here takes.

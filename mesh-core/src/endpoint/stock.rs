@@ -2,7 +2,7 @@
 //!
 //! Decides: which open connection a request takes, whether one more is opened, who waits and who is turned away.
 //! Never: waits or dials. Invariant: no more connections than `max_connections`, those being opened included, and no
-//! dial where one that is under way will do.
+//! dial where one that is under way will do. What a step gives, a connection or a place, is taken when it returns.
 
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
@@ -11,7 +11,7 @@ use hyper::client::conn::{http1, http2};
 
 use super::connect::{Channel, Moment, Protocol, Transport};
 use super::connection::{Connection, Occupied};
-use super::gate::Gate;
+use super::gate::{Gate, Waiting};
 use super::pool::{Dialed, Lease, PoolLimits};
 use crate::body::Body;
 
@@ -67,10 +67,12 @@ pub(super) struct Want<'a> {
 /// How far a request has come.
 #[derive(Default, Clone, Copy)]
 pub(super) struct Standing<'a> {
-    /// It stands in the queue, or what it dialled for itself is open.
-    pub(super) is_called: bool,
+    pub(super) is_queued: bool,
     /// It waits for a dial already.
     pub(super) is_dialing: bool,
+    /// Its dials end well, and there is no connection.
+    pub(super) is_in_vain: bool,
+    /// On a connection that it dialled for itself.
     pub(super) claim: Option<&'a Arc<Claim>>,
 }
 
@@ -79,23 +81,34 @@ pub(super) struct Standing<'a> {
 pub(super) struct Claim;
 
 /// What a request does next.
-pub(super) enum Step {
+pub(super) enum Step<'a> {
     /// Go.
     Take(Lease),
-    /// Open a connection; others may join if it can carry them.
-    Dial { is_shared: bool },
+    /// Open a connection, whose place is taken under this number; others may join if it can carry them.
+    Dial { id: u64, is_shared: bool },
     /// Wait for a dial under way.
     Join(Dialed),
-    /// Wait in the queue.
+    /// Wait in the queue, at this place.
+    Queue(Waiting<'a>),
+    /// Go on waiting.
     Wait,
+    /// Dialling does not help.
+    InVain,
     /// The queue is full.
     Full,
+}
+
+impl Standing<'_> {
+    /// It stands in the queue, or what it dialled for itself is open.
+    fn is_called(&self) -> bool {
+        self.is_queued || self.claim.is_some()
+    }
 }
 
 impl Want<'_> {
     /// Nobody overtakes the queue.
     fn must_queue(&self, gate: &Gate) -> bool {
-        gate.waiting() > 0 && !self.standing.is_called && !self.standing.is_dialing
+        gate.waiting() > 0 && !self.standing.is_called() && !self.standing.is_dialing
     }
 
     fn may_share(&self, stock: &Stock) -> bool {
@@ -133,9 +146,12 @@ impl Stock {
         if want.must_queue(gate) { None } else { self.take(want) }
     }
 
-    pub(super) fn step(&mut self, want: &Want<'_>, gate: &Gate) -> Step {
+    pub(super) fn step<'a>(&mut self, want: &Want<'_>, gate: &'a Gate) -> Step<'a> {
         if let Some(lease) = self.at_once(want, gate) {
             return Step::Take(lease);
+        }
+        if want.standing.is_in_vain {
+            return Step::InVain;
         }
         if want.standing.is_dialing {
             return Step::Wait;
@@ -146,9 +162,13 @@ impl Stock {
             return Step::Join(end);
         }
         if !want.must_queue(gate) && self.has_room(gate, want.limits) {
-            return Step::Dial { is_shared };
+            return Step::Dial { id: self.dialing(), is_shared };
         }
-        if !want.standing.is_called && gate.waiting() >= want.limits.max_pending { Step::Full } else { Step::Wait }
+        if want.standing.is_queued {
+            return Step::Wait;
+        }
+        let is_full = !want.standing.is_called() && gate.waiting() >= want.limits.max_pending;
+        if is_full { Step::Full } else { Step::Queue(gate.wait()) }
     }
 
     /// Whether one more connection may be opened.
@@ -187,16 +207,18 @@ impl Stock {
         Some(dial.end.clone())
     }
 
-    /// A number for the next dial.
-    pub(super) fn next_serial(&mut self) -> u64 {
+    /// A place for one more connection, under the next number.
+    fn dialing(&mut self) -> u64 {
         self.serial += 1;
+        self.dials.push(Dial { id: self.serial, joinable: None });
         self.serial
     }
 
-    /// A dial has begun; `joinable` is its end, if the connection can carry several requests.
-    pub(super) fn dialing(&mut self, id: u64, joinable: Option<(Protocol, Dialed)>) {
-        let joinable = joinable.map(|(protocol, end)| Joinable { protocol, end, joined: 1 });
-        self.dials.push(Dial { id, joinable });
+    /// The connection of this dial can carry several requests: others may wait for its end.
+    pub(super) fn joinable(&mut self, id: u64, protocol: Protocol, end: Dialed) {
+        if let Some(dial) = self.dials.iter_mut().find(|dial| dial.id == id) {
+            dial.joinable = Some(Joinable { protocol, end, joined: 1 });
+        }
     }
 
     /// A dial has ended, however.
@@ -293,3 +315,37 @@ impl Idle {
 
 /// A connection that is not ready so long after its response ended has a peer that does not read (ours).
 const STUCK: Duration = Duration::from_millis(500);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::endpoint::connect::KeepAlive;
+
+    #[test]
+    fn who_looks_while_another_is_about_to_dial_or_to_queue_finds_its_place_taken() {
+        let keepalive =
+            KeepAlive { interval: Duration::from_secs(10), timeout: Duration::from_secs(5), while_idle: false };
+        let limits = PoolLimits {
+            max_idle: 1,
+            idle_timeout: Duration::from_secs(60),
+            max_connections: 1,
+            max_pending: 1,
+            max_requests: 0,
+            max_age: Duration::ZERO,
+            max_streams: 1,
+            keepalive,
+        };
+        let connect_timeout = Duration::from_secs(1);
+        let transport = Transport { protocol: Protocol::Http2, tls: None, key: "plain".into(), connect_timeout };
+        let moment = Moment { now: Instant::now(), generation: 0 };
+        let want = Want { moment, limits: &limits, transport: &transport, after: None, standing: Standing::default() };
+        let (mut stock, gate) = (Stock::default(), Gate::default());
+        assert!(matches!(stock.step(&want, &gate), Step::Dial { id: 1, is_shared: true }));
+        let second = stock.step(&want, &gate);
+        assert!(matches!(second, Step::Queue(_)), "one connection is all there may be");
+        assert!(matches!(stock.step(&want, &gate), Step::Full), "and one place in the queue");
+        drop(second);
+        stock.dialed(1);
+        assert!(matches!(stock.step(&want, &gate), Step::Dial { id: 2, .. }), "a dial that ended gives its place back");
+    }
+}

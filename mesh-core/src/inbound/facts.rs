@@ -12,7 +12,7 @@ use http::{HeaderMap, HeaderValue, Method, Request, Uri, Version, header};
 
 use super::admission::{Refused, refusal};
 use super::serve::Origin;
-use super::{ConnectionAddress, Inbound};
+use super::{ConnectionAddress, Inbound, ServerName};
 use crate::access::attributes::Attributes;
 use crate::access::jwt::{self, EndUser};
 use crate::access::verdict::{HeaderChange, Verdict};
@@ -39,6 +39,8 @@ pub(super) struct Facts<'a> {
     host: String,
     protocol: &'static str,
     request_id: Arc<str>,
+    /// Of a client that proved no identity.
+    server_name: Option<ServerName>,
     time: std::time::SystemTime,
     /// Once a token has proven one.
     pub(super) user: Option<EndUser>,
@@ -64,6 +66,7 @@ impl<'a> Facts<'a> {
             host: host::normalized(authority(request)).into_owned(),
             protocol: if request.version() == Version::HTTP_2 { "HTTP/2" } else { "HTTP/1.1" },
             request_id: context.request_id.clone().unwrap_or_default(),
+            server_name: request.extensions().get().cloned(),
             time: inbound.core.clock.wall(),
             user: None,
         })
@@ -90,6 +93,7 @@ impl<'a> Facts<'a> {
     pub(super) fn attributes<'b>(&'b self, headers: &'b HeaderMap) -> Attributes<'b> {
         let (address, peer) = (self.origin.0.map(ConnectionAddress::canonical), &self.origin.1);
         let node = &self.inbound.core.telemetry.node;
+        let of_peer = peer.as_ref().and_then(|peer| peer.server_name.as_deref());
         Attributes {
             principal: peer.as_ref().map(|peer| peer.id.as_str()),
             own_principal: peer.as_ref().map(|_| &*node.principal),
@@ -99,14 +103,14 @@ impl<'a> Facts<'a> {
             path: &self.path,
             query: self.query.as_deref(),
             host: &self.host,
-            scheme: if peer.is_some() { "https" } else { "http" },
+            scheme: if peer.is_some() || self.server_name.is_some() { "https" } else { "http" },
             protocol: self.protocol,
             headers,
             source_address: address.map(|address| address.remote),
             destination_address: address.map(|address| address.local),
             request_id: &self.request_id,
             remote_address: None,
-            sni: peer.as_ref().and_then(|peer| peer.server_name.as_deref()),
+            sni: of_peer.or(self.server_name.as_ref().map(|name| &*name.0)),
             certificate: peer.as_ref().and_then(|peer| peer.certificate.as_ref()),
             claims: self.user.as_ref().map(EndUser::claims),
             is_tcp: false,

@@ -75,7 +75,7 @@ impl Gate {
         let state = &open.state;
         let now = self.clock.now();
         // Who waits goes before who comes, unless the one who comes matters more.
-        let is_first = || state.room().best_class().is_none_or(|waiting| waiting < arrival.class);
+        let is_first = || state.room().best_class(now).is_none_or(|waiting| waiting < arrival.class);
         let refused = match is_first().then(|| state.limit.admit_class(arrival.class)) {
             Some(Ok(permit)) => return Ok(Some(Inside::new(permit, state))),
             Some(Err(refused)) => refused.max,
@@ -138,13 +138,13 @@ impl State {
     /// Gives free places to who waits.
     fn call_next(self: &Arc<Self>) {
         loop {
-            let mut room = self.room();
-            let Some(class) = room.best_class() else { return };
+            let (now, mut room) = (self.clock.now(), self.room());
+            let Some(class) = room.best_class(now) else { return };
             if self.limit.in_flight() >= self.limit.limit_of(class) {
                 return;
             }
             let Ok(permit) = self.limit.admit_class(class) else { return };
-            let now = self.clock.now();
+            // It is of the class that was asked for: the same lock, the same moment.
             let next = room.next(now);
             drop(room);
             // Who has left gives the place back at once, and the next is called; who leaves later, when it

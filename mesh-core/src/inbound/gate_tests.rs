@@ -105,3 +105,20 @@ async fn a_place_given_to_who_has_just_left_goes_to_the_next() {
     drop(leaving);
     assert!(matches!(futures_util::poll!(&mut staying), std::task::Poll::Ready(Ok(Some(_)))));
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_place_that_a_higher_class_waited_for_in_vain_is_not_for_a_lower_one_beyond_its_share() {
+    let gate = gate(2, 4);
+    let (first, second) = (gate.enter(arrival(CRITICAL)).await.unwrap(), gate.enter(arrival(CRITICAL)).await.unwrap());
+    let batch = gate.enter(arrival(Criticality::Sheddable));
+    tokio::pin!(batch);
+    assert!(futures_util::poll!(&mut batch).is_pending());
+    let deadline = tokio::time::Instant::now().into_std() + Duration::from_millis(30);
+    let user = gate.enter(Arrival { deadline: Some(deadline), ..arrival(CRITICAL) }).await;
+    assert!(matches!(user, Err(TurnedAway { waited: true, .. })));
+    drop(first);
+    assert!(futures_util::poll!(&mut batch).is_pending(), "half of two places is one, and it is taken");
+    assert_eq!(gate.counts(), Some((1, 1, 2)));
+    drop(second);
+    assert!(matches!(futures_util::poll!(&mut batch), std::task::Poll::Ready(Ok(Some(_)))));
+}

@@ -54,13 +54,10 @@ pub(super) fn is_refused_for_good(
     draw: Draw,
 ) -> bool {
     let (by, views, stage) = ((&policy.rules, &*policy.authorization), Views::from(attributes), Stage::Now(draw));
-    let cause = match judgement::verdict(by, views, stage) {
-        Verdict::Deny(cause) => Some(cause),
-        Verdict::Allow(_) => judgement::refused_reading(by, views, readings, draw).map(|(cause, _)| cause),
-    };
+    let Verdict::Deny(cause) = judgement::by_all_readings(by, views, readings, stage).0 else { return false };
     let is_denied = |path| policy.authorization.denies_for_good(&Attributes { path, ..*attributes }, stage);
     let mut paths = std::iter::once(attributes.path).chain(readings.structural()).chain(readings.decoded());
-    cause.is_some_and(|cause| cause.is_by_rules() || paths.any(is_denied))
+    cause.is_by_rules() || paths.any(is_denied)
 }
 
 /// Local rules and Istio's policies: whether they let the request pass, and what the access log, if there is one, says.
@@ -71,7 +68,7 @@ pub(super) fn judge(
     draw: Draw,
 ) -> (Result<(), Refused>, Option<Told>) {
     let ((views, readings), by) = (about, (&policy.rules, &*policy.authorization));
-    let judgement = judgement::judge(by, views, draw);
+    let judgement = judgement::judge(by, views, readings, draw);
     let is_allowed = judgement.verdict.passes();
     tracing::debug!(listener = %inbound.name, rule = %judgement.verdict, is_allowed, "access judged");
     audit(policy, &views.policies);
@@ -93,12 +90,12 @@ pub(super) fn judge(
             metadata: Vec::new(),
         }
     });
-    if let Verdict::Deny(cause) = judgement.verdict {
-        return (Err(refused(ErrorKind::Denied, cause.to_string())), told);
-    }
-    let Some((cause, path)) = judgement::refused_reading(by, views, readings, draw) else { return (Ok(()), told) };
-    let told = told.map(|told| Told { rule: Some(cause.to_string().into()), ..told });
-    (Err(refused(ErrorKind::Denied, format!("{cause}, read as {path:?}"))), told)
+    let Verdict::Deny(cause) = judgement.verdict else { return (Ok(()), told) };
+    let why = match judgement.read_as {
+        Some(path) => format!("{cause}, read as {path:?}"),
+        None => cause.to_string(),
+    };
+    (Err(refused(ErrorKind::Denied, why)), told)
 }
 
 /// For a verdict that is yet to come, what the access log says besides it.

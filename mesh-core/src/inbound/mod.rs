@@ -6,7 +6,7 @@
 use std::future::Future;
 use std::net::SocketAddr;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 
 use arc_swap::ArcSwap;
@@ -66,6 +66,11 @@ impl ConnectionAddress {
     }
 }
 
+/// The server name a TLS client asked for that proved no identity; a request extension, set by the server that ended its
+/// TLS. Who did prove one has it in its [`PeerIdentity`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ServerName(pub Arc<str>);
+
 /// Who is at the other end, as the server that ended the connection says it: a [`PeerIdentity`] among the
 /// request's extensions, or one that its requests share.
 pub(crate) fn peer_of(extensions: &Extensions) -> Option<Arc<PeerIdentity>> {
@@ -79,6 +84,8 @@ pub(crate) struct Inbound {
     pub(crate) name: Arc<str>,
     pub(crate) tls: Option<Arc<rustls::ServerConfig>>,
     last: ArcSwap<ListenerPolicy>,
+    /// The revision that `last` and the gate's terms came with.
+    revision: Mutex<u64>,
     pub(crate) gate: gate::Gate,
     refused: Counter,
     pub(crate) decisions: Decisions,
@@ -120,6 +127,7 @@ impl Inbound {
             name: Arc::clone(&policy.name),
             tls,
             last: ArcSwap::from(Arc::clone(policy)),
+            revision: Mutex::new(snapshot.revision),
             gate,
             refused: registry.counter(&metric::REFUSED, &labels),
             decisions: Decisions {
@@ -162,10 +170,21 @@ impl Inbound {
     pub(crate) fn policy(&self, snapshot: &Snapshot) -> Arc<ListenerPolicy> {
         let Some(policy) = snapshot.listeners.get(&*self.name) else { return self.last.load_full() };
         if !Arc::ptr_eq(policy, &*self.last.load()) {
-            self.last.store(Arc::clone(policy));
-            self.gate.retune(policy.intake);
+            self.put_in_force(snapshot.revision, policy);
         }
         Arc::clone(policy)
+    }
+
+    /// Policy and gate go on together, and only forward: a request that took its snapshot before a reload may come
+    /// here after others that have the new one.
+    fn put_in_force(&self, revision: u64, policy: &Arc<ListenerPolicy>) {
+        let mut current = self.revision.lock().unwrap_or_else(PoisonError::into_inner);
+        if revision < *current {
+            return;
+        }
+        *current = revision;
+        self.last.store(Arc::clone(policy));
+        self.gate.retune(policy.intake);
     }
 
     /// What the listener demands of a connection, now.
@@ -322,6 +341,21 @@ mod tests {
 
     use super::*;
     use crate::identity::SpiffeId;
+
+    #[test]
+    fn a_request_from_before_a_reload_does_not_turn_the_listener_back() {
+        let document = |limit: &str| format!("{{version: 1, listeners: [{{name: in, concurrency: {limit}}}]}}");
+        let mesh = crate::Mesh::from_yaml(&document("{max_requests: 1}"), "mesh.yaml").unwrap();
+        let inbound = Inbound::new(mesh.core(), "in").unwrap();
+        let before = mesh.core().snapshot.load_full();
+        mesh.reload(&document("{max_requests: 2}"), "mesh.yaml").unwrap();
+        let after = mesh.core().snapshot.load_full();
+        inbound.policy(&after);
+        let its_own = inbound.policy(&before);
+        assert_eq!(its_own.intake.map(|intake| intake.limit.max), Some(1), "it keeps its revision");
+        assert_eq!(inbound.gate.counts(), Some((0, 0, 2)));
+        assert!(Arc::ptr_eq(&inbound.last.load(), &inbound.policy(&after)));
+    }
 
     #[test]
     fn a_server_may_say_who_the_peer_is_in_either_form() {

@@ -138,7 +138,8 @@ impl InboundCheck {
     }
 
     /// Admits a request or answers it. Where it came from is said by its extensions: a [`ConnectionAddress`] and a
-    /// [`PeerIdentity`] (or an `Arc` of one), which [`peer`](Self::peer) finds.
+    /// [`PeerIdentity`] (or an `Arc` of one), which [`peer`](Self::peer) finds, or, of a TLS client that proved none, a
+    /// [`ServerName`](super::ServerName).
     ///
     /// The future may be polled anywhere; it is ready at the first poll unless there is something to wait for. Fails
     /// if the mesh is closed, or the process forked.

@@ -120,25 +120,15 @@ impl AccessLayer {
         let attributes = attributes(request, &self.listener, peer.as_deref());
         let draw = Draw::by(&mut self.randomness.generator());
         let policies = Policies::default();
-        let judgement = judgement::judge((&self.rules, &policies), &attributes, draw);
+        let readings = Readings::of(attributes.path);
+        let judgement = judgement::judge((&self.rules, &policies), &attributes, &readings, draw);
         if let Some(planned) = judgement.planned {
             let would_pass = planned.passes();
             tracing::info!(listener = %self.listener, rule = planned.name(), would_pass, "access rule is not in force here");
         }
-        let readings = Readings::of(attributes.path);
-        let cause = match judgement.verdict {
-            Verdict::Allow(_) => {
-                judgement::refused_reading((&self.rules, &policies), (&attributes).into(), &readings, draw)
-            }
-            Verdict::Deny(cause) => Some((cause, attributes.path)),
-        };
-        match cause {
-            None => Ok(()),
-            Some((cause, _)) => {
-                tracing::info!(listener = %self.listener, rule = cause.name(), reason = %cause, "request denied");
-                Err(Error::new(ErrorKind::Denied, "refused by an access rule").with_side(Side::Inbound))
-            }
-        }
+        let Verdict::Deny(cause) = judgement.verdict else { return Ok(()) };
+        tracing::info!(listener = %self.listener, rule = cause.name(), reason = %cause, "request denied");
+        Err(Error::new(ErrorKind::Denied, "refused by an access rule").with_side(Side::Inbound))
     }
 }
 

@@ -94,13 +94,13 @@ async fn route(core: Arc<Core>, request: Request<Body>) -> Result<Response<Body>
         }
         response
     };
-    let target = match &action.to {
-        To::Backends(split) => split.pick(&mut rng),
+    let split = match &action.to {
+        To::Backends { split, is_sticky } => (split, *is_sticky),
         To::Answer(answer) => return Ok(changed(answer.respond(&head.uri, taken.prefix)?)),
     };
-    let cluster = &target.cluster;
     let inherited = CallContext::current();
-    let ties = Ties::of(&head, (Some(&action.affinity), cluster), inherited.as_deref(), &mut rng);
+    let (target, ties) = Ties::to(&head, split, &action.affinity, inherited.as_deref(), &mut rng);
+    let cluster = &target.cluster;
     let is_bound = ties.is_bound();
     head.extensions.insert(Arc::new(ties));
     if let Some(rewrite) = &action.rewrite {

@@ -1,4 +1,4 @@
-//! Every policy as a tower layer of its own.
+//! Policies as tower layers, each of its own; rate limits, mirrors and faults are not among them.
 //!
 //! An application that wants only retries, or only the breaker, takes only that. Each layer is a thin
 //! shell: it asks the same engine that [`crate::outbound`] and [`crate::inbound`] ask, with the time of

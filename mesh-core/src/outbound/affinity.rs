@@ -1,6 +1,6 @@
 //! What binds one request to an endpoint, from its head to the head of its response.
 //!
-//! Decides: nothing; the rule's and the cluster's policies do. Never: holds a request to an endpoint after
+//! Decides: nothing; the rule's and the cluster's policies do, and a draw where they say nothing. Never: holds a request to an endpoint after
 //! its first attempt, a retry goes where the balancer says (Envoy).
 //! Invariant: computed once, before the first attempt, and told once, in the response.
 
@@ -19,6 +19,8 @@ use crate::route::affinity::Affinity;
 use crate::route::hash_policy::{HashPolicy, Hashed, Source};
 use crate::route::matcher::RequestHead;
 use crate::route::session::Session;
+use crate::route::split::Split;
+use crate::snapshot::Target;
 
 /// A request's ties.
 #[derive(Debug, Default)]
@@ -38,13 +40,33 @@ impl Ties {
         context: Option<&CallContext>,
         rng: &mut fastrand::Rng,
     ) -> Self {
-        let of_cluster = &cluster.settings.affinity;
-        let source = Source {
-            principal: context.and_then(|context| context.peer.as_deref()),
-            address: context.and_then(|context| context.address),
+        let hashed = hashed(head, Affinity::hash(rule, &cluster.settings.affinity), context, rng);
+        Self::hashed(head, (rule, cluster), hashed)
+    }
+
+    /// A backend of the rule, and the ties of the request that goes there.
+    pub(crate) fn to<'t>(
+        head: &Parts,
+        (split, is_sticky): (&'t Split<Target>, bool),
+        rule: &Affinity,
+        context: Option<&CallContext>,
+        rng: &mut fastrand::Rng,
+    ) -> (&'t Target, Self) {
+        if !is_sticky {
+            let target = split.pick(rng);
+            return (target, Self::of(head, (Some(rule), &target.cluster), context, rng));
+        }
+        let hashed = hashed(head, &rule.hash, context, rng);
+        let target = match hashed.hash {
+            Some(hash) => split.pick_for(hash, |target| target.seed),
+            None => split.pick(rng),
         };
-        let request = RequestHead::new(&head.method, &head.uri, &head.headers);
-        let Hashed { hash, cookies } = HashPolicy::apply(Affinity::hash(rule, of_cluster), request, source, rng);
+        (target, Self::hashed(head, (Some(rule), &target.cluster), hashed))
+    }
+
+    fn hashed(head: &Parts, (rule, cluster): (Option<&Affinity>, &Cluster), hashed: Hashed) -> Self {
+        let of_cluster = &cluster.settings.affinity;
+        let Hashed { hash, cookies } = hashed;
         let session = Affinity::session(rule, of_cluster).map(|session| {
             let path = head.uri.path();
             (session.clone(), path.to_owned(), session.endpoint(path, &head.headers))
@@ -90,4 +112,12 @@ impl Ties {
             }
         }
     }
+}
+
+fn hashed(head: &Parts, policies: &[HashPolicy], context: Option<&CallContext>, rng: &mut fastrand::Rng) -> Hashed {
+    let source = Source {
+        principal: context.and_then(|context| context.peer.as_deref()),
+        address: context.and_then(|context| context.address),
+    };
+    HashPolicy::apply(policies, RequestHead::new(&head.method, &head.uri, &head.headers), source, rng)
 }

@@ -149,15 +149,19 @@ impl<'a> Dial<'a> {
     fn by_rule(&mut self, action: &Action) -> Result<Terms, Error> {
         self.place.route = Some(action.name.to_string());
         self.record.line.route = Some(Arc::clone(&action.name));
-        let To::Backends(split) = &action.to else {
+        let To::Backends { split, is_sticky } = &action.to else {
             return Err(Error::new(ErrorKind::NoRoute, "the rule answers requests itself and leads to no endpoint"));
         };
-        let target = split.pick(&mut self.rng);
+        let of_rule = self.hash(&action.affinity.hash);
+        let target = match of_rule.filter(|_| *is_sticky) {
+            Some(hash) => split.pick_for(hash, |target| target.seed),
+            None => split.pick(&mut self.rng),
+        };
         self.going_to(&target.cluster);
         Ok(Terms {
             cluster: Arc::clone(&target.cluster),
             subset: target.subset,
-            hash: self.hash(Some(&action.affinity), &target.cluster),
+            hash: self.hash(Affinity::hash(Some(&action.affinity), &target.cluster.settings.affinity)),
             timeout: action.timeout,
             attempt: action.attempt_timeout,
             header_max: action.timeout_header_max,
@@ -173,7 +177,7 @@ impl<'a> Dial<'a> {
         Ok(Terms {
             cluster: Arc::clone(cluster),
             subset: None,
-            hash: self.hash(None, cluster),
+            hash: self.hash(&cluster.settings.affinity.hash),
             timeout: defaults.timeout,
             attempt: defaults.attempt_timeout,
             header_max: defaults.timeout_header_max,
@@ -188,7 +192,7 @@ impl<'a> Dial<'a> {
     }
 
     /// A connection has a source to hash, and nothing else.
-    fn hash(&mut self, rule: Option<&Affinity>, cluster: &Cluster) -> Option<u64> {
+    fn hash(&mut self, policies: &[HashPolicy]) -> Option<u64> {
         let context = self.context.as_deref();
         let source = Source {
             principal: context.and_then(|context| context.peer.as_deref()),
@@ -196,7 +200,7 @@ impl<'a> Dial<'a> {
         };
         let (uri, headers) = (Uri::default(), HeaderMap::new());
         let head = RequestHead::new(&Method::CONNECT, &uri, &headers);
-        HashPolicy::apply(Affinity::hash(rule, &cluster.settings.affinity), head, source, &mut self.rng).hash
+        HashPolicy::apply(policies, head, source, &mut self.rng).hash
     }
 
     /// By when it must be open: the earliest of what the application, our caller and the rule say.

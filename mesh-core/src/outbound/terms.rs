@@ -23,7 +23,6 @@ use crate::outbound::trail::{Level, Why};
 use crate::policy::fault::Fault;
 use crate::policy::hedge::Hedging;
 use crate::policy::retry::RetryPolicy;
-use crate::route::affinity::Affinity;
 use crate::route::matcher::RequestHead;
 use crate::route::table::Miss;
 use crate::snapshot::{Mirror, Snapshot, To};
@@ -101,16 +100,17 @@ impl Call<'_> {
         self.record.line.route = Some(Arc::clone(&action.name));
         self.response_changes.clone_from(&action.response_headers);
         let split = match &action.to {
-            To::Backends(split) => split,
+            To::Backends { split, is_sticky } => (split, *is_sticky),
             To::Answer(answer) => {
                 let uri = as_asked(&self.head.uri, caller.as_ref());
                 let answered = answer.respond(&uri, taken.prefix).map(Routed::Answered);
                 return answered.map_err(|error| Error::new(ErrorKind::BadRequest, format!("no answer fits: {error}")));
             }
         };
-        let target = split.pick(&mut self.rng);
+        let context = self.context.as_deref();
+        let (target, ties) = Ties::to(&self.head, split, &action.affinity, context, &mut self.rng);
         let (cluster, subset) = (Arc::clone(&target.cluster), target.subset);
-        self.going_to(&cluster, Some(&action.affinity));
+        self.going_to(&cluster, ties);
         if let Some(rewrite) = &action.rewrite {
             rewrite.apply(&mut self.head.uri, &mut self.head.headers, taken).map_err(|error| {
                 Error::new(ErrorKind::BadRequest, format!("the rewritten target is not valid: {error}"))
@@ -118,7 +118,7 @@ impl Call<'_> {
         }
         action.request_headers.apply(&mut self.head.headers);
         if self.trail.level > Level::Off {
-            self.trail.why = split_draw(split, target);
+            self.trail.why = split_draw(split.0, target);
         }
         Ok(Routed::Onward(Terms {
             cluster,
@@ -141,7 +141,8 @@ impl Call<'_> {
             .clusters
             .get(name)
             .ok_or_else(|| Error::new(ErrorKind::NoCluster, format!("no cluster is called {name:?}")))?;
-        self.going_to(cluster, None);
+        let ties = Ties::of(&self.head, (None, cluster), self.context.as_deref(), &mut self.rng);
+        self.going_to(cluster, ties);
         self.trail.why = Why::Named;
         let defaults = &snapshot.defaults;
         let own = self.head.extensions.get::<OwnRetry>().map(|own| &own.0);
@@ -162,8 +163,8 @@ impl Call<'_> {
     }
 
     /// The ties are those of the request as it came, before it is rewritten.
-    fn going_to(&mut self, cluster: &Arc<Cluster>, rule: Option<&Affinity>) {
-        self.ties = Ties::of(&self.head, (rule, cluster), self.context.as_deref(), &mut self.rng);
+    fn going_to(&mut self, cluster: &Arc<Cluster>, ties: Ties) {
+        self.ties = ties;
         if self.trail.level > Level::Off {
             self.trail.budget_before = Some(cluster.budget.balance(self.core.clock.now()));
         }

@@ -77,9 +77,16 @@ impl<T> WaitingRoom<T> {
         self.classes.iter().all(VecDeque::is_empty)
     }
 
-    /// The class of who goes next.
-    pub fn best_class(&self) -> Option<Criticality> {
-        Criticality::ALL.into_iter().rev().find(|class| !self.classes[class.index()].is_empty())
+    /// The class of who goes next. Those of higher classes who waited in vain leave: a place that is asked for in
+    /// their name would go to a lower class.
+    pub fn best_class(&mut self, now: Instant) -> Option<Criticality> {
+        Criticality::ALL.into_iter().rev().find(|class| {
+            let waiting = &mut self.classes[class.index()];
+            while waiting.front().is_some_and(|first| first.until <= now) {
+                waiting.pop_front();
+            }
+            !waiting.is_empty()
+        })
     }
 
     /// Lets an arrival wait, if need be in the place of the longest waiting one of the lowest class.
@@ -186,8 +193,18 @@ mod tests {
         let (mut room, now) = room();
         room.enter(BATCH, 1, now);
         room.enter(CRITICAL, 2, now);
-        assert_eq!(room.best_class(), Some(Criticality::Critical));
+        assert_eq!(room.best_class(now), Some(Criticality::Critical));
         assert_eq!((room.next(now), room.next(now)), (Some(2), Some(1)));
+    }
+
+    #[test]
+    fn who_waited_in_vain_does_not_stand_for_its_class() {
+        let (mut room, now) = room();
+        let soon = now + Duration::from_millis(10);
+        room.enter(BATCH, 1, now);
+        room.enter(Arrival { deadline: Some(soon), ..CRITICAL }, 2, now);
+        assert_eq!(room.best_class(soon), Some(Criticality::Sheddable));
+        assert_eq!((room.len(), room.next(soon)), (1, Some(1)));
     }
 
     #[test]

@@ -6,6 +6,8 @@
 
 use std::fmt;
 
+use xxhash_rust::xxh64::xxh64;
+
 /// Values with weights.
 #[derive(Debug, Clone)]
 pub struct Split<T> {
@@ -45,6 +47,20 @@ impl<T> Split<T> {
         // therefore is never the first. The draw is below the total, so there always is one.
         let place = self.entries.partition_point(|(sum, _)| *sum <= drawn);
         &self.entries[place].1
+    }
+
+    /// The value for a hash, in proportion to the weights, too: the same one as long as no weight changes; when one does,
+    /// a hash moves only to a value that has grown against the one it had (weighted rendezvous hashing). `seed` tells the values
+    /// apart, alike in every process.
+    pub fn pick_for(&self, hash: u64, seed: impl Fn(&T) -> u64) -> &T {
+        let score = |weight: u32, value: &T| {
+            let drawn = xxh64(&seed(value).to_le_bytes(), hash);
+            // Above zero and at most one. The times until each value's first event are in proportion to its weight.
+            let uniform = ((drawn >> 11) + 1) as f64 / (1_u64 << 53) as f64;
+            -uniform.ln() / f64::from(weight)
+        };
+        let scored = self.iter().filter(|(weight, _)| *weight > 0).map(|(weight, value)| (score(weight, value), value));
+        scored.min_by(|(a, _), (b, _)| a.total_cmp(b)).map_or(&self.entries[0].1, |(_, value)| value)
     }
 
     /// Every value with its weight, in the order given.
@@ -126,5 +142,29 @@ mod tests {
             assert!((got - share).abs() <= 0.02 * share, "{value} {got}");
         }
         assert_eq!(split.iter().map(|(weight, _)| weight).collect::<Vec<_>>(), [0, 1, 0, 2, 7, 0]);
+    }
+
+    #[test]
+    fn a_hash_keeps_its_value_and_moves_only_to_one_that_has_grown_against_it() {
+        const HASHES: u64 = 20_000;
+        let before = Split::new(vec![(90, 1), (10, 2), (0, 3)]).unwrap();
+        let after = Split::new(vec![(3, 2), (6, 1), (1, 3)]).unwrap();
+        let mut counts = [[0_u64; 4]; 2];
+        for hash in 0..HASHES {
+            let hash = xxh64(&hash.to_le_bytes(), 7);
+            let [old, new] = [&before, &after].map(|split| *split.pick_for(hash, |value| *value));
+            assert_eq!(old, *before.pick_for(hash, |value| *value));
+            // 2 has grown against 1, and 3 against both.
+            assert!(old <= new, "from {old} to {new}");
+            counts[0][old as usize] += 1;
+            counts[1][new as usize] += 1;
+        }
+        for (counts, shares) in counts.iter().zip([[0.9, 0.1, 0.0], [0.6, 0.3, 0.1]]) {
+            for (count, share) in counts[1..].iter().zip(shares) {
+                // Six standard deviations.
+                let slack = 6.0 * (HASHES as f64 * share * (1.0 - share)).sqrt();
+                assert!((*count as f64 - HASHES as f64 * share).abs() <= slack, "{counts:?}");
+            }
+        }
     }
 }

@@ -64,6 +64,7 @@ fn a_full_queue_drops_and_counts_and_never_waits() {
     assert_eq!(log.dropped(), extra as u64);
     assert!(!log.flush(Duration::from_millis(5)), "a sink that hangs is not waited for");
     drop(opener);
+    assert!(log.flush(WAIT));
     log.close();
     assert_eq!(memory.lines().len(), 1 + QUEUE_LINES);
     log.record(record(2));
@@ -83,7 +84,7 @@ fn a_failing_sink_is_counted() {
     }
     let log = AccessLog::to(Target::Writer(Box::new(Broken))).unwrap();
     (0..3).for_each(|_| log.record(record(200)));
-    log.close();
+    assert!(log.flush(WAIT));
     assert_eq!(log.dropped(), 3);
 }
 

@@ -328,10 +328,12 @@ pub mod metric {
     /// Checks that failed, by what that meant.
     pub const CHECK_FAILURES: Metric = Metric::new(
         "libmesh_check_failures_total",
-        "Checks without an answer, by reason and by what was done with the request: fail_open or fail_closed.",
+        "Checks without an answer, by reason and by what was done: fail_open, fail_closed, stale (an expired answer \
+         stood in) or refresh (no request waited).",
     );
     /// Calls to the policy server.
-    pub const CHECK_CALLS: Metric = Metric::new("libmesh_check_calls_total", "Calls to a policy server, by outcome.");
+    pub const CHECK_CALLS: Metric =
+        Metric::new("libmesh_check_calls_total", "Calls to a policy server, or decisions in this process.");
     /// Log lines lost.
     pub const ACCESS_LOG_DROPPED: Metric =
         Metric::new("libmesh_access_log_dropped_total", "Access log lines dropped: queue full or sink failing.");

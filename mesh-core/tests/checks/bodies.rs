@@ -4,14 +4,17 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Request};
 use http_body::Frame;
 use mesh_core::Body;
+use mesh_core::time::{Clock, ManualClock};
 use serde_json::Value as Json;
 use tokio::sync::Notify;
 use tonic::Code;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::World;
 use crate::policy::{Policy, status};
+use crate::servers::until;
 
 const VECTORS: &str = include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/vectors/ext_authz.json"));
 
@@ -158,11 +161,22 @@ async fn nobody_waits_for_a_body_beyond_the_callers_deadline() {
 async fn who_sends_no_body_gives_his_place_back() {
     let policy = Policy::start(|_| Some(status(Code::Ok)));
     let settings = "with_request_body: { max_request_bytes: 100, timeout: 50ms }";
-    let world = World::of_listener(settings, &[policy.address], "concurrency: { max_requests: 1 }").await;
+    let clock = ManualClock::new();
+    let listener = ("concurrency: { max_requests: 1 }", Arc::new(clock.clone()) as Arc<dyn Clock>);
+    let world = World::of_listener(settings, &[policy.address], listener).await;
     // Nothing comes, and it does not end.
     let (sender, body) = Body::channel(1, None);
-    let (head, _) = send(&world, body).await;
-    assert_eq!((head.status.as_u16(), policy.asked().len()), (408, 0));
+    let client = world.client();
+    let waiting = tokio::spawn(async move { client.call(post(body)).await.unwrap().status() });
+    until("the request to arrive", || world.in_flight() == 1).await;
+    // No more than passes anyway: the caller's own deadline, which the server was told, is far away.
+    let timeout = Duration::from_millis(50);
+    while !waiting.is_finished() {
+        clock.advance(timeout);
+        tokio::time::sleep(timeout).await;
+    }
+    assert_eq!((waiting.await.unwrap().as_u16(), policy.asked().len()), (408, 0));
+    // Time stands still again: this one has all that it needs.
     assert_eq!(send(&world, Body::from("hello")).await.0.status, 200, "the one place is free");
     drop(sender);
 }

@@ -1,6 +1,6 @@
 //! What a policy server says for the access log is in the line of its request, also where the answer was kept.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use envoy_types::pb::envoy::service::auth::v3::CheckResponse;
 use envoy_types::pb::google::protobuf::value::Kind;
@@ -36,6 +36,7 @@ async fn lines(check: &str, paths: &[&str]) -> Vec<Value> {
     }
     // The last of a log writes what is queued.
     drop(world);
+    let end = Instant::now() + Duration::from_secs(30);
     loop {
         let text = std::fs::read_to_string(&log).unwrap();
         // The questions are requests, too, and have lines of their own.
@@ -44,6 +45,7 @@ async fn lines(check: &str, paths: &[&str]) -> Vec<Value> {
         if served.len() == paths.len() {
             return served;
         }
+        assert!(Instant::now() < end, "waited 30 s for {} lines: {text}", paths.len());
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
 }

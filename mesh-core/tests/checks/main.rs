@@ -17,10 +17,12 @@ mod voids;
 
 use std::fmt::Write;
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 use http::{Request, Response};
 use http_body_util::BodyExt;
 use mesh_core::error::BoxError;
+use mesh_core::time::{Clock, SystemClock};
 use mesh_core::{Body, Mesh, ServiceClient};
 
 /// A server whose listener `in` asks the check, and a client of it over HTTP/2.
@@ -36,30 +38,38 @@ impl World {
     }
 
     pub(crate) async fn with(check: &str, policy: &[SocketAddr], more_policy: &str) -> Self {
-        Self::of((check, more_policy), policy, "").await
+        Self::of((check, more_policy), policy, ("", Arc::new(SystemClock))).await
     }
 
-    /// With more settings of the listener.
-    pub(crate) async fn of_listener(check: &str, policy: &[SocketAddr], listener: &str) -> Self {
-        Self::of((check, ""), policy, &format!(", {listener}")).await
+    /// With more settings of the listener, whose mesh goes by this clock.
+    pub(crate) async fn of_listener(check: &str, policy: &[SocketAddr], listener: (&str, Arc<dyn Clock>)) -> Self {
+        Self::of((check, ""), policy, (&format!(", {}", listener.0), listener.1)).await
     }
 
-    async fn of((check, more_policy): (&str, &str), policy: &[SocketAddr], listener: &str) -> Self {
+    async fn of(
+        (check, more_policy): (&str, &str),
+        policy: &[SocketAddr],
+        (listener, clock): (&str, Arc<dyn Clock>),
+    ) -> Self {
         let endpoints: Vec<_> = policy.iter().map(|address| format!("{{ address: \"{address}\" }}")).collect();
         let protocol = if check.contains("http:") { "http1" } else { "http2" };
-        let mut text = format!("version: 1\nlisteners: [{{ name: in, address: \"127.0.0.1:0\"{listener} }}]\n");
+        // Patient, and turn by turn: neither a slow connection nor one slow answer decides who is asked.
+        let mut text = format!(
+            "version: 1\ndefaults: {{ connect_timeout: 20s, balancer: round_robin }}\nlisteners: [{{ name: in, address: \"127.0.0.1:0\"{listener} }}]\n"
+        );
         writeln!(text, "clusters: [{{ name: opa, protocol: {protocol}, endpoints: [{}] }}]", endpoints.join(", "))
             .unwrap();
         // Long enough never to be the reason, unless a story is about it.
         let timeout =
             if check.contains("timeout:") && !check.contains("with_request_body") { "" } else { "timeout: 20s, " };
         writeln!(text, "policy:\n  checks: [{{ name: opa, cluster: opa, {timeout}{check} }}]\n{more_policy}").unwrap();
-        let server = Mesh::from_yaml(&text, "server.yaml").unwrap();
+        let server = Mesh::builder().clock(clock).from_yaml(&text, "server.yaml").unwrap();
         let address = server.listen("in", tower::service_fn(mirror)).await.unwrap().local_addr();
         let text = format!(
             "version: 1
 clusters: [{{ name: app, protocol: http2, endpoints: [{{ address: \"{address}\" }}] }}]
 routes: [{{ hosts: [app], rules: [{{ backends: [{{ cluster: app }}], retry: {{ attempts: 0 }} }}] }}]
+defaults: {{ connect_timeout: 20s }}
 "
         );
         let client = Mesh::from_yaml(&text, "client.yaml").unwrap();
@@ -79,6 +89,11 @@ routes: [{{ hosts: [app], rules: [{{ backends: [{{ cluster: app }}], retry: {{ a
         let (head, body) = self.client().call(request.body(Body::empty()).unwrap()).await.unwrap().into_parts();
         let body = body.collect_up_to(1 << 20).await.unwrap();
         (head.status.as_u16(), head.headers, String::from_utf8(body.to_vec()).unwrap())
+    }
+
+    /// Requests that the server has not answered yet.
+    pub(crate) fn in_flight(&self) -> u64 {
+        self.server.status()["requests_in_flight"].as_u64().unwrap()
     }
 
     /// What the check has counted.

@@ -25,6 +25,7 @@ fn mesh(check: &str, policy: &Policy) -> Mesh {
 fn document(check: &str, policy: &Policy) -> String {
     format!(
         "version: 1
+defaults: {{ connect_timeout: 20s }}
 listeners: [{{ name: in }}]
 clusters: [{{ name: opa, protocol: http2, endpoints: [{{ address: \"{}\" }}] }}]
 policy:

@@ -1,12 +1,13 @@
 //! Several policy servers, of which some die or hang; and which requests are asked about.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::time::Duration;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
 
 use envoy_types::pb::envoy::config::core::v3::{HeaderValue, HeaderValueOption, QueryParameter};
 use envoy_types::pb::envoy::service::auth::v3::check_response::HttpResponse;
 use envoy_types::pb::envoy::service::auth::v3::{CheckResponse, OkHttpResponse};
+use tokio::sync::Notify;
 use tonic::Code;
 
 use crate::World;
@@ -14,12 +15,23 @@ use crate::policy::{Policy, status};
 
 const REQUESTS: usize = 400;
 const CALLERS: usize = 8;
+/// Fewer than a third of the requests, which is the share of each of three servers.
+const ANSWERED: usize = 30;
+/// Long enough never to be the reason.
+const PATIENCE: Duration = Duration::from_secs(30);
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn one_of_three_policy_servers_is_killed_while_it_is_asked_and_no_request_fails() {
-    let is_stuck = Arc::new(AtomicBool::new(false));
+    // After so many answers it answers nobody: what it is asked from then on is in flight when it dies.
+    let (heard, is_stuck) = (AtomicUsize::new(0), Arc::new(Notify::new()));
     let stuck = Arc::clone(&is_stuck);
-    let mut doomed = Policy::start(move |_| (!stuck.load(Ordering::SeqCst)).then(|| status(Code::Ok)));
+    let mut doomed = Policy::start(move |_| {
+        let is_answered = heard.fetch_add(1, Ordering::SeqCst) < ANSWERED;
+        if !is_answered {
+            stuck.notify_one();
+        }
+        is_answered.then(|| status(Code::Ok))
+    });
     let others = [Policy::start(|_| Some(status(Code::Ok))), Policy::start(|_| Some(status(Code::Ok)))];
     let servers = [doomed.address, others[0].address, others[1].address];
     let world = Arc::new(World::start("failure: closed", &servers).await);
@@ -39,11 +51,7 @@ async fn one_of_three_policy_servers_is_killed_while_it_is_asked_and_no_request_
             })
         })
         .collect();
-    until(&|| next.load(Ordering::SeqCst) > REQUESTS / 4).await;
-    // From here on it answers nobody: what it is asked is in flight when it dies.
-    is_stuck.store(true, Ordering::SeqCst);
-    let before = doomed.asked().len();
-    until(&|| doomed.asked().len() > before).await;
+    tokio::time::timeout(PATIENCE, is_stuck.notified()).await.expect("it is its turn often enough");
     doomed.kill();
     for caller in callers {
         caller.await.unwrap();
@@ -67,7 +75,7 @@ async fn a_question_with_a_large_body_is_asked_again_when_its_server_dies() {
             tokio::spawn(async move { client.call(request).await.unwrap() })
         })
         .collect();
-    until(&|| !doomed.asked().is_empty()).await;
+    until("a question", || !doomed.asked().is_empty()).await;
     doomed.kill();
     for sent in sending {
         let response = sent.await.unwrap();
@@ -92,9 +100,11 @@ async fn a_question_is_asked_in_the_trace_of_the_request_it_is_about() {
     }
 }
 
-/// Looks until it is so. A test that waits in vain is ended from outside.
-async fn until(is_so: &dyn Fn() -> bool) {
+/// Looks until it is so; a test that waits in vain fails.
+pub(crate) async fn until(what: &str, is_so: impl Fn() -> bool) {
+    let end = Instant::now() + PATIENCE;
     while !is_so() {
+        assert!(Instant::now() < end, "waited 30 s for {what}");
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
 }

@@ -23,6 +23,7 @@ const CALLER: &str = "spiffe://test/ns/default/sa/caller";
 fn server(ca: &Path, policy: &Policy) -> Mesh {
     let text = format!(
         "version: 1
+defaults: {{ connect_timeout: 20s }}
 identity: {{ spiffe_id: \"{SERVER}\", dev_ca: {{ directory: \"{}\" }} }}
 listeners: [{{ name: in, address: \"127.0.0.1:0\" }}]
 clusters: [{{ name: opa, protocol: http2, tls: {{ mode: plaintext }}, endpoints: [{{ address: \"{}\" }}] }}]

@@ -35,6 +35,7 @@ async fn an_answer_does_not_outlive_a_token_that_only_the_policy_server_verifies
 fn document(policy: &Policy, cluster: &str, more: &str) -> String {
     format!(
         "version: 1
+defaults: {{ connect_timeout: 20s }}
 listeners: [{{ name: in }}]
 clusters: [{{ name: opa, protocol: http2, endpoints: [{{ address: \"{}\" }}]{cluster} }}]
 policy:
@@ -56,7 +57,7 @@ async fn another_cluster_of_the_same_name_voids_what_the_first_has_answered() {
     let mesh = Mesh::from_yaml(&document(&policy, "", ""), "mesh.yaml").unwrap();
     let elsewhere = "guards: [{ name: g }]";
     for (cluster, more, asked) in
-        [("", "", 1), ("", elsewhere, 1), (", connect_timeout: 3s", elsewhere, 2), (", connect_timeout: 3s", "", 2)]
+        [("", "", 1), ("", elsewhere, 1), (", connect_timeout: 25s", elsewhere, 2), (", connect_timeout: 25s", "", 2)]
     {
         mesh.reload(&document(&policy, cluster, more), "mesh.yaml").unwrap();
         assert_eq!((get(&mesh).await, get(&mesh).await), (200, 200));

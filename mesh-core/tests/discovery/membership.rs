@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::future::Future;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 use std::task::Waker;
 use std::time::{Duration, Instant};
 
@@ -15,7 +15,7 @@ use mesh_core::snapshot::Snapshot;
 use mesh_core::time::{Clock, SystemClock};
 use mesh_core::{ConfigError, ErrorKind, Mesh, config};
 
-use crate::support::{at, document, endpoint_of, free_port, in_force, serve, two_ports, until};
+use crate::support::{MEASURING, at, document, endpoint_of, free_port, in_force, rss, serve, two_ports, until};
 
 fn snapshot(text: &str, previous: Option<&Snapshot>) -> Snapshot {
     snapshot_of(text, previous, false)
@@ -140,10 +140,14 @@ fn many(count: u32) -> Vec<Arc<mesh_core::config::Endpoint>> {
 fn a_change_of_one_in_a_hundred_thousand_builds_one() {
     let now = Instant::now();
     let cluster = cluster(&snapshot(&document("endpoint_source: registry"), None));
+    let _measuring = MEASURING.lock().unwrap_or_else(PoisonError::into_inner);
     let mut list = many(100_000);
     let before = rss();
     cluster.set_endpoints(list.clone(), now);
-    println!("{} bytes for each of 100000 endpoints, without what the source holds", (rss() - before) / 100_000);
+    println!(
+        "{} bytes for each of 100000 endpoints, without what the source holds",
+        rss().saturating_sub(before) / 100_000
+    );
     let first = cluster.endpoints();
     let known: BTreeSet<usize> = first.iter().map(|endpoint| Arc::as_ptr(endpoint) as usize).collect();
     let started = Instant::now();
@@ -156,11 +160,6 @@ fn a_change_of_one_in_a_hundred_thousand_builds_one() {
     assert_eq!(second.len(), 100_000);
     let built = second.iter().filter(|endpoint| !known.contains(&(Arc::as_ptr(endpoint) as usize))).count();
     assert_eq!(built, 5);
-}
-
-fn rss() -> usize {
-    let statm = std::fs::read_to_string("/proc/self/statm").unwrap();
-    statm.split(' ').nth(1).unwrap().parse::<usize>().unwrap() * 4096
 }
 
 /// Connections of this process to `port`, by the kernel's table, that are established.
@@ -177,7 +176,7 @@ async fn idle_connections_of_a_removed_endpoint_close_at_once_although_a_call_ho
     let _servers = [serve(&format!("127.0.0.1:{one}")).await, serve(&format!("127.0.0.1:{two}")).await];
     let named = |ports: &[u16]| {
         let list: Vec<_> = ports.iter().map(|port| format!("{{ address: \"127.0.0.1:{port}\" }}")).collect();
-        document(&format!("endpoints: [{}]", list.join(", ")))
+        document(&format!("endpoints: [{}], balancer: round_robin", list.join(", ")))
     };
     let mesh = Mesh::from_yaml(&named(&[one, two]), "mesh.yaml").unwrap();
     while established(one) == 0 || established(two) == 0 {

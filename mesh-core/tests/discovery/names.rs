@@ -6,13 +6,17 @@ use mesh_core::discovery::resolver::{Records, Unanswered};
 use mesh_core::time::{Clock, ManualClock};
 use mesh_core::{ErrorKind, Mesh};
 
-use crate::support::{Zone, document, endpoint_of, free_port, in_force, serve, until};
+use crate::support::{Zone, closed_port, document, endpoint_of, free_port, in_force, serve, until};
 
 const SECOND: Duration = Duration::from_secs(1);
 
 fn mesh(source: &str, zone: &Zone, clock: &ManualClock) -> Mesh {
+    mesh_of(&document(source), zone, clock)
+}
+
+fn mesh_of(text: &str, zone: &Zone, clock: &ManualClock) -> Mesh {
     let builder = Mesh::builder().resolver(std::sync::Arc::new(zone.clone())).clock(std::sync::Arc::new(clock.clone()));
-    builder.from_yaml(&document(source), "mesh.yaml").unwrap()
+    builder.from_yaml(text, "mesh.yaml").unwrap()
 }
 
 /// Lets background work happen that the last advance made due: a question that is due was asked.
@@ -108,12 +112,14 @@ async fn o64_a_minute_of_servfail_fails_no_call_and_is_counted() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_connection_that_fails_makes_the_name_be_asked_for_again_at_once() {
-    let port = free_port();
+    let port = closed_port();
     let _server = serve(&format!("127.0.0.2:{port}")).await;
     let (zone, clock) = (Zone::default(), ManualClock::new());
     zone.set("a.example", Records::V4, (&["127.0.0.1"], 3600 * SECOND));
-    let source = format!("dns: {{ name: a.example, port: {port}, family: v4 }}");
-    let mesh = mesh(&source, &zone, &clock);
+    // Of all that waits, only the wait between attempts may be over by the time that passes here.
+    let text = document(&format!("dns: {{ name: a.example, port: {port}, family: v4 }}"))
+        + "defaults: { connect_timeout: 1h, timeout: 1h }\n";
+    let mesh = mesh_of(&text, &zone, &clock);
     mesh.start().unwrap();
     until("the first address", || in_force(&mesh).len() == 1).await;
     zone.set("a.example", Records::V4, (&["127.0.0.2"], 3600 * SECOND));
@@ -125,10 +131,11 @@ async fn a_connection_that_fails_makes_the_name_be_asked_for_again_at_once() {
         async move { endpoint_of(&mesh).await }
     });
     until("the new address", || in_force(&mesh) == [format!("127.0.0.2:{port}")]).await;
-    while !call.is_finished() {
+    until("the call to end", || {
         clock.advance(Duration::from_millis(50));
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
+        call.is_finished()
+    })
+    .await;
     assert_eq!(call.await.unwrap().unwrap(), format!("127.0.0.2:{port}"), "the retry went to the new address");
 }
 
@@ -143,8 +150,7 @@ async fn host_names_among_endpoints_are_kept_current_and_asked_for_once_whoever_
         "clusters: [",
         &format!("clusters: [{{ name: b, endpoints: [{{ address: \"a.example:{port}\" }}] }}, "),
     );
-    let builder = Mesh::builder().resolver(std::sync::Arc::new(zone.clone())).clock(std::sync::Arc::new(clock.clone()));
-    let mesh = builder.from_yaml(&text, "mesh.yaml").unwrap();
+    let mesh = mesh_of(&text, &zone, &clock);
     assert_eq!(endpoint_of(&mesh).await.unwrap(), format!("127.0.0.1:{port}"));
     assert_eq!(zone.asked(), 1, "two clusters, one question");
     // A document that names the host anew is told what is known.

@@ -3,7 +3,7 @@
 use std::future::Future;
 use std::path::Path;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use base64::Engine;
@@ -12,7 +12,7 @@ use mesh_core::discovery::{EndpointSet, EndpointSource, Sink};
 use mesh_core::time::ManualClock;
 use mesh_core::{ErrorKind, Mesh};
 
-use crate::support::{Zone, at, document, endpoint_of, free_port, in_force, serve, until};
+use crate::support::{MEASURING, Zone, at, document, endpoint_of, free_port, in_force, rss, serve, until};
 
 /// A registry in this process.
 #[derive(Clone, Default)]
@@ -51,17 +51,16 @@ impl Registry {
 }
 
 fn registered(registry: &Registry) -> Mesh {
+    registered_as(registry, &document("endpoint_source: registry"))
+}
+
+fn registered_as(registry: &Registry, text: &str) -> Mesh {
     let builder = Mesh::builder().endpoint_source("registry", Arc::new(registry.clone()));
-    builder.from_yaml(&document("endpoint_source: registry"), "mesh.yaml").unwrap()
+    builder.from_yaml(text, "mesh.yaml").unwrap()
 }
 
 fn set(addresses: &[&str]) -> EndpointSet {
     EndpointSet::new(addresses.iter().map(|address| at(address)).collect())
-}
-
-fn rss() -> usize {
-    let statm = std::fs::read_to_string("/proc/self/statm").unwrap();
-    statm.split(' ').nth(1).unwrap().parse::<usize>().unwrap() * 4096
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -75,12 +74,15 @@ async fn o30_a_hundred_thousand_updates_without_traffic_cost_one_state_and_the_f
     // 20 endpoints of some 300 bytes: queued, 100 000 of these states would be 600 MB.
     let state = |n: usize| EndpointSet::new((0..20).map(|host| at(&format!("10.{}.{host}.1:80", n % 250))).collect());
     registry.say(&state(0));
-    let before = rss();
-    for n in 1..100_000 {
-        registry.say(&state(n));
-    }
-    registry.say(&set(&[&format!("127.0.0.1:{port}")]));
-    let grown = rss().saturating_sub(before);
+    let grown = {
+        let _measuring = MEASURING.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = rss();
+        for n in 1..100_000 {
+            registry.say(&state(n));
+        }
+        registry.say(&set(&[&format!("127.0.0.1:{port}")]));
+        rss().saturating_sub(before)
+    };
     assert!(grown < 64 << 20, "{grown} bytes for updates that nobody took");
     until("the last state", || in_force(&mesh) == [format!("127.0.0.1:{port}")]).await;
     assert_eq!(endpoint_of(&mesh).await.unwrap(), format!("127.0.0.1:{port}"));
@@ -236,8 +238,9 @@ struct Way {
     say: Say,
 }
 
-/// Every source there is, over the same two addresses and port.
+/// Every source there is, over the same two addresses and port, which are used turn by turn.
 fn ways(directory: &Path, port: u16) -> Vec<Way> {
+    let document = |source: &str| document(&format!("{source}, balancer: round_robin"));
     let inline = move |ips: &[&str]| {
         let list: Vec<_> = ips.iter().map(|ip| format!("{{ address: \"{ip}:{port}\" }}")).collect();
         document(&format!("endpoints: [{}]", list.join(", ")))
@@ -266,7 +269,7 @@ fn ways(directory: &Path, port: u16) -> Vec<Way> {
         Way { name: "dns", mesh: dns, say: Box::new(move |_, ips| zone.set("a.example", Records::V4, (ips, second))) },
         Way {
             name: "registered",
-            mesh: registered(&registry),
+            mesh: registered_as(&registry, &document("endpoint_source: registry")),
             say: Box::new(move |_, ips| {
                 told.say(&EndpointSet::new(ips.iter().map(|ip| at(&format!("{ip}:{port}"))).collect()));
             }),

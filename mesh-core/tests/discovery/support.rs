@@ -11,6 +11,7 @@ use mesh_core::config::Endpoint;
 use mesh_core::discovery::resolver::{Answer, Looking, Question, Record, Records, Resolver, Unanswered};
 use mesh_core::error::BoxError;
 use mesh_core::{Body, CallReport, Error, Mesh};
+use tokio::net::TcpSocket;
 
 /// A port that was free a moment ago.
 pub fn free_port() -> u16 {
@@ -21,6 +22,15 @@ pub fn free_port() -> u16 {
 pub fn two_ports() -> [u16; 2] {
     let sockets = [(); 2].map(|()| TcpListener::bind("127.0.0.1:0").unwrap());
     sockets.map(|socket| socket.local_addr().unwrap().port())
+}
+
+/// A port that is taken at 127.0.0.1 as long as the tests run, by a socket that does not listen.
+pub fn closed_port() -> u16 {
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.bind(([127, 0, 0, 1], 0).into()).unwrap();
+    let port = socket.local_addr().unwrap().port();
+    std::mem::forget(socket);
+    port
 }
 
 /// Serves 200 on `address` until the mesh is dropped.
@@ -62,6 +72,15 @@ pub async fn until(what: &str, mut is_so: impl FnMut() -> bool) {
         assert!(Instant::now() < end, "waited 30 s for {what}");
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
+}
+
+/// Whoever measures [`rss`] holds this: what another test takes would be found in it.
+pub static MEASURING: Mutex<()> = Mutex::new(());
+
+/// What this process holds in memory.
+pub fn rss() -> usize {
+    let statm = std::fs::read_to_string("/proc/self/statm").unwrap();
+    statm.split(' ').nth(1).unwrap().parse::<usize>().unwrap() * 4096
 }
 
 /// An endpoint at `address`.

@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 use std::future::pending;
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -18,6 +18,7 @@ use envoy_types::pb::google::protobuf::Duration as WireDuration;
 use http::{HeaderMap, Request, Response};
 use mesh_core::error::BoxError;
 use mesh_core::{Body, Mesh};
+use tokio::net::TcpSocket;
 use tonic::Status;
 use tower::{Layer, ServiceExt};
 
@@ -113,9 +114,13 @@ pub(crate) fn refused() -> Status {
     Status::unavailable("down")
 }
 
-/// Nobody listens there.
+/// Taken as long as the tests run, by a socket that does not listen: nobody else gets it.
 pub(crate) fn dead() -> SocketAddr {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.bind(([127, 0, 0, 1], 0).into()).unwrap();
+    let address = socket.local_addr().unwrap();
+    std::mem::forget(socket);
+    address
 }
 
 pub(crate) fn pairs(descriptor: &RateLimitDescriptor) -> Vec<String> {

@@ -14,6 +14,7 @@ use envoy_types::pb::envoy::r#type::v3::RateLimitUnit;
 use http::{HeaderMap, Request, Response};
 use mesh_core::error::BoxError;
 use mesh_core::{Body, Mesh};
+use tokio::net::TcpSocket;
 use tower::{Layer, ServiceExt, service_fn};
 
 use self::server::{Assigner, Service, abandon, deny, per};
@@ -30,6 +31,7 @@ async fn serve(assigner: &Arc<Assigner>) -> SocketAddr {
 fn document(server: SocketAddr, quota: &str) -> String {
     format!(
         "node: {{service: front}}
+defaults: {{connect_timeout: 20s}}
 clusters: [{{name: quotas, protocol: http2, endpoints: [{{address: \"{server}\"}}]}}]
 listeners: [{{name: in}}]
 policy:
@@ -255,7 +257,10 @@ async fn what_is_not_enforced_passes_and_is_counted_and_reported() {
 
 #[tokio::test]
 async fn a_server_that_is_not_there_leaves_what_is_written_for_buckets_without_assignment() {
-    let address = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    // Taken by a socket that does not listen.
+    let nobody = TcpSocket::new_v4().unwrap();
+    nobody.bind(([127, 0, 0, 1], 0).into()).unwrap();
+    let address = nobody.local_addr().unwrap();
     let three = "no_assignment_behavior: {fallback_rate_limit: {requests_per_time_unit: \
                  {requests_per_time_unit: 3, time_unit: hour}}}";
     for (behaviour, expected) in [
@@ -278,7 +283,8 @@ async fn a_bare_connection_has_a_bucket_where_there_is_no_condition() {
     let assigner = Assigner::saying(Some(deny(3600)));
     let server = serve(&assigner).await;
     let text = format!(
-        "clusters: [{{name: quotas, protocol: http2, endpoints: [{{address: \"{server}\"}}]}}]
+        "defaults: {{connect_timeout: 20s}}
+clusters: [{{name: quotas, protocol: http2, endpoints: [{{address: \"{server}\"}}]}}]
 listeners: [{{name: db, protocol: tcp, address: \"127.0.0.1:0\"}}]
 policy:
   rate_limit_quotas:

@@ -8,9 +8,11 @@ use http::{HeaderMap, Request, Response};
 use http_body::Frame;
 use http_body_util::BodyExt;
 use mesh_core::error::BoxError;
+use mesh_core::time::ManualClock;
 use mesh_core::{Body, CallOptions, ErrorKind, Mesh};
+use tokio::sync::Notify;
 
-use crate::peers::{OK, Peer, Wire, answer_all, answered, call, client, get, mesh, soon, text};
+use crate::peers::{OK, Peer, Wire, answer_all, answered, call, client, client_by, get, mesh, soon, text};
 
 #[tokio::test]
 async fn o22_an_interim_answer_is_no_answer() {
@@ -38,20 +40,25 @@ fn expecting() -> Request<Body> {
     Request::post("http://a/").header("expect", "100-continue").body(Body::from("hello")).unwrap()
 }
 
-/// What is sent before the body is here, and after; whether the body comes without a word.
-async fn expecter(before: &'static str, after: &'static str) -> (Peer, Mesh) {
-    let peer = Peer::start(move |_, stream| async move {
-        let mut wire = Wire::new(stream);
-        let head = wire.head().await.unwrap();
-        assert!(head.contains("expect: 100-continue") && wire.is_empty(), "{head}");
-        wire.write(before).await;
-        assert_eq!(wire.exactly(5).await.unwrap(), "hello");
-        wire.write(after).await;
-        answer_all(wire.stream).await;
+/// What is sent before the body is here, and after. Tells when the head is here, and nothing of the body with it.
+async fn expecter(before: &'static str, after: &'static str) -> (Peer, Arc<Notify>) {
+    let asked = Arc::new(Notify::new());
+    let heard = Arc::clone(&asked);
+    let peer = Peer::start(move |_, stream| {
+        let asked = Arc::clone(&asked);
+        async move {
+            let mut wire = Wire::new(stream);
+            let head = wire.head().await.unwrap();
+            assert!(head.contains("expect: 100-continue") && wire.is_empty(), "{head}");
+            asked.notify_one();
+            wire.write(before).await;
+            assert_eq!(wire.exactly(5).await.unwrap(), "hello");
+            wire.write(after).await;
+            answer_all(wire.stream).await;
+        }
     })
     .await;
-    let mesh = client(&[peer.address], "");
-    (peer, mesh)
+    (peer, heard)
 }
 
 #[tokio::test]
@@ -60,8 +67,17 @@ async fn o24_the_body_waits_for_a_100_but_not_for_ever_and_any_1xx_is_skipped() 
     const TWICE: &str = "HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 100 Continue\r\n\r\n";
     const LATE: &str = "HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";
     for (before, after) in [(CONTINUE, OK), (TWICE, OK), ("", OK), ("", LATE)] {
-        let (peer, mesh) = expecter(before, after).await;
-        assert_eq!(answered(&mesh, expecting()).await, (200, "ok".to_owned()), "{before:?} {after:?}");
+        let (peer, heard) = expecter(before, after).await;
+        let clock = ManualClock::new();
+        let mesh = client_by(&clock, &[peer.address]);
+        let (answer, ()) = tokio::join!(answered(&mesh, expecting()), async {
+            soon(heard.notified()).await;
+            // Without a word, only time lets the body go; with one, no time passes.
+            if before.is_empty() {
+                clock.advance(Duration::from_secs(1));
+            }
+        });
+        assert_eq!(answer, (200, "ok".to_owned()), "{before:?} {after:?}");
         assert_eq!(answered(&mesh, get("/")).await.0, 200);
         assert_eq!(peer.accepted(), 1, "the connection serves on: {before:?} {after:?}");
     }
@@ -83,7 +99,7 @@ async fn o24_a_final_answer_instead_of_a_100_spares_the_body_and_ends_the_connec
             }
         })
         .await;
-        let mesh = client(&[peer.address], "");
+        let mesh = client_by(&ManualClock::new(), &[peer.address]);
         assert_eq!(answered(&mesh, expecting()).await.0.to_string(), status[..3]);
         crate::peers::eventually("the connection to be closed", || !seen.lock().unwrap().is_empty()).await;
         assert_eq!(*seen.lock().unwrap(), [""], "not a byte of the body");
@@ -94,6 +110,7 @@ async fn o24_a_final_answer_instead_of_a_100_spares_the_body_and_ends_the_connec
 async fn ingress(cluster: &str) -> (Mesh, std::net::SocketAddr) {
     let text = format!(
         "version: 1
+defaults: {{ connect_timeout: 20s }}
 listeners: [{{ name: in, address: \"127.0.0.1:0\", forward: true }}]
 clusters: [{{ name: a, {cluster} }}]
 routes: [{{ hosts: [\"*\"], rules: [{{ backends: [{{ cluster: a }}] }}] }}]

@@ -1,11 +1,13 @@
 //! The HTTP/1.1 pool.
 
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use http::Request;
 use mesh_core::{Body, CallOptions, CallReport, ErrorKind};
+use tokio::net::TcpSocket;
 use tokio::sync::{Semaphore, mpsc};
 
 use crate::peers::{OK, Peer, Wire, answer_all, answered, call, client, endpoint_status, eventually, get, soon, text};
@@ -207,16 +209,22 @@ async fn an_answer_that_says_close_ends_its_connection() {
     assert_eq!(peer.accepted(), 3);
 }
 
-/// A port of both families where nobody listens.
-fn closed_port() -> u16 {
-    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+/// An address of this host that is taken as long as the tests run, by a socket that does not listen.
+fn closed(socket: std::io::Result<TcpSocket>, host: IpAddr) -> std::io::Result<SocketAddr> {
+    let socket = socket?;
+    socket.bind((host, 0).into())?;
+    let address = socket.local_addr()?;
+    std::mem::forget(socket);
+    Ok(address)
 }
 
-fn with_two_addresses(second: std::net::SocketAddr) -> (mesh_core::Mesh, String) {
-    let first = format!("[::1]:{}", closed_port());
+fn with_two_addresses(second: SocketAddr) -> (mesh_core::Mesh, String) {
+    let taken = closed(TcpSocket::new_v6(), Ipv6Addr::LOCALHOST.into());
+    // Without IPv6, nobody listens at any port of it.
+    let first = taken.unwrap_or_else(|_| (Ipv6Addr::LOCALHOST, 1).into()).to_string();
     let mesh = crate::peers::mesh(&format!(
         "version: 1
-defaults: {{ retry: {{ attempts: 0 }} }}
+defaults: {{ retry: {{ attempts: 0 }}, connect_timeout: 20s }}
 clusters: [{{ name: a, endpoints: [{{ address: \"{first}\", additional_addresses: [\"{second}\"] }}] }}]
 routes: [{{ hosts: [a], rules: [{{ backends: [{{ cluster: a }}] }}] }}]
 "
@@ -236,7 +244,7 @@ async fn an_endpoint_is_reached_by_whichever_of_its_addresses_works() {
 
 #[tokio::test]
 async fn o63_when_every_address_fails_the_error_names_them_all() {
-    let second = std::net::SocketAddr::from(([127, 0, 0, 1], closed_port()));
+    let second = closed(TcpSocket::new_v4(), Ipv4Addr::LOCALHOST.into()).unwrap();
     let (mesh, first) = with_two_addresses(second);
     let error = call(&mesh, get("/")).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Connect);

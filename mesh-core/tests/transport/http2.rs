@@ -282,7 +282,7 @@ async fn o09_answers_of_attempts_that_are_repeated_give_their_window_back() {
                    outlier: { consecutive_5xx: 0 }, retry_budget: { percent: 100, min_per_second: 1000000 }";
     let text = format!(
         "version: 1
-defaults: {{ retry: {{ attempts: 2, conditions: [5xx], base: 1ms, max: 1ms }} }}
+defaults: {{ retry: {{ attempts: 2, conditions: [5xx], base: 1ms, max: 1ms }}, connect_timeout: 20s }}
 clusters: [{{ name: a, endpoints: [{{ address: \"{}\" }}], {cluster} }}]
 routes: [{{ hosts: [a], rules: [{{ backends: [{{ cluster: a }}] }}] }}]
 ",
@@ -315,14 +315,14 @@ async fn o10_a_connection_that_missed_a_ping_gets_no_new_request() {
     let (freeze, frozen) = watch::channel(false);
     let address = server.address;
     let middle = Peer::start(move |nth, stream| proxy(nth, stream, address, frozen.clone())).await;
-    let mesh = client(&[middle.address], "protocol: http2, http2: { keepalive: { interval: 100ms, timeout: 2s } }");
+    let mesh = client(&[middle.address], "protocol: http2, http2: { keepalive: { interval: 100ms, timeout: 5s } }");
     assert_eq!(answered(&mesh, get("/")).await.0, 200);
     let mut stuck = get("/stuck");
     stuck.extensions_mut().insert(CallOptions { timeout: Some(Duration::from_secs(12)), ..CallOptions::default() });
     let stuck = spawn(&mesh, stuck);
     eventually("it to arrive", || served.load(Ordering::SeqCst) == 2).await;
     freeze.send(true).unwrap();
-    // A PING is due after 100 ms, its answer 2 s later; hyper closes after 4 s.
+    // A PING is due after 100 ms, its answer 5 s later; hyper closes after 10 s.
     let usable = || mesh.status()["clusters"]["a"]["endpoints"][0]["connections"].clone();
     eventually("the silence to be noticed", || usable() == 0).await;
     let is_stuck = AtomicBool::new(!stuck.is_finished());

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use http::{Request, Response};
+use mesh_core::time::ManualClock;
 use mesh_core::{Body, Error, Mesh};
 use serde_json::Value;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -139,15 +140,26 @@ pub async fn answer_all(stream: TcpStream) {
 
 /// A client of one cluster `a` with these endpoints; `cluster` adds fields to it.
 pub fn client(addresses: &[SocketAddr], cluster: &str) -> Mesh {
+    mesh(&document(addresses, cluster))
+}
+
+/// The same; its time passes only when the test says so.
+pub fn client_by(clock: &ManualClock, addresses: &[SocketAddr]) -> Mesh {
+    Mesh::builder().clock(Arc::new(clock.clone())).from_yaml(&document(addresses, ""), "mesh.yaml").unwrap()
+}
+
+/// Patient: no connection fails because the machine is busy.
+fn document(addresses: &[SocketAddr], cluster: &str) -> String {
     let endpoints: Vec<_> = addresses.iter().map(|address| format!("{{ address: \"{address}\" }}")).collect();
     let comma = if cluster.is_empty() { "" } else { "," };
-    mesh(&format!(
+    format!(
         "version: 1
+defaults: {{ connect_timeout: 20s }}
 clusters: [{{ name: a, endpoints: [{}]{comma} {cluster} }}]
 routes: [{{ hosts: [\"*\"], rules: [{{ backends: [{{ cluster: a }}] }}] }}]
 ",
         endpoints.join(", ")
-    ))
+    )
 }
 
 pub fn mesh(text: &str) -> Mesh {

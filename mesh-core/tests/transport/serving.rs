@@ -80,6 +80,7 @@ async fn who_connects_during_a_drain_is_served_until_the_grace_ends() {
 fn over_unix(path: &std::path::Path, protocol: &str) -> Mesh {
     mesh(&format!(
         "version: 1
+defaults: {{ connect_timeout: 20s }}
 clusters: [{{ name: a, protocol: {protocol}, endpoints: [{{ address: \"unix:{}\" }}] }}]
 routes: [{{ hosts: [a], rules: [{{ backends: [{{ cluster: a }}] }}] }}]
 ",

@@ -10,6 +10,7 @@ const ASK: &str =
 async fn ingress(address: std::net::SocketAddr, more: &str) -> (mesh_core::Mesh, std::net::SocketAddr) {
     let mesh = mesh(&format!(
         "version: 1
+defaults: {{ connect_timeout: 20s }}
 listeners: [{{ name: in, address: \"127.0.0.1:0\", forward: true }}]
 clusters: [{{ name: a, endpoints: [{{ address: \"{address}\" }}]{more} }}]
 routes: [{{ hosts: [\"*\"], rules: [{{ backends: [{{ cluster: a }}] }}] }}]

@@ -1,5 +1,6 @@
-//! The Rust server of the stories: `mesh-hello mesh.yaml` serves the listener `inbound` and says hello to the peer;
-//! under `/slow` it takes five seconds for it; under `/claims` it says who the end user is and how often it was called. SIGTERM drains it.
+//! The Rust server of the stories: `mesh-hello mesh.yaml [SECONDS]` serves the listener `inbound` and says hello to the
+//! peer; under `/slow` it takes five seconds for it; under `/claims` it says who the end user is and how often it was
+//! called. SIGTERM drains it, within so many seconds.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -11,13 +12,15 @@ use mesh_core::{Body, EndUser, Mesh, PeerIdentity};
 
 /// The slow answer: so many pieces, one each half second.
 const PIECES: usize = 10;
-/// Time between SIGTERM and the end.
+/// Time between SIGTERM and the end, unless another is asked for.
 const GRACE: Duration = Duration::from_secs(7);
 
 fn main() -> Result<(), BoxError> {
     // Before there is a further thread: all of them inherit it, and the signal waits for `terminated`.
     let terminated = block_sigterm();
-    let path = std::env::args().nth(1).ok_or("usage: mesh-hello mesh.yaml")?;
+    let mut arguments = std::env::args().skip(1);
+    let path = arguments.next().ok_or("usage: mesh-hello mesh.yaml [SECONDS]")?;
+    let grace = arguments.next().map_or(Ok(GRACE), |seconds| seconds.parse().map(Duration::from_secs))?;
     let mesh = Mesh::from_file(path)?;
     let draining = mesh.clone();
     let (tell, told) = tokio::sync::oneshot::channel();
@@ -30,7 +33,7 @@ fn main() -> Result<(), BoxError> {
         let listening = mesh.listen("inbound", tower::service_fn(answer)).await?;
         tokio::spawn(async move {
             if told.await.is_ok() {
-                draining.drain(GRACE).await;
+                draining.drain(grace).await;
             }
         });
         listening.closed().await;

@@ -13,7 +13,7 @@ use crate::telemetry::cells::{stripe, stripes};
 /// An answer and its life.
 pub(super) struct Entry {
     pub(super) grace_ends: Instant,
-    pub(super) refresh_at: Option<Instant>,
+    pub(super) refresh: Option<Refresh>,
     pub(super) uses: Option<AtomicU64>,
     /// What it takes with its key.
     pub(super) bytes: usize,
@@ -25,8 +25,16 @@ pub(super) struct Entry {
     expires: Instant,
     epoch: u64,
     is_void: AtomicBool,
-    is_refreshing: AtomicBool,
 }
+
+/// When a hit asks for a new answer.
+pub(super) struct Refresh {
+    at: Instant,
+    is_begun: Arc<AtomicBool>,
+}
+
+/// The turn to ask for a new answer: one hit has it, and keeps it unless it gives it back.
+pub(super) struct Turn(Arc<AtomicBool>);
 
 /// Which entries a lookup may use.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -80,7 +88,7 @@ impl Entry {
     pub(super) fn new(verdict: Arc<Verdict>, epoch: u64, expires: Instant) -> Self {
         Self {
             grace_ends: expires,
-            refresh_at: None,
+            refresh: None,
             uses: None,
             bytes: 0,
             standing: Standing::default(),
@@ -90,7 +98,6 @@ impl Entry {
             expires,
             epoch,
             is_void: AtomicBool::new(false),
-            is_refreshing: AtomicBool::new(false),
         }
     }
 
@@ -144,10 +151,24 @@ impl Entry {
         uses.fetch_update(Ordering::AcqRel, Ordering::Acquire, |left| left.checked_sub(1)).is_ok()
     }
 
-    /// True once, for the first hit after the time has come.
+    /// For the first hit after the time has come.
     #[inline]
-    pub(super) fn is_due_for_refresh(&self, now: Instant) -> bool {
-        self.refresh_at.is_some_and(|at| now >= at) && !self.is_refreshing.swap(true, Ordering::AcqRel)
+    pub(super) fn turn_to_refresh(&self, now: Instant) -> Option<Turn> {
+        let Refresh { is_begun, .. } = self.refresh.as_ref().filter(|refresh| now >= refresh.at)?;
+        (!is_begun.swap(true, Ordering::AcqRel)).then(|| Turn(Arc::clone(is_begun)))
+    }
+}
+
+impl Refresh {
+    pub(super) fn at(at: Instant) -> Self {
+        Self { at, is_begun: Arc::default() }
+    }
+}
+
+impl Turn {
+    /// It could not ask: a later hit does.
+    pub(super) fn give_back(self) {
+        self.0.store(false, Ordering::Release);
     }
 }
 

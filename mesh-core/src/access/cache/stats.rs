@@ -58,30 +58,54 @@ pub(in crate::access) struct Counters {
     pub(in crate::access) uncacheable: Counter,
     pub(in crate::access) malformed_hints: Counter,
     pub(in crate::access) voided: Counter,
-    /// Failed checks by reason, in the order of [`FailureReason::NAMES`]: let through, refused.
-    failed: [[Counter; FailureReason::NAMES.len()]; 2],
+    /// Failed checks by their [`Fate`], and by reason in the order of [`FailureReason::NAMES`].
+    failed: [[Counter; FailureReason::NAMES.len()]; Fate::ALL.len()],
     pub(in crate::access) calls: Counter,
 }
 
+/// What was done about a check that failed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Fate {
+    /// The request was let through.
+    FailOpen,
+    /// The request was refused.
+    FailClosed,
+    /// An expired answer stood in.
+    Stale,
+    /// No request waited: it was asked ahead of an answer's end.
+    Refresh,
+}
+
+impl Fate {
+    /// All of them.
+    pub(crate) const ALL: [Self; 4] = [Self::FailOpen, Self::FailClosed, Self::Stale, Self::Refresh];
+
+    /// As metrics say it.
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Self::FailOpen => "fail_open",
+            Self::FailClosed => "fail_closed",
+            Self::Stale => "stale",
+            Self::Refresh => "refresh",
+        }
+    }
+}
+
 impl Counters {
-    /// A check failed, and its request was let through or not.
-    pub(in crate::access) fn failed(&self, is_let_through: bool, reason: FailureReason) {
+    /// A check failed, and this is what became of it.
+    pub(in crate::access) fn failed(&self, fate: Fate, reason: FailureReason) {
         let at = FailureReason::NAMES.iter().position(|name| *name == reason.as_str());
-        self.of_fate(is_let_through)[at.unwrap_or_default()].add(1);
+        self.failed[fate as usize][at.unwrap_or_default()].add(1);
     }
 
     /// How many checks failed for a reason.
-    pub(in crate::access) fn failures(&self, is_let_through: bool, reason: &str) -> u64 {
+    pub(in crate::access) fn failures(&self, fate: Fate, reason: &str) -> u64 {
         let at = FailureReason::NAMES.iter().position(|name| *name == reason);
-        at.map_or(0, |at| self.of_fate(is_let_through)[at].value())
+        at.map_or(0, |at| self.failed[fate as usize][at].value())
     }
 
-    fn of_fate(&self, is_let_through: bool) -> &[Counter; FailureReason::NAMES.len()] {
-        &self.failed[usize::from(!is_let_through)]
-    }
-
-    fn all_failed(&self, is_let_through: bool) -> u64 {
-        self.of_fate(is_let_through).iter().map(Counter::value).sum()
+    fn all_failed(&self, fate: Fate) -> u64 {
+        self.failed[fate as usize].iter().map(Counter::value).sum()
     }
 
     pub(super) fn snapshot(&self) -> CacheStats {
@@ -97,8 +121,8 @@ impl Counters {
             uncacheable: self.uncacheable.value(),
             malformed_hints: self.malformed_hints.value(),
             voided: self.voided.value(),
-            fail_open: self.all_failed(true),
-            fail_closed: self.all_failed(false),
+            fail_open: self.all_failed(Fate::FailOpen),
+            fail_closed: self.all_failed(Fate::FailClosed),
             calls: self.calls.value(),
             entries: 0,
             bytes: 0,

@@ -237,6 +237,26 @@ fn unhinted(verdict: Verdict) -> Answer {
 }
 
 #[test]
+fn a_refresh_that_a_neighbours_call_kept_from_asking_is_asked_for_by_a_later_hit() {
+    let config = CacheConfig { refresh_ahead: Some(0.5), ..CacheConfig::default() };
+    let (cache, now) = (Arc::new(CheckCache::new(config)), Instant::now());
+    let [jason, anna] = ["jason", "anna"].map(|user| {
+        let mut request = path("/a");
+        request.headers.insert("end-user", user.parse().unwrap());
+        request
+    });
+    let answered = answer(true, &["path", "header:end-user"]);
+    lead(&cache, &jason, now).complete(&jason.borrow(), answered, None).unwrap();
+    let late = now + Duration::from_secs(31);
+    let call = lead(&cache, &anna, late);
+    assert_eq!(hit(&cache, &jason, late), Some(true), "whose answer is under way shows when it is there");
+    drop(call);
+    let Lookup::Refresh(_, refresh) = cache.lookup(&jason.borrow(), late) else { panic!("nobody has asked yet") };
+    assert_eq!(hit(&cache, &jason, late), Some(true), "one asks");
+    drop(refresh);
+}
+
+#[test]
 fn a_caller_who_leaves_out_headers_in_all_ways_adds_no_set() {
     let names = ["x-a", "x-b", "x-c", "x-d", "x-e", "x-f", "x-g", "x-h"];
     let key: Vec<String> = names.iter().map(|name| format!("header:{name}")).collect();

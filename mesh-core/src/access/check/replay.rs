@@ -33,7 +33,10 @@ const ELSEWHERE: [(&str, &str); 11] = [
     ("defect-06-leader-cancelled", "check::tests::a_call_outlives_the_request_that_began_it"),
     ("defect-06-error-not-shared-for-ever", "check::tests::a_failure_is_shared_by_those_who_wait_and_nobody_else"),
     ("defect-09-epoch-inflight", "cache::tests::an_answer_from_before_a_policy_change_is_not_kept"),
-    ("defect-10-quota-open", "out of scope: quotas are the rate limiter's"),
+    (
+        "defect-10-quota-open",
+        "tests/global_limits: o44_a_rate_limit_service_that_is_down_is_never_reported_as_a_limit (open, rpc)",
+    ),
     ("not-cacheable-body-sent", "cache::tests::an_answer_to_a_question_with_a_body_is_not_kept"),
 ];
 

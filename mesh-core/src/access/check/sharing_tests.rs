@@ -11,6 +11,7 @@ use tonic::{Code, Status};
 use super::script::{Hands, Script, hinted, status};
 use super::*;
 use crate::access::attributes::AttributesBuf;
+use crate::access::cache::CacheConfig;
 use crate::time::SystemClock;
 
 fn kept() -> CheckResponse {
@@ -191,4 +192,22 @@ async fn an_epoch_alone_leaves_to_the_configuration_how_long_an_answer_holds() {
         check.check(script.service(), &AttributesBuf::default().borrow(), &clock, None).await;
         assert_eq!(script.calls(), calls, "{seconds}");
     }
+}
+
+#[tokio::test]
+async fn a_failure_that_nobody_feels_is_counted() {
+    let script = Script::answering([Ok(kept()), Err(Status::unavailable("down"))]);
+    let cache = CacheConfig { refresh_ahead: Some(0.5), ..CacheConfig::default() };
+    let check = Arc::new(RemoteCheck::new(CheckConfig { timeout: PATIENCE, cache, ..CheckConfig::default() }));
+    let clock = Arc::new(Hands::new());
+    assert!(spawn(&check, &script, &clock).await.unwrap().is_allowed());
+    clock.set(40.0);
+    assert!(spawn(&check, &script, &clock).await.unwrap().is_allowed(), "the answer holds for 20 s more");
+    let counted = async {
+        while check.failures(Fate::Refresh, "rpc") == 0 {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, counted).await.expect("the refresh fails");
+    assert_eq!((script.calls(), check.failures(Fate::FailClosed, "rpc")), (2, 0));
 }

@@ -18,7 +18,7 @@ use crate::time::SystemClock;
 
 const VECTORS: &str = include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/vectors/ext_authz.json"));
 
-/// Bodies are read by the listener; `tests/checks.rs` has these.
+/// Bodies are read by the listener; `tests/checks/bodies.rs` has these.
 const READ_BY_THE_LISTENER: &str = "request_body";
 /// Whether a check is made at all is decided by the rule's match, before this engine.
 const DECIDED_BEFORE: &str = "disabled-per-route";

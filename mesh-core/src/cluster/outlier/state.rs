@@ -151,11 +151,14 @@ fn reset(streak: &AtomicU32) {
     }
 }
 
-/// Adds one failure; true for exactly the caller that completes the streak. A limit of 0 never is.
+/// Adds one failure; true for exactly the caller that completes the streak, which starts again. A limit of 0 never is;
+/// one that a reload lowered may be passed already.
 fn is_complete(streak: &AtomicU32, limit: u32) -> bool {
-    let complete = streak.fetch_add(1, Ordering::Relaxed).saturating_add(1) == limit;
-    if complete {
-        streak.store(0, Ordering::Relaxed);
-    }
-    complete
+    let is_full = |failures: u32| limit != 0 && failures >= limit;
+    let add_one = |before: u32| {
+        let failures = before.saturating_add(1);
+        Some(if is_full(failures) { 0 } else { failures })
+    };
+    let counted = streak.fetch_update(Ordering::Relaxed, Ordering::Relaxed, add_one);
+    counted.is_ok_and(|before| is_full(before.saturating_add(1)))
 }

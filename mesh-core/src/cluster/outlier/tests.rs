@@ -489,6 +489,26 @@ fn new_rules_keep_who_is_ejected_and_what_was_counted() {
 }
 
 #[test]
+fn a_streak_that_is_past_a_lowered_limit_is_complete_with_the_next_failure_and_starts_again() {
+    let mut cluster = Cluster::new(OutlierConfig { consecutive_5xx: 10, ..silent() }, 3);
+    cluster.fail(0, 7, Duration::ZERO);
+    let lowered = OutlierConfig { consecutive_5xx: 5, enforcing_consecutive_5xx: 0, ..silent() };
+    cluster.detector = cluster.detector.under(lowered).expect("valid");
+    let detected = |cluster: &mut Cluster, times| {
+        cluster.fail(0, times, Duration::ZERO);
+        cluster.detector.counts().read(Cause::Consecutive5xx, Consequence::NotEnforced)
+    };
+    assert_eq!(detected(&mut cluster, 1), 1);
+    assert_eq!((detected(&mut cluster, 4), detected(&mut cluster, 1)), (1, 2), "spared, it is found again after five");
+    cluster.fail(0, 4, Duration::ZERO);
+    let enforced = OutlierConfig { consecutive_5xx: 3, enforcing_consecutive_5xx: 100, ..silent() };
+    cluster.detector = cluster.detector.under(enforced).expect("valid");
+    cluster.fail(0, 20, Duration::ZERO);
+    assert_eq!(cluster.ejected(), [0]);
+    assert_eq!(cluster.detector.counts().read(Cause::Consecutive5xx, Consequence::Ejected), 1, "once");
+}
+
+#[test]
 fn a_health_check_that_succeeds_ends_an_ejection_unless_told_otherwise() {
     for (uneject_on_check, expected) in [(true, 0), (false, 1)] {
         let mut cluster = Cluster::new(OutlierConfig { uneject_on_check, ..OutlierConfig::default() }, 3);

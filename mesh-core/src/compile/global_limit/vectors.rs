@@ -28,7 +28,7 @@ fn a_request_makes_the_descriptors_it_makes_in_envoy() {
         let id = text(case, "id");
         match text(case, "kind") {
             _ if LEFT_OUT.contains(&id) => continue,
-            // Asserted where requests are answered: `mesh-core/tests/global_limits.rs`.
+            // Asserted where requests are answered: `mesh-core/tests/global_limits/answers.rs`.
             "answer" => continue,
             "descriptors" => assert_eq!(described(case), case["expected"], "{id}"),
             other => panic!("{id}: a case of kind {other} is neither asserted nor left out"),

@@ -5,6 +5,7 @@ use crate::config::cluster::{Balancer, Cluster};
 use crate::config::diagnostic::Path;
 use crate::config::document::Document;
 use crate::config::hashing::{Cookie, HashPolicy, RingHash, Session, is_prime};
+use crate::config::route::{Backend, Rule};
 
 pub(super) fn check(document: &Document, report: &mut Report<'_>) {
     let clusters = Path::ROOT.field("clusters");
@@ -22,6 +23,7 @@ pub(super) fn check(document: &Document, report: &mut Report<'_>) {
             let path = rules.index(index);
             check_policies(&rule.hash_policy, &path.field("hash_policy"), report);
             check_session(rule.session.as_ref(), &path.field("session"), report);
+            check_split(rule, document, &path, report);
         }
     }
 }
@@ -50,6 +52,23 @@ fn check_tables(cluster: &Cluster, balancer: Balancer, path: &Path<'_>, report: 
         if is_written && !is_used {
             report.warn(&path.field(field), format!("`{field}` says nothing to this cluster's balancer"));
         }
+    }
+}
+
+/// What binds a client to its endpoint binds it to a backend only if the rule says so, too.
+fn check_split(rule: &Rule, document: &Document, path: &Path<'_>, report: &mut Report<'_>) {
+    if rule.sticky && rule.hash_policy.is_empty() {
+        let hint = "say under `hash_policy` what the requests of one client have in common, a cookie with a `ttl` say";
+        report.error_with(&path.field("sticky"), "`sticky` needs a `hash_policy` of the rule", hint);
+    }
+    let is_drawn = rule.backends.iter().filter(|backend| backend.weight.0 > 0).count() > 1;
+    let with_session = |backend: &Backend| {
+        document.clusters.iter().any(|cluster| cluster.name == backend.cluster && cluster.session.is_some())
+    };
+    if is_drawn && !rule.sticky && (rule.session.is_some() || rule.backends.iter().any(with_session)) {
+        let message = "the session keeps a client with an endpoint of one backend, and each request is drawn for anew: \
+                       `sticky: true` keeps it with the backend";
+        report.warn(&path.field("backends"), message);
     }
 }
 

@@ -18,7 +18,7 @@ const LEFT_OUT: &[&str] = &[
     "rlqs-first-report-subscribes",
     // Buckets here are independent of each other, so that an interval needs no relation to another's.
     "config-descriptor-interval-not-multiple",
-    // A limit that is written is in force; `enforce_percent` and `dry_run` say otherwise.
+    // A limit that is written is in force; `enforce_percent` says otherwise.
     "filter-default-percent-zero",
     // Asserted where requests are answered: `mesh-core/tests/rate_limits.rs`.
     "filter-enabled-not-enforced",
