@@ -35,13 +35,18 @@ async fn a_server_of_the_web_is_asked_for_by_its_name_in_both_versions_of_http()
         (format!("{tls}, {by_name}"), "HTTP/2 https://shop/keys sni=login.example"),
         (format!("{tls}, protocol: http2, {by_name}"), "HTTP/2 https://shop/keys sni=login.example"),
         (format!("{tls}, protocol: http1, {by_name}"), "HTTP/1.1 shop/keys sni=login.example"),
-        (format!("{tls}, endpoints: [{{address: \"login.example:{old_port}\"}}]"), "HTTP/1.1 shop/keys sni=login.example"),
+        (
+            format!("{tls}, endpoints: [{{address: \"login.example:{old_port}\"}}]"),
+            "HTTP/1.1 shop/keys sni=login.example",
+        ),
         (format!("{tls}, {by_ip}"), "HTTP/2 https://shop/keys sni=none"),
         (format!("{with_sni}, {by_ip}"), "HTTP/2 https://shop/keys sni=login.example"),
         (format!("{tls}, dns: {{name: login.example., port: {port}}}"), "HTTP/2 https://shop/keys sni=login.example"),
         // An endpoint may be one by itself.
         (
-            format!("tls: {{mode: plaintext, ca_file: \"{ca}\"}}, endpoints: [{{address: \"login.example:{port}\", tls: simple}}]"),
+            format!(
+                "tls: {{mode: plaintext, ca_file: \"{ca}\"}}, endpoints: [{{address: \"login.example:{port}\", tls: simple}}]"
+            ),
             "HTTP/2 https://shop/keys sni=login.example",
         ),
     ] {
@@ -55,8 +60,16 @@ async fn a_server_that_does_not_prove_its_name_is_told_nothing() {
     let ca = authority.file(directory.path(), "ca.pem").display().to_string();
     let good = || Certificate::of(&["login.example"]);
     for (signed_by, certificate, expected) in [
-        (&Authority::new(), good(), "no root that we have (`tls.ca_file`, else the system's) vouches for the certificate of login.example"),
-        (&authority, Certificate::of(&["evil.example"]), "the certificate is not for login.example, but for [\"DnsName(\\\"evil.example\\\")\"]"),
+        (
+            &Authority::new(),
+            good(),
+            "no root that we have (`tls.ca_file`, else the system's) vouches for the certificate of login.example",
+        ),
+        (
+            &authority,
+            Certificate::of(&["evil.example"]),
+            "the certificate is not for login.example, but for [\"DnsName(\\\"evil.example\\\")\"]",
+        ),
         (&authority, good().valid(-7200, -3600), "the certificate for login.example has expired"),
         (&authority, good().valid(3600, 7200), "the certificate for login.example is not valid yet; check the clocks"),
     ] {
@@ -106,7 +119,7 @@ async fn a_server_of_the_web_has_no_identity_whatever_its_certificate_says() {
     response.into_body().collect_up_to(1 << 16).await.unwrap();
     let page = mesh.metrics_text();
     let line = page.lines().find(|line| line.starts_with("istio_requests_total")).unwrap();
-    assert!(line.contains("connection_security_policy=\"none\"") && !line.contains("spiffe://"), "{line}");
+    assert!(line.contains("connection_security_policy=\"unknown\"") && !line.contains("spiffe://"), "{line}");
     assert_eq!(mesh.status()["clusters"]["login"]["endpoints"][0]["tls"], "simple");
 }
 
@@ -216,8 +229,9 @@ fn roots_that_cannot_be_used_are_told_with_their_place() {
         ("none.pem", "certificate 0 is no root"),
     ] {
         let path = directory.path().join(file).display().to_string();
-        let cluster = format!("tls: {{mode: simple, ca_file: \"{path}\"}}, endpoints: [{{address: \"a.example:443\"}}]");
-        let refused = Mesh::from_yaml(&document(&cluster), "client.yaml").unwrap_err().to_string();
+        let cluster =
+            format!("tls: {{mode: simple, ca_file: \"{path}\"}}, endpoints: [{{address: \"a.example:443\"}}]");
+        let refused = Mesh::from_yaml(&document(&cluster), "client.yaml").err().expect("it is refused").to_string();
         let place = format!("clusters[0]: tls.ca_file: {path}: ");
         assert!(refused.contains(&place) && refused.contains(expected), "{file}: {refused}");
     }
@@ -244,7 +258,10 @@ async fn without_a_file_the_roots_are_the_systems() {
     ] {
         let mut child = tokio::process::Command::new(std::env::current_exe().unwrap());
         child.args(["--exact", "without_a_file_the_roots_are_the_systems", "--nocapture"]);
-        child.env("LIBMESH_TEST_WEB_PORT", server.port.to_string()).env("SSL_CERT_FILE", roots).env_remove("SSL_CERT_DIR");
+        child
+            .env("LIBMESH_TEST_WEB_PORT", server.port.to_string())
+            .env("SSL_CERT_FILE", roots)
+            .env_remove("SSL_CERT_DIR");
         let output = child.output().await.unwrap();
         let told = String::from_utf8(output.stdout).unwrap();
         assert!(told.contains(expected), "{told}");

@@ -103,7 +103,8 @@ pub fn refusal(error: &io::Error, name: &ServerName<'_>) -> Option<String> {
         CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => {
             format!("the certificate for {name} is not valid yet; check the clocks")
         }
-        CertificateError::UnknownIssuer => {
+        // A root of the same name and another key is none of ours, either.
+        CertificateError::UnknownIssuer | CertificateError::BadSignature => {
             format!("no root that we have (`tls.ca_file`, else the system's) vouches for the certificate of {name}")
         }
         CertificateError::NotValidForNameContext { presented, .. } => {

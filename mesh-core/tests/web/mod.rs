@@ -106,7 +106,8 @@ impl Server {
                         let text = fixed.lock().unwrap().clone().unwrap_or_else(|| told(&request, &sni));
                         std::future::ready(Ok::<_, Infallible>(Response::new(text)))
                     });
-                    let _ = auto::Builder::new(TokioExecutor::new()).serve_connection(TokioIo::new(stream), answer).await;
+                    let _ =
+                        auto::Builder::new(TokioExecutor::new()).serve_connection(TokioIo::new(stream), answer).await;
                 });
             }
         });
