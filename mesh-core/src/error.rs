@@ -26,7 +26,7 @@ pub enum ErrorKind {
     ConnectTimeout,
     /// The TLS handshake failed for a reason other than the peer's identity.
     Tls,
-    /// The peer's certificate does not carry an expected SPIFFE ID.
+    /// The peer's certificate does not carry an expected SPIFFE ID or, of a server of the web, its host name.
     PeerIdentity,
     /// The peer closed the connection before any byte of the response.
     ConnectionClosed,

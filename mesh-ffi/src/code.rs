@@ -42,7 +42,7 @@ pub const MESH_E_CONNECT: i32 = 401;
 pub const MESH_E_CONNECT_TIMEOUT: i32 = 402;
 /// The TLS handshake failed for a reason other than the peer's identity.
 pub const MESH_E_TLS: i32 = 403;
-/// The peer's certificate does not carry an expected SPIFFE ID.
+/// The peer's certificate does not carry an expected SPIFFE ID or, of a server of the web, its host name.
 pub const MESH_E_PEER_IDENTITY: i32 = 404;
 /// The peer closed the connection before any byte of the response.
 pub const MESH_E_CONNECTION_CLOSED: i32 = 405;

@@ -100,7 +100,7 @@
 // The TLS handshake failed for a reason other than the peer's identity.
 #define MESH_E_TLS 403
 
-// The peer's certificate does not carry an expected SPIFFE ID.
+// The peer's certificate does not carry an expected SPIFFE ID or, of a server of the web, its host name.
 #define MESH_E_PEER_IDENTITY 404
 
 // The peer closed the connection before any byte of the response.
