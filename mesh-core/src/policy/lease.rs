@@ -246,7 +246,8 @@ impl Lease {
             State::Down { .. } => Decision::Unpaid,
             State::Closed { ask_at, reset } => Decision::Over { retry_after: Some(wait(reset.unwrap_or(ask_at))) },
             State::Quota { until } => Decision::Over { retry_after: Some(wait(until)) },
-            State::Open => Decision::Over { retry_after: None },
+            // What was granted has paid what was owed: the next question is asked at once.
+            State::Open => Decision::Over { retry_after: Some(PAUSE) },
         }
     }
 
