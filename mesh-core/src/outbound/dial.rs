@@ -152,8 +152,8 @@ impl<'a> Dial<'a> {
         let To::Backends { split, is_sticky } = &action.to else {
             return Err(Error::new(ErrorKind::NoRoute, "the rule answers requests itself and leads to no endpoint"));
         };
-        let of_rule = self.hash(&action.affinity.hash);
-        let target = match of_rule.filter(|_| *is_sticky) {
+        let of_rule = if *is_sticky { self.hash(&action.affinity.hash) } else { None };
+        let target = match of_rule {
             Some(hash) => split.pick_for(hash, |target| target.seed),
             None => split.pick(&mut self.rng),
         };
