@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+mod ports;
+
 use std::collections::{BTreeSet, HashMap};
 use std::net::TcpListener;
 use std::time::{Duration, Instant};
@@ -10,19 +12,11 @@ use http::{Request, Response};
 use mesh_core::error::BoxError;
 use mesh_core::load_report::{self, LoadReport};
 use mesh_core::{Body, CallReport, ErrorKind, Mesh, Sent};
-use tokio::net::TcpSocket;
+
+use ports::closed_port;
 
 fn free_port() -> u16 {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
-}
-
-/// A port that is taken as long as the tests run, by a socket that does not listen: nobody else gets it.
-fn closed_port() -> u16 {
-    let socket = TcpSocket::new_v4().unwrap();
-    socket.bind(([127, 0, 0, 1], 0).into()).unwrap();
-    let port = socket.local_addr().unwrap().port();
-    std::mem::forget(socket);
-    port
 }
 
 /// A server that says how busy it is.

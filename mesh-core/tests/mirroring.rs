@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+mod ports;
+
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,8 +12,9 @@ use http::{HeaderMap, Request, Response};
 use http_body::Frame;
 use mesh_core::error::BoxError;
 use mesh_core::{Body, CallReport, Mesh};
-use tokio::net::TcpSocket;
 use tokio::sync::{Notify, mpsc};
+
+use ports::closed_port;
 
 /// A request as the mirror saw it.
 struct Seen {
@@ -59,15 +62,6 @@ fn client(origin: u16, mirror: u16, rule: &str) -> Mesh {
          routes: [{{hosts: [a], rules: [{{backends: [{{cluster: a}}], mirror: [{{cluster: m}}]{rule}}}]}}]\n"
     );
     Mesh::from_yaml(&text, "client.yaml").unwrap()
-}
-
-/// A port that is taken as long as the tests run, by a socket that does not listen: nobody else gets it.
-fn closed_port() -> u16 {
-    let socket = TcpSocket::new_v4().unwrap();
-    socket.bind(([127, 0, 0, 1], 0).into()).unwrap();
-    let port = socket.local_addr().unwrap().port();
-    std::mem::forget(socket);
-    port
 }
 
 async fn call(mesh: &Mesh, request: Request<Body>) -> (u16, u32) {
